@@ -1,0 +1,154 @@
+//! The warm path: credentials that are in the cache, a new connection for each request, through the real DNAT.
+//!
+//! Server pinned to one core, load generator to the other. What tells is the server's own CPU per request, kernel time included:
+//! the load generator is the limit of the rate. Rounds alternate between podrole and the bare server, so that a machine whose
+//! speed drifts slows both.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use podrole_lab::agent::{Agent, Load, Target};
+use podrole_lab::pod::{PodSpec, Shape};
+use podrole_lab::proc::{self, Process};
+use podrole_lab::rig::Rig;
+use podrole_lab::world;
+
+use super::bare;
+use super::report::{Bound, Report, median};
+
+const ROUNDS: usize = 5;
+/// A round is this many slices of each server, in turn: what else the machine does meets both alike.
+const SLICES: u32 = 6;
+const SLICE: Duration = Duration::from_millis(700);
+/// Connections at a time.
+const WORKERS: usize = 12;
+/// Inside podrole's link-local address and outside its port range.
+const BARE: &str = "169.254.170.77:18200";
+const PATH: &str = "/latest/meta-data/iam/security-credentials/web";
+
+/// The mean of a round's slices.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    cpu_us: f64,
+    rate: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+impl Round {
+    fn add(&mut self, slice: Self) {
+        let part = f64::from(SLICES);
+        self.cpu_us += slice.cpu_us / part;
+        self.rate += slice.rate / part;
+        self.p50_us += slice.p50_us / part;
+        self.p99_us += slice.p99_us / part;
+    }
+}
+
+pub(crate) fn run(report: &mut Report, rig: &Rig) -> Result<()> {
+    let pod =
+        rig.pod(PodSpec::new("shop", "web").annotation("iam.amazonaws.com/role", "web").shape(Shape::PointToPoint))?;
+    let agent = pod.agent("app")?;
+    pin(agent.pid(), "1")?;
+
+    let token = agent.v4().token().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let headers = [("X-aws-ec2-metadata-token", token.as_str())];
+    let request = agent.v4().render("GET", PATH, &headers);
+    let answer = agent.raw(&request).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    ensure!(answer.status == 200, "podrole answered {}", answer.status);
+    let file = world::scratch().join("answer");
+    std::fs::write(&file, &answer.raw)?;
+    let bare = start_bare(&file)?;
+
+    let daemon = rig.daemon()?.pid();
+    let (mut ours, mut bares) = (Vec::new(), Vec::new());
+    let before = proof(rig)?;
+    for round in 0..=ROUNDS {
+        let (mut mine, mut other) = (Round::default(), Round::default());
+        for _ in 0..SLICES {
+            mine.add(measure(&agent, &request, daemon)?);
+            divert(true)?;
+            other.add(measure(&agent, &request, bare.pid())?);
+            divert(false)?;
+        }
+        // The first of each warms caches and is not counted.
+        if round > 0 {
+            ours.push(mine);
+            bares.push(other);
+        }
+    }
+    let after = proof(rig)?;
+
+    let of = |rounds: &[Round], figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
+    let ratio =
+        |figure: fn(&Round) -> f64| median(ours.iter().zip(&bares).map(|(a, b)| figure(a) / figure(b)).collect());
+    report.add("bare hyper: CPU per request", of(&bares, |r| r.cpu_us), "us", Bound::None);
+    report.add("podrole: CPU per request", of(&ours, |r| r.cpu_us), "us", Bound::None);
+    report.add("CPU per request, podrole / bare (median of 5 pairs)", ratio(|r| r.cpu_us), "x", Bound::AtMost(1.3));
+    report.add("bare hyper: requests", of(&bares, |r| r.rate), "/s", Bound::None);
+    report.add("podrole: requests", of(&ours, |r| r.rate), "/s", Bound::None);
+    report.add("requests per second, podrole / bare", ratio(|r| r.rate), "x", Bound::AtLeast(0.95));
+    report.add("bare hyper: p50", of(&bares, |r| r.p50_us), "us", Bound::None);
+    report.add("podrole: p50", of(&ours, |r| r.p50_us), "us", Bound::None);
+    report.add("bare hyper: p99", of(&bares, |r| r.p99_us), "us", Bound::None);
+    report.add("podrole: p99", of(&ours, |r| r.p99_us), "us", Bound::None);
+    let mean = (after.0 - before.0) / (after.1 - before.1) * 1e6;
+    report.add("proof of identity, mean", mean, "us", Bound::AtMost(3.0));
+    Ok(())
+}
+
+fn measure(agent: &Agent, request: &[u8], server: u32) -> Result<Round> {
+    let before = proc::usage(server)?.cpu;
+    let load = Load::new(Target::v4(), request).workers(WORKERS).duration(SLICE);
+    let done = agent.load(&load).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let used = proc::usage(server)?.cpu - before;
+    ensure!(done.failed() == 0 && done.with_status(200) == done.answered(), "not every answer was good: {done:?}");
+    let micros = |us: u64| us as f64;
+    Ok(Round {
+        cpu_us: used.as_secs_f64() * 1e6 / done.answered() as f64,
+        rate: done.rate(),
+        p50_us: micros(done.latency.p50),
+        p99_us: micros(done.latency.p99),
+    })
+}
+
+fn start_bare(answer: &std::path::Path) -> Result<Process> {
+    let me: PathBuf = std::env::current_exe()?;
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(me).args([bare::ARGUMENT, BARE]).arg(answer);
+    let process = Process::start("bare", &mut command)?;
+    // Our own guard drops what is not redirected, so only the kernel's table of listeners can tell.
+    let listening = |text: String| text.lines().any(|line| line.contains("4DAAFEA9:4718") && line.contains(" 0A "));
+    proc::until("the bare server", Duration::from_secs(5), || {
+        Ok(listening(std::fs::read_to_string("/proc/net/tcp")?).then_some(()))
+    })?;
+    Ok(process)
+}
+
+/// Sends the pod's metadata traffic to the bare server: the same hook and the same rewrite, just before podrole's.
+fn divert(on: bool) -> Result<()> {
+    let rules = if on {
+        format!(
+            "table ip bench {{\n chain pre {{\n type nat hook prerouting priority -195; policy accept;\n \
+             ip daddr 169.254.169.254 tcp dport 80 counter dnat to {BARE}\n }}\n}}\n"
+        )
+    } else {
+        "delete table ip bench\n".to_owned()
+    };
+    proc::feed(Command::new("nft").args(["-f", "-"]), rules.as_bytes()).map(drop)
+}
+
+/// Seconds and count of identity proofs so far.
+fn proof(rig: &Rig) -> Result<(f64, f64)> {
+    let daemon = rig.daemon()?;
+    Ok((
+        daemon.metric("podrole_identity_proof_seconds_sum", &[])?,
+        daemon.metric("podrole_identity_proof_seconds_count", &[])?,
+    ))
+}
+
+fn pin(pid: u32, core: &str) -> Result<()> {
+    proc::run(Command::new("taskset").args(["-a", "-c", "-p", core, &pid.to_string()])).map(drop)
+}

@@ -1,0 +1,186 @@
+//! Metrics and probes, on a listener of their own: the data path is never served here, nor these there.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::warn;
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+
+/// The data plane's own pulse may be this old before it counts as stuck.
+const STUCK: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const LIFETIME: Duration = Duration::from_secs(30);
+
+/// When the data plane last ran, in seconds since boot.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<AtomicU64>);
+
+/// What the endpoints show.
+#[derive(Clone)]
+pub struct Admin {
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// For `/readyz`.
+    pub readiness: Readiness,
+    /// For `/livez`.
+    pub pulse: Pulse,
+    /// To read the pulse by.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Which endpoints a listener has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoints {
+    /// `--admin-addr`.
+    All,
+    /// `--metrics-addr`: may be on an address that others reach.
+    MetricsOnly,
+}
+
+// === impl Pulse ===
+
+impl Pulse {
+    /// Beats once a second, for ever; to be run on the data plane.
+    pub async fn beat(self, clock: Arc<dyn Clock>) {
+        loop {
+            self.0.store(clock.boot().as_secs(), Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn is_stuck(&self, now: Duration) -> bool {
+        now.as_secs().saturating_sub(self.0.load(Ordering::Relaxed)) > STUCK.as_secs()
+    }
+}
+
+// === impl Admin ===
+
+impl Admin {
+    /// Binds `address`.
+    pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind(address).await
+    }
+
+    /// Serves `listener` for ever.
+    pub async fn serve(self, listener: TcpListener, endpoints: Endpoints) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(self.clone().connection(stream, endpoints));
+                }
+                Err(error) => {
+                    warn!(%error, "Cannot accept an admin connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self, stream: TcpStream, endpoints: Endpoints) {
+        let service = service_fn(async |request: Request<Incoming>| {
+            Ok::<_, Infallible>(self.answer(request.method(), request.uri(), endpoints))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        // A scraper that goes away in mid-answer is no event.
+        let _ = tokio::time::timeout(LIFETIME, connection).await;
+    }
+
+    fn answer(&self, method: &Method, uri: &http::Uri, endpoints: Endpoints) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        }
+        match (endpoints, uri.path()) {
+            (Endpoints::All | Endpoints::MetricsOnly, "/metrics") => {
+                let (kind, body) = self.metrics.render();
+                let mut response = Response::new(Full::new(body.into()));
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                response
+            }
+            (Endpoints::All, "/livez") if self.pulse.is_stuck(self.clock.boot()) => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the data plane is stuck\n")
+            }
+            (Endpoints::All, "/livez") => text(StatusCode::OK, "ok\n"),
+            (Endpoints::All, "/readyz") => self.ready(uri.query() == Some("verbose")),
+            (Endpoints::All | Endpoints::MetricsOnly, _) => text(StatusCode::NOT_FOUND, "not found\n"),
+        }
+    }
+
+    fn ready(&self, verbose: bool) -> Response<Full<Bytes>> {
+        let ready = self.readiness.is_ready();
+        let mut body = String::new();
+        for (name, holds) in self.readiness.conditions() {
+            // Not ready explains itself without being asked to.
+            if verbose || !holds {
+                body.push_str(&format!("[{}] {name}\n", if holds { '+' } else { '-' }));
+            }
+        }
+        body.push_str(if ready { "ready\n" } else { "not ready\n" });
+        text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn admin() -> Admin {
+        Admin {
+            metrics: Arc::new(Metrics::new()),
+            readiness: Readiness::default(),
+            pulse: Pulse::default(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    fn status(admin: &Admin, path: &str, endpoints: Endpoints) -> u16 {
+        admin.answer(&Method::GET, &path.parse().unwrap(), endpoints).status().as_u16()
+    }
+
+    #[test]
+    fn the_metrics_listener_has_nothing_else() {
+        let admin = admin();
+        assert_eq!(status(&admin, "/metrics", Endpoints::MetricsOnly), 200);
+        for path in ["/livez", "/readyz", "/", "/latest/meta-data/iam/security-credentials/"] {
+            assert_eq!(status(&admin, path, Endpoints::MetricsOnly), 404, "{path}");
+        }
+    }
+
+    #[test]
+    fn readiness_and_liveness_are_two_things() {
+        let admin = admin();
+        let guard = admin.readiness.block("pods");
+        assert_eq!(status(&admin, "/readyz", Endpoints::All), 503);
+        assert_eq!(status(&admin, "/livez", Endpoints::All), 500, "no beat yet");
+        admin.pulse.0.store(SystemClock.boot().as_secs(), Ordering::Relaxed);
+        assert_eq!(status(&admin, "/livez", Endpoints::All), 200);
+        drop(guard);
+        assert_eq!(status(&admin, "/readyz?verbose", Endpoints::All), 200);
+    }
+}

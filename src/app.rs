@@ -1,0 +1,291 @@
+//! The composition root of `run`: builds every part, starts them in order, and stops them.
+//!
+//! ```text
+//! main thread: the data plane's runtime, one thread, nothing on it but pods' requests
+//! podrole-control: kube watches, STS, admin, timers; large lists are parsed and TLS is shaken hands with over here
+//! podrole-netns, podrole-cgroup, podrole-inotify, podrole-audit: plain threads for calls that block
+//! ```
+
+mod discover;
+mod harden;
+mod plumbing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::admin::{Admin, Endpoints, Pulse};
+use crate::audit::Audit;
+use crate::bridge::{Bridge, Identity, Parties};
+use crate::caller::netns::{self, Namespaces};
+use crate::caller::resolver::Resolver;
+use crate::caller::self_test;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, IdentityMode};
+use crate::imds::{Facts, KeyRing};
+use crate::metrics::{Fault, Metrics};
+use crate::pods::store::Store;
+use crate::pods::watch;
+use crate::readiness::Readiness;
+use crate::server::Server;
+use crate::state;
+use crate::tasks::{Drain, Supervisor};
+
+use discover::Discovered;
+use plumbing::Plumbing;
+
+/// Below a DaemonSet's usual termination grace period of 30 s.
+const DRAIN: Duration = Duration::from_secs(20);
+/// For calls to STS that are under way: what they issue must have its audit line.
+const CALLS: Duration = Duration::from_secs(5);
+/// For the audit log's last lines.
+const FLUSH: Duration = Duration::from_secs(2);
+/// Keys live a day; looking hourly makes a new one in time.
+const KEY_CHECK: Duration = Duration::from_secs(3600);
+
+/// Runs the daemon until it is told to stop. An error means that it could not start, or that a part it needs has ended.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    harden::process();
+    // One TLS provider for everything, before anything could choose another.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        warn!("A TLS provider was installed already");
+    }
+    let identity = prove_identity(&config)?;
+    let control = Builder::new_multi_thread().worker_threads(1).thread_name("podrole-control").enable_all().build();
+    let control = control.context("cannot start the control runtime")?;
+    let data = Builder::new_current_thread().enable_all().build().context("cannot start the data runtime")?;
+    let result = data.block_on(serve(config, identity, control.handle()));
+    // What still runs there has no more say.
+    control.shutdown_background();
+    result
+}
+
+/// Shows that this node can do what the configuration asks, or says everything that is missing.
+fn prove_identity(config: &Config) -> anyhow::Result<Identity<Namespaces>> {
+    match config.identity {
+        IdentityMode::Ip => {
+            let missing: Vec<String> = self_test::missing_capabilities().map(|error| error.to_string()).collect();
+            anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
+            warn!(
+                "--identity=ip: callers are told apart by address alone; a pod that takes another's address is taken for it"
+            );
+            Ok(Identity::Address)
+        }
+        IdentityMode::Kernel => {
+            let tested = self_test::run(&config.cgroup_root);
+            if let Err(missing) = tested {
+                let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                anyhow::bail!("callers cannot be identified on this node: {}", missing.join("; "));
+            }
+            let settings =
+                netns::Settings { netns_dir: config.netns_dir.clone(), cgroup_root: config.cgroup_root.clone() };
+            let namespaces = Namespaces::start(&settings).context("cannot watch network namespaces")?;
+            info!(namespaces = namespaces.count(), "Callers are identified by the kernel");
+            Ok(Identity::Kernel(Resolver::new(namespaces)))
+        }
+    }
+}
+
+async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle) -> anyhow::Result<()> {
+    // Before anything else: a signal that comes during the start is remembered, not ignored.
+    let mut signals = Signals::new()?;
+    let clock = SystemClock;
+    let shared_clock: Arc<dyn Clock> = Arc::new(clock);
+    let metrics = Arc::new(Metrics::new());
+    metrics.identity_mode(match &identity {
+        Identity::Kernel(_) => "kernel",
+        Identity::Address => "ip",
+    });
+    let readiness = Readiness::default();
+    let (supervisor, mut ended) = Supervisor::new(control.clone());
+    let audit = Audit::new(std::io::stdout(), config.node.clone(), shared_clock.clone(), metrics.clone());
+    let audit = Arc::new(audit.context("cannot start the audit log")?);
+
+    let discovered = Discovered::default();
+    let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config, &metrics)?));
+    let bridge_slot: Arc<ArcSwapOption<Bridge<_, _, _>>> = Arc::default();
+    let store = Arc::new(Store::new(on_gone(&discovered, &bridge_slot, &audit)));
+    let bridge = Arc::new(Bridge::new(Parties {
+        identity,
+        store: store.clone(),
+        service_accounts: config.service_account_roles,
+        ruling: discovered.ruling.clone(),
+        cache: discovered.cache.clone(),
+        keys: keys.clone(),
+        facts: discovered.facts.clone(),
+        imds_v1: config.imds_v1,
+        clock,
+        nonce: state::nonce,
+        audit: audit.clone(),
+        metrics: metrics.clone(),
+    }));
+    bridge_slot.store(Some(bridge.clone()));
+
+    // Every socket before any task: a conflict stops the start while nothing depends on it yet.
+    let admin_ready = readiness.block("listener");
+    let redirect_ready = readiness.block("redirect");
+    let plumbing = Plumbing::bind(config.ports.clone(), control.clone()).await?;
+    let admin = Admin {
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        pulse: Pulse::default(),
+        clock: shared_clock.clone(),
+    };
+    let admin_listener = control
+        .spawn(Admin::bind(config.admin_addr))
+        .await?
+        .with_context(|| format!("cannot bind --admin-addr {}", config.admin_addr))?;
+    tokio::spawn(admin.pulse.clone().beat(shared_clock.clone()));
+    if let Some(address) = config.metrics_addr {
+        let listener = control
+            .spawn(Admin::bind(address))
+            .await?
+            .with_context(|| format!("cannot bind --metrics-addr {address}"))?;
+        supervisor.forever("metrics", admin.clone().serve(listener, Endpoints::MetricsOnly));
+    }
+    supervisor.forever("admin", admin.serve(admin_listener, Endpoints::All));
+
+    let drain = Drain::default();
+    let server = Server::new(bridge, metrics.clone(), drain.clone());
+    let port = plumbing.port();
+    for listener in plumbing.listeners()? {
+        tokio::spawn(server.clone().serve(listener));
+    }
+    drop(admin_ready);
+    if config.metadata_listener {
+        tokio::spawn(plumbing::second_lock(server, metrics.clone(), drain.clone()));
+    }
+
+    // Only now do pods' packets lead here: to an answer of "not yet" at the worst, never to a closed port.
+    control.spawn(plumbing::redirect(port)).await?.context("cannot redirect the metadata address")?;
+    metrics.redirect_applied();
+    drop(redirect_ready);
+    info!(port, "Pods' metadata traffic comes here");
+
+    start_watches(&config, &store, &metrics, &readiness, &supervisor).await?;
+    supervisor.once(plumbing::lock_routes(readiness.block("routing")));
+    supervisor.forever("audit", audit.clone().sweep());
+    supervisor.forever("keys", rotate_keys(config.state_dir.clone(), keys, metrics.clone()));
+    let known = readiness.block("identity");
+    let cache = discovered.cache.clone();
+    supervisor.forever(
+        "discovery",
+        discover::run(config, discovered, audit.clone(), metrics, supervisor.runtime().clone(), known),
+    );
+
+    let end = signals.wait(&mut ended).await;
+    drain.finish(DRAIN).await;
+    if let Some(cache) = cache.load_full() {
+        cache.settle(CALLS).await;
+    }
+    audit.flush(FLUSH);
+    end?;
+    info!("Stopped; the rules stay, so pods are refused and not let through");
+    Ok(())
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot handle SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot handle SIGINT")?,
+        })
+    }
+
+    /// The first of: a signal (a clean end), or a part that should never end.
+    async fn wait(&mut self, ended: &mut tokio::sync::mpsc::Receiver<&'static str>) -> anyhow::Result<()> {
+        tokio::select! {
+            _ = self.terminate.recv() => info!("SIGTERM: draining"),
+            _ = self.interrupt.recv() => info!("SIGINT: draining"),
+            Some(name) = ended.recv() => anyhow::bail!("{name} has ended, and podrole cannot do without it"),
+        }
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return Ok(());
+        };
+        // A second signal is somebody in a hurry.
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            error!("Second signal: stopping at once");
+            std::process::abort();
+        });
+        Ok(())
+    }
+}
+
+async fn start_watches(
+    config: &Config,
+    store: &Arc<Store>,
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+    supervisor: &Supervisor,
+) -> anyhow::Result<()> {
+    let ready = [readiness.block("pods"), readiness.block("namespaces")];
+    let kubeconfig = config.kubeconfig.clone();
+    let client = supervisor.runtime().spawn(async move { watch::client(kubeconfig.as_deref()).await });
+    let client = client.await?.context("cannot set up the Kubernetes client")?;
+    let settings = watch::Settings { node: config.node.clone(), service_accounts: config.service_account_roles };
+    let chance = plumbing::chance();
+    supervisor.forever("watch", watch::run(client, settings, store.clone(), metrics.clone(), ready, chance));
+    Ok(())
+}
+
+type LiveBridge = Bridge<Namespaces, discover::LiveIssuer, SystemClock>;
+
+/// What must be forgotten about a pod that is gone.
+fn on_gone(
+    discovered: &Discovered,
+    bridge: &Arc<ArcSwapOption<LiveBridge>>,
+    audit: &Arc<Audit>,
+) -> crate::pods::store::OnGone {
+    let (cache, bridge, audit) = (discovered.cache.clone(), bridge.clone(), audit.clone());
+    Box::new(move |uid| {
+        if let Some(cache) = cache.load_full() {
+            cache.forget(uid);
+        }
+        if let Some(bridge) = bridge.load_full() {
+            bridge.forget(uid);
+        }
+        audit.forget(uid);
+    })
+}
+
+fn load_keys(config: &Config, metrics: &Metrics) -> anyhow::Result<KeyRing> {
+    let (ring, problem) = state::load(&config.state_dir, &state::boot_id(), SystemClock.boot())?;
+    if let Some(problem) = problem {
+        metrics.fault(Fault::KeyRing);
+        warn!(error = %problem, "Session tokens will not survive a restart");
+    }
+    Ok(ring)
+}
+
+async fn rotate_keys(directory: std::path::PathBuf, keys: Arc<ArcSwap<KeyRing>>, metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(KEY_CHECK).await;
+        match state::load(&directory, &state::boot_id(), SystemClock.boot()) {
+            Ok((ring, None)) => keys.store(Arc::new(ring)),
+            // The ring in memory still works; one made anew would not open the tokens that are out.
+            Ok((_, Some(problem))) | Err(problem) => {
+                metrics.fault(Fault::KeyRing);
+                warn!(error = %problem, "The key ring cannot be kept");
+            }
+        }
+    }
+}
+
+/// Facts for pods, until they are known.
+type SharedFacts = Arc<ArcSwap<Facts>>;

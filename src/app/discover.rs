@@ -1,0 +1,196 @@
+//! What is learnt after the start: facts about the node, who the daemon is to AWS, and by that the policy's own roles.
+//!
+//! Until it is known pods are told "not yet". It is asked for again and again: neither a metadata service nor an STS that is down
+//! at start stops the daemon, which serves session tokens all the while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use super::{SharedFacts, plumbing};
+use crate::audit::Audit;
+use crate::bridge::{IssueTerms, Ruling};
+use crate::cache::CredentialCache;
+use crate::clock::SystemClock;
+use crate::config::{Config, Platform};
+use crate::imds::Facts;
+use crate::issuer::sts::{CallerIdentity, Settings, Sts};
+use crate::issuer::{Code, OnCall, Source};
+use crate::metrics::Metrics;
+use crate::policy::Rules;
+use crate::readiness::BlockReady;
+use crate::types::{BaseArn, Glob, RoleArn, SessionName};
+use crate::upstream::client::{Client, NodeFacts};
+
+/// Between attempts: doubled from the first to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// How often the life of the daemon's own credentials is measured.
+const BASE_CHECK: Duration = Duration::from_secs(30);
+
+/// The issuer of a running daemon.
+pub(super) type LiveIssuer = Arc<Sts<SystemClock>>;
+
+/// Where it is put for the bridge to see.
+#[derive(Default)]
+pub(super) struct Discovered {
+    pub(super) ruling: Arc<ArcSwapOption<Ruling>>,
+    pub(super) cache: Arc<ArcSwapOption<CredentialCache<LiveIssuer, SystemClock>>>,
+    pub(super) facts: SharedFacts,
+}
+
+/// Learns it all, then keeps an eye on the daemon's own credentials. Never ends.
+pub(super) async fn run(
+    config: Config,
+    discovered: Discovered,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
+    runtime: Handle,
+    known: BlockReady,
+) {
+    let mut pause = RETRY.0;
+    let (sts, ruling) = loop {
+        match attempt(&config, &discovered, &audit, &metrics).await {
+            Ok((sts, ruling)) => {
+                let base = ruling.rules.base.as_str().to_owned();
+                info!(region = %ruling.terms.region, base, "Ready to assume roles");
+                break (sts, ruling);
+            }
+            Err(error) => {
+                warn!(error = %format_args!("{error:#}"), retry_in = ?pause, "Not ready to assume roles");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+        }
+    };
+    let cache = CredentialCache::new(sts.clone(), SystemClock, plumbing::chance, runtime, metrics.clone());
+    // The cache before the ruling: whoever sees the ruling finds a cache.
+    discovered.cache.store(Some(Arc::new(cache)));
+    discovered.ruling.store(Some(Arc::new(ruling)));
+    drop(known);
+    loop {
+        if let Some(left) = sts.base_remaining() {
+            metrics.base_remaining(left);
+        }
+        tokio::time::sleep(BASE_CHECK).await;
+    }
+}
+
+async fn attempt(
+    config: &Config,
+    discovered: &Discovered,
+    audit: &Arc<Audit>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(LiveIssuer, Ruling)> {
+    let node = node_facts(config).await?;
+    discovered.facts.store(Arc::new(node.facts.clone()));
+    let region = node.facts.region.clone();
+    let region = region.ok_or_else(|| anyhow::anyhow!("the metadata service knows no region: set --region"))?;
+    let settings = Settings {
+        region: region.clone(),
+        first_hop: config.assume_role.clone(),
+        node_session: SessionName::of_node(&config.node),
+        ca_bundle: config.ca_bundle.as_ref().map(std::fs::read).transpose()?,
+    };
+    let sts = Sts::new(settings, SystemClock, on_call(audit, metrics)).await.map_err(anyhow::Error::from_boxed)?;
+    let (signer, own) = sts.caller_identities().await?;
+    complete_facts(config, discovered, node.facts.clone(), own.as_ref().unwrap_or(&signer));
+    let rules = rules(config, &signer, own.as_ref(), &node)?;
+    let terms = IssueTerms {
+        source: Source::AssumeRole { first_hop: config.assume_role.clone() },
+        duration: config.session_duration,
+        region,
+    };
+    Ok((Arc::new(sts), Ruling { rules, terms }))
+}
+
+async fn node_facts(config: &Config) -> anyhow::Result<NodeFacts> {
+    let mut node = match config.platform {
+        Platform::Ec2 => Client::new(&config.metadata_endpoint).facts().await?,
+        Platform::None => NodeFacts::default(),
+    };
+    if let Some(region) = &config.region {
+        node.facts.region = Some(region.clone());
+    }
+    Ok(node)
+}
+
+/// Outside EC2, STS tells the account and partition.
+fn complete_facts(config: &Config, discovered: &Discovered, facts: Facts, own: &CallerIdentity) {
+    if config.platform == Platform::None {
+        let facts = Facts { account: Some(own.account.clone()), partition: Some(own.partition.clone()), ..facts };
+        discovered.facts.store(Arc::new(facts));
+    }
+}
+
+fn rules(
+    config: &Config,
+    signer: &CallerIdentity,
+    own: Option<&CallerIdentity>,
+    node: &NodeFacts,
+) -> anyhow::Result<Rules> {
+    let base = match &config.base {
+        Some(base) => base.clone(),
+        // With a first hop that is the signer, and its account the pods' base.
+        None => BaseArn::of_account(&signer.partition, &signer.account)?,
+    };
+    let ceiling = match config.ceiling.as_slice() {
+        [] => vec![Glob::parse(&format!("{}*", base.account_prefix()))?],
+        ceiling => ceiling.to_vec(),
+    };
+    let own_roles = [
+        signer.role.clone(),
+        own.and_then(|own| own.role.clone()),
+        config.assume_role.clone(),
+        node_role(node, own.unwrap_or(signer))?,
+    ];
+    Ok(Rules {
+        base,
+        ceiling,
+        own_roles: own_roles.into_iter().flatten().collect(),
+        require_allow: config.require_allow,
+        allow: config.allow.clone(),
+        container_roles: config.container_roles,
+        session_scope: config.session_scope,
+        node: config.node.clone(),
+    })
+}
+
+/// The role of the node's instance profile. It is the node's account's, which need not be that of whoever signs.
+fn node_role(node: &NodeFacts, own: &CallerIdentity) -> anyhow::Result<Option<RoleArn>> {
+    let Some(name) = &node.node_role else { return Ok(None) };
+    let account = node.facts.account.as_ref().unwrap_or(&own.account);
+    let partition = node.facts.partition.as_ref().unwrap_or(&own.partition);
+    Ok(Some(RoleArn::parse(&format!("arn:{partition}:iam::{account}:role/{name}"))?))
+}
+
+fn on_call(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> OnCall {
+    let (audit, metrics) = (audit.clone(), metrics.clone());
+    Arc::new(move |call| {
+        metrics.sts(call.result.as_ref().map_or_else(|code| code.name(), |_| "Success"), call.took);
+        // Without credentials nothing was sent: no call, no line.
+        if !matches!(call.result, Err(Code::NoCredentials)) {
+            audit.sts_call(call);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With a first hop in another account the node's role is still the node's account's.
+    #[test]
+    fn the_nodes_role_is_of_the_nodes_account() {
+        let hop = CallerIdentity { account: "444455556666".into(), partition: "aws".into(), role: None };
+        let facts = Facts { account: Some("111122223333".into()), partition: Some("aws".into()), ..Facts::default() };
+        let node = NodeFacts { facts, node_role: Some("node-role".into()) };
+        let role = node_role(&node, &hop).unwrap().unwrap();
+        assert_eq!(role.as_str(), "arn:aws:iam::111122223333:role/node-role");
+        let unknown = NodeFacts { facts: Facts::default(), node_role: Some("node-role".into()) };
+        assert_eq!(node_role(&unknown, &hop).unwrap().unwrap().account(), "444455556666");
+        assert_eq!(node_role(&NodeFacts::default(), &hop).unwrap(), None);
+    }
+}

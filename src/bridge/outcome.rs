@@ -1,0 +1,141 @@
+//! Every way a request can end.
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::owner::NotOwner;
+use crate::cache::Miss;
+use crate::caller::resolver::Unproven;
+use crate::imds::{Fact, Facts, Refusal, TokenError};
+use crate::policy::{DenyReason, NotYet};
+use crate::types::RoleArn;
+
+/// One of these ends every request; it decides the status, the body and the label.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A session token.
+    Token {
+        /// The token.
+        token: String,
+        /// Its life in seconds.
+        ttl: u32,
+    },
+    /// A credentials document.
+    Credentials {
+        /// The bytes, shared with every other such answer.
+        body: Bytes,
+        /// When they were rendered.
+        last_modified: HeaderValue,
+        /// What is left of the caller's session token; `None`: it came without.
+        ttl: Option<u32>,
+    },
+    /// Anything else that is no secret.
+    Text {
+        /// The body.
+        body: String,
+        /// As above.
+        ttl: Option<u32>,
+    },
+    /// Not a request of a metadata client.
+    Refused(Refusal),
+    /// No session token where one is needed.
+    TokenRequired,
+    /// A session token that is not this caller's, or not any more.
+    BadToken(TokenError),
+    /// The kernel does not say whose connection it is.
+    Unproven(Unproven),
+    /// It does, and the pod may not be served from there.
+    NotOwner(NotOwner),
+    /// Not known yet.
+    NotReady(Unready),
+    /// Policy says no.
+    Denied(DenyReason),
+    /// A role's name that is not this pod's.
+    WrongRole,
+    /// Nothing that we serve, or a fact that is not known.
+    NotFound,
+    /// The issuer gave nothing.
+    NotIssued {
+        /// Why.
+        miss: Miss,
+        /// Of what.
+        role: RoleArn,
+    },
+    /// The caller is not who it was when it asked.
+    IdentityChanged,
+}
+
+/// What is not known yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unready {
+    /// The pod's address, which would tell it from a squatter.
+    Address,
+    /// The container's name.
+    Container,
+    /// The namespace.
+    Namespace,
+    /// The pod.
+    Pod,
+    /// Our own account and region.
+    Rules,
+    /// The service account.
+    ServiceAccount,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// The answer for one fact.
+    pub(super) fn fact(facts: &Facts, fact: Fact, ttl: Option<u32>) -> Self {
+        let value = match fact {
+            Fact::Region => &facts.region,
+            Fact::Zone => &facts.zone,
+            Fact::ZoneId => &facts.zone_id,
+            Fact::InstanceType => &facts.instance_type,
+            Fact::Domain => &facts.domain,
+            Fact::Partition => &facts.partition,
+        };
+        value.as_ref().map_or(Self::NotFound, |value| Self::Text { body: value.to_string(), ttl })
+    }
+
+    /// The label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Token { .. } | Self::Credentials { .. } | Self::Text { .. } => "ok",
+            Self::Refused(Refusal::Malformed(_)) => "malformed",
+            Self::Refused(Refusal::Forwarded(_)) => "forwarded",
+            Self::Refused(Refusal::PutElsewhere) => "put_elsewhere",
+            Self::Refused(Refusal::Method { .. }) => "method",
+            Self::TokenRequired => "token_required",
+            Self::BadToken(_) => "bad_token",
+            Self::Unproven(Unproven::Kernel(_)) => "kernel_error",
+            Self::Unproven(Unproven::NoNamespace) => "no_namespace",
+            Self::Unproven(Unproven::SocketNotInPod) => "socket_not_in_pod",
+            Self::Unproven(Unproven::NotAContainer) => "not_a_container",
+            Self::Unproven(Unproven::TimedOut) => "proof_timeout",
+            Self::NotOwner(not_owner) => not_owner.name(),
+            Self::NotReady(Unready::Address) => "address_unknown",
+            Self::NotReady(Unready::Container) => "container_unknown",
+            Self::NotReady(Unready::Namespace) => "namespace_unknown",
+            Self::NotReady(Unready::Pod) => "pod_unknown",
+            Self::NotReady(Unready::Rules) => "starting",
+            Self::NotReady(Unready::ServiceAccount) => "service_account_unknown",
+            Self::Denied(_) => "denied",
+            Self::WrongRole => "wrong_role",
+            Self::NotFound => "not_found",
+            Self::NotIssued { miss: Miss::TimedOut, .. } => "issuer_timeout",
+            Self::NotIssued { miss: Miss::Failed(_), .. } => "issuer_error",
+            Self::IdentityChanged => "identity_changed",
+        }
+    }
+}
+
+impl From<NotYet> for Unready {
+    fn from(what: NotYet) -> Self {
+        match what {
+            NotYet::Container => Self::Container,
+            NotYet::Namespace => Self::Namespace,
+            NotYet::ServiceAccount => Self::ServiceAccount,
+        }
+    }
+}

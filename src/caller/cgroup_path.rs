@@ -1,0 +1,126 @@
+//! Reads the names that kubelet and container runtimes give to cgroups. Pure.
+//!
+//! Names are read forward from the kubepods root, one directory at a time, and the first pod and the first container count: a
+//! container that may create cgroups below its own can name one like another pod's, and must gain nothing by it.
+
+use crate::types::{ContainerId, PodUid};
+
+/// Container ids of containerd, CRI-O and docker alike.
+const CONTAINER_ID_LEN: usize = 64;
+/// How the systemd driver marks a container's scope: the runtime's name goes before the id.
+const SCOPE_PREFIXES: [&str; 3] = ["cri-containerd-", "crio-", "docker-"];
+
+/// Whether a directory is the root of all pods: `kubepods`, `kubepods.slice`, or one of those under a kubelet's own root
+/// (`kubelet-kubepods.slice`).
+pub fn is_kubepods_root(name: &str) -> bool {
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    name == "kubepods" || name.strip_suffix("-kubepods").is_some_and(|kubelet| !kubelet.contains("kubepods"))
+}
+
+/// Whether a directory under the root holds the pods of one quality-of-service class.
+pub fn is_qos_class(name: &str) -> bool {
+    let class = match name.strip_suffix(".slice") {
+        Some(slice) => after_kubepods(slice).and_then(|rest| rest.strip_prefix('-')),
+        None => Some(name),
+    };
+    matches!(class, Some("burstable" | "besteffort"))
+}
+
+/// The pod of a directory under the root or under a class: `pod<uid>`, or `…kubepods[-class]-pod<uid, _ for ->.slice`.
+pub fn pod_uid(name: &str) -> Option<PodUid> {
+    let Some(slice) = name.strip_suffix(".slice") else {
+        return name.strip_prefix("pod").and_then(PodUid::parse);
+    };
+    let rest = after_kubepods(slice)?;
+    let rest = rest.strip_prefix("-burstable").or_else(|| rest.strip_prefix("-besteffort")).unwrap_or(rest);
+    // systemd reads `-` in a slice's name as a path separator, so the kubelet writes a UID's dashes as `_`.
+    rest.strip_prefix("-pod").and_then(|uid| PodUid::parse(&uid.replace('_', "-")))
+}
+
+/// The container of a directory right under a pod's: `<id>`, `crio-<id>`, or `<runtime>-<id>.scope`.
+pub fn container_id(name: &str) -> Option<ContainerId> {
+    let id = match name.strip_suffix(".scope") {
+        Some(scope) => SCOPE_PREFIXES.iter().find_map(|prefix| scope.strip_prefix(prefix))?,
+        None => name.strip_prefix("crio-").unwrap_or(name),
+    };
+    let is_id = id.len() == CONTAINER_ID_LEN && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    is_id.then(|| ContainerId::parse(id)).flatten()
+}
+
+fn after_kubepods(slice: &str) -> Option<&str> {
+    slice.find("kubepods").map(|at| &slice[at + "kubepods".len()..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "3f0c9a52-1111-2222-3333-444455556666";
+    const ID: &str = "8f2c1b0a8f2c1b0a8f2c1b0a8f2c1b0a8f2c1b0a8f2c1b0a8f2c1b0a8f2c1b0a";
+
+    #[test]
+    fn roots() {
+        for (name, expected) in [
+            ("kubepods", true),
+            ("kubepods.slice", true),
+            ("kubelet-kubepods.slice", true),
+            ("kubepods-burstable.slice", false),
+            ("kubepods-kubepods.slice", false),
+            ("system.slice", false),
+            ("mykubepods", false),
+        ] {
+            assert_eq!(is_kubepods_root(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn classes() {
+        for name in ["burstable", "besteffort", "kubepods-burstable.slice", "kubelet-kubepods-besteffort.slice"] {
+            assert!(is_qos_class(name), "{name}");
+        }
+        for name in ["guaranteed", "podburstable", "kubepods-podburstable.slice", "burstable-x"] {
+            assert!(!is_qos_class(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn pods() {
+        let underscored = UID.replace('-', "_");
+        for name in [
+            format!("pod{UID}"),
+            format!("kubepods-pod{underscored}.slice"),
+            format!("kubepods-burstable-pod{underscored}.slice"),
+            format!("kubelet-kubepods-besteffort-pod{underscored}.slice"),
+        ] {
+            assert_eq!(pod_uid(&name).map(|uid| uid.to_string()), Some(UID.into()), "{name}");
+        }
+        for name in ["pod", "pod../..", "kubepods-burstable.slice", "podx y", "burstable", "kubepods-podx/y.slice"] {
+            assert_eq!(pod_uid(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn containers() {
+        for name in [
+            ID.to_owned(),
+            format!("crio-{ID}"),
+            format!("crio-{ID}.scope"),
+            format!("cri-containerd-{ID}.scope"),
+            format!("docker-{ID}.scope"),
+        ] {
+            assert_eq!(container_id(&name).map(|id| id.to_string()), Some(ID.into()), "{name}");
+        }
+        for name in
+            [&format!("crio-conmon-{ID}.scope"), "init.scope", &ID[1..], &ID.to_uppercase(), &format!("{ID}.service")]
+        {
+            assert_eq!(container_id(name), None, "{name}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn total(name in "\\PC{0,40}") {
+            let _ = (is_kubepods_root(&name), is_qos_class(&name), pod_uid(&name), container_id(&name));
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! From a cgroup's id to its pod and container, by walking the kubepods tree forward.
+//!
+//! A cgroup's id is the inode of its directory, 64 bits wide and not reused, so what was once learned stays true. Never
+//! `/proc/<pid>/cgroup` or mountinfo: a process can be gone, reused, or have mounted something over it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirEntryExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::cgroup_path::{container_id, is_kubepods_root, is_qos_class, pod_uid};
+use crate::types::KernelIdentity;
+
+/// How deep below the mount the kubelet's root may hide (`/kubelet.slice/kubelet-kubepods.slice`).
+const ROOT_DEPTH: usize = 3;
+/// Directories of one container that are looked at: systemd or docker in a pod have a few dozen. More is a pod that would like
+/// the walk to be slow; what is beyond has no identity.
+const MAX_PER_CONTAINER: usize = 512;
+/// Depth below a container, for the same reason.
+const MAX_DEPTH: usize = 8;
+
+/// What is known of the tree.
+#[derive(Debug)]
+pub struct CgroupTree {
+    mount: PathBuf,
+    known: ArcSwap<HashMap<u64, KernelIdentity>>,
+}
+
+// === impl CgroupTree ===
+
+impl CgroupTree {
+    /// A tree under the cgroup2 mount at `mount`, not walked yet.
+    pub fn new(mount: PathBuf) -> Self {
+        Self { mount, known: ArcSwap::default() }
+    }
+
+    /// Whose cgroup this is, as of the last walk.
+    pub fn identity(&self, cgroup: u64) -> Option<KernelIdentity> {
+        self.known.load().get(&cgroup).cloned()
+    }
+
+    /// Walks the tree. Blocks on the file system; a directory that vanishes meanwhile is passed over.
+    pub fn walk(&self) {
+        let mut known = HashMap::with_capacity(self.known.load().len() + 16);
+        find_roots(&self.mount, 0, &mut |root| {
+            each_directory(root, |name, path, _| match pod_uid(name) {
+                Some(pod) => walk_pod(&pod, path, &mut known),
+                None if is_qos_class(name) => each_directory(path, |name, path, _| {
+                    if let Some(pod) = pod_uid(name) {
+                        walk_pod(&pod, path, &mut known);
+                    }
+                }),
+                None => {}
+            });
+        });
+        self.known.store(Arc::new(known));
+    }
+}
+
+fn find_roots(path: &Path, depth: usize, found: &mut impl FnMut(&Path)) {
+    each_directory(path, |name, path, _| {
+        if is_kubepods_root(name) {
+            found(path);
+        } else if depth + 1 < ROOT_DEPTH {
+            find_roots(path, depth + 1, found);
+        }
+    });
+}
+
+fn walk_pod(pod: &crate::types::PodUid, path: &Path, known: &mut HashMap<u64, KernelIdentity>) {
+    each_directory(path, |name, path, inode| {
+        if let Some(container) = container_id(name) {
+            let identity = KernelIdentity { pod: pod.clone(), container };
+            known.insert(inode, identity.clone());
+            let mut budget = MAX_PER_CONTAINER;
+            // Whatever these are called, they are this container's.
+            walk_container(&identity, path, 0, &mut budget, known);
+        }
+    });
+}
+
+fn walk_container(
+    identity: &KernelIdentity,
+    path: &Path,
+    depth: usize,
+    budget: &mut usize,
+    known: &mut HashMap<u64, KernelIdentity>,
+) {
+    each_directory(path, |_, path, inode| {
+        if depth < MAX_DEPTH && *budget > 0 {
+            *budget -= 1;
+            known.insert(inode, identity.clone());
+            walk_container(identity, path, depth + 1, budget, known);
+        }
+    });
+}
+
+fn each_directory(path: &Path, mut visit: impl FnMut(&str, &Path, u64)) {
+    let Ok(entries) = fs::read_dir(path) else { return };
+    for entry in entries.flatten() {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_directory && let Some(name) = entry.file_name().to_str() {
+            visit(name, &entry.path(), entry.ino());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The walk only reads names and inodes, so any file system will do to test where it leads.
+    #[test]
+    fn first_pod_and_first_container_count() {
+        let mount = std::env::temp_dir().join(format!("podrole-cgroup-tree-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&mount);
+        let own = ["a"; 64].concat();
+        let victim = ["b"; 64].concat();
+        let container = mount.join(format!("kubepods/burstable/podown-1/{own}"));
+        let forged = container.join(format!("kubepods/burstable/podvictim-1/{victim}"));
+        let systemd = mount.join(format!(
+            "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-podown_2.slice/cri-containerd-{own}.scope"
+        ));
+        let outside = mount.join(format!("system.slice/x.service/podvictim-1/{victim}"));
+        for path in [&forged, &systemd, &outside] {
+            fs::create_dir_all(path).unwrap();
+        }
+        let tree = CgroupTree::new(mount.clone());
+        tree.walk();
+        let pod_of = |path: &Path| {
+            let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+            tree.identity(inode).map(|identity| (identity.pod.to_string(), identity.container.to_string()))
+        };
+        let expected = Some(("own-1".to_owned(), own.clone()));
+        assert_eq!(pod_of(&container), expected);
+        assert_eq!(pod_of(&forged), expected, "a forged leaf is its maker's");
+        assert_eq!(pod_of(&systemd), Some(("own-2".to_owned(), own)));
+        assert_eq!(pod_of(&outside), None);
+        assert_eq!(pod_of(container.parent().unwrap()), None, "a pod's own directory is no container");
+        fs::remove_dir_all(&mount).unwrap();
+    }
+}

@@ -1,0 +1,51 @@
+//! `podrole run`: guard first, then everything that may fail.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+
+use tracing::error;
+
+use crate::config::{Config, RunArgs};
+use crate::telemetry;
+
+use super::guard::{GuardError, close_node};
+use super::{Daemon, USAGE, complain, small_runtime};
+
+/// Runs the subcommand.
+pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon) -> ExitCode {
+    // Before the settings are looked at: a daemon that refuses to start leaves the node closed, not open.
+    let guarded = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
+    let guarded = guarded.and_then(|runtime| runtime.block_on(close_node(environment)));
+    let config = match (Config::new(args, environment), &guarded) {
+        (_, Err(foreign @ GuardError::Foreign(_))) => {
+            complain(foreign);
+            return ExitCode::FAILURE;
+        }
+        (Err(problems), guarded) => {
+            problems.iter().for_each(complain);
+            if let Err(partial) = guarded {
+                complain(partial);
+            }
+            return ExitCode::from(USAGE);
+        }
+        (Ok(config), _) => config,
+    };
+    match telemetry::parse_filter(&config.log) {
+        Ok(filter) => telemetry::init(config.log_format, filter),
+        Err(problem) => {
+            complain(problem);
+            return ExitCode::from(USAGE);
+        }
+    }
+    if let Err(error) = guarded {
+        error!(error = %error, "The guard is not complete");
+    }
+    match daemon(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain: each link says what, the last one why.
+            error!(error = %format_args!("{error:#}"), "podrole stops; the guard stays");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The documents, byte for byte as EC2 lays them out: shell scripts cut them with `grep` and `cut`.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+use super::Facts;
+use crate::types::{Credentials, RoleArn};
+
+/// The answer for one set of credentials, rendered once and shared by every request. Wiped when the last holder lets go.
+#[derive(Clone)]
+pub struct CredentialsDocument {
+    /// For `security-credentials/<role>`.
+    pub plain: Bytes,
+    /// For `security-credentials-extended/<role>`: the same and the role's account.
+    pub extended: Bytes,
+    /// When it was rendered, as a header has it: also once, not for every answer.
+    pub last_modified: HeaderValue,
+}
+
+// === impl CredentialsDocument ===
+
+impl CredentialsDocument {
+    /// Renders `credentials` of `role`, as received at `updated`.
+    pub fn render(credentials: &Credentials, role: &RoleArn, updated: SystemTime) -> Self {
+        let render = |account: Option<&str>| {
+            let (key, token) = (credentials.secret_access_key.expose(), credentials.session_token.expose());
+            // Room for everything at once, escapes included: a buffer that grows leaves a copy behind that nobody wipes.
+            let mut body = Zeroizing::new(String::with_capacity(512 + 6 * (key.len() + token.len())));
+            body.push_str("{\n  \"Code\" : \"Success\",\n");
+            field(&mut body, "LastUpdated", &imds_date(updated));
+            body.push_str("  \"Type\" : \"AWS-HMAC\",\n");
+            field(&mut body, "AccessKeyId", &credentials.access_key_id);
+            field(&mut body, "SecretAccessKey", key);
+            field(&mut body, "Token", token);
+            field(&mut body, "Expiration", &imds_date(credentials.expiration));
+            if let Some(account) = account {
+                field(&mut body, "AccountId", account);
+            }
+            close(&mut body);
+            Bytes::from_owner(Wiped(body))
+        };
+        Self { plain: render(None), extended: render(Some(role.account())), last_modified: http_date(updated) }
+    }
+}
+
+impl std::fmt::Debug for CredentialsDocument {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CredentialsDocument(** redacted **)")
+    }
+}
+
+struct Wiped(Zeroizing<String>);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// What EC2 answers, with status 200, when a role may not be assumed: SDKs show `message` to their users.
+pub fn error_document(code: &str, message: &str, updated: SystemTime) -> String {
+    let mut body = String::from("{\n");
+    field(&mut body, "Code", code);
+    field(&mut body, "Message", message);
+    field(&mut body, "LastUpdated", &imds_date(updated));
+    close(&mut body);
+    body
+}
+
+/// `iam/info`. Some signers cut the role's name from the profile's ARN, so it ends in that name; the id is made up from the ARN
+/// and always the same for it.
+pub fn iam_info(role: &RoleArn, updated: SystemTime) -> String {
+    let hash = digest::digest(&digest::SHA256, role.as_str().as_bytes());
+    let id: String = hash
+        .as_ref()
+        .iter()
+        .take(17)
+        .map(|b| char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[usize::from(b & 31)]))
+        .collect();
+    let mut body = String::from("{\n  \"Code\" : \"Success\",\n");
+    field(&mut body, "LastUpdated", &imds_date(updated));
+    let arn = format!("arn:{}:iam::{}:instance-profile/{}", role.partition(), role.account(), role.name());
+    field(&mut body, "InstanceProfileArn", &arn);
+    field(&mut body, "InstanceProfileId", &format!("AIPA{id}"));
+    close(&mut body);
+    body
+}
+
+/// The identity document, with what SDKs read in it and nothing that proves the node to anybody. `None` without a region.
+pub fn identity_document(facts: &Facts) -> Option<String> {
+    facts.region.as_ref()?;
+    let mut body = String::from("{\n");
+    for (name, value) in [
+        ("accountId", &facts.account),
+        ("availabilityZone", &facts.zone),
+        ("instanceType", &facts.instance_type),
+        ("region", &facts.region),
+    ] {
+        if let Some(value) = value {
+            field(&mut body, name, value);
+        }
+    }
+    close(&mut body);
+    Some(body)
+}
+
+/// `2026-11-20T11:08:02Z`: seconds, UTC, a literal `Z`. Clients parse exactly this.
+pub fn imds_date(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// `Fri, 20 Nov 2026 11:08:02 GMT`.
+pub fn http_date(time: SystemTime) -> HeaderValue {
+    let text = jiff::Timestamp::try_from(time).map(|t| t.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+    // Only a clock outside the years that anybody can write has none.
+    text.ok().and_then(|text| HeaderValue::from_str(&text).ok()).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn field(body: &mut String, name: &str, value: &str) {
+    let _ = write!(body, "  \"{name}\" : \"");
+    for c in value.chars() {
+        match c {
+            '"' => body.push_str("\\\""),
+            '\\' => body.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(body, "\\u{:04x}", u32::from(c));
+            }
+            c => body.push(c),
+        }
+    }
+    body.push_str("\",\n");
+}
+
+/// Ends the object: the last field's comma goes, and there is no newline at the end.
+fn close(body: &mut String) {
+    body.truncate(body.len() - 2);
+    body.push_str("\n}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::types::Secret;
+
+    fn role() -> RoleArn {
+        RoleArn::parse("arn:aws:iam::111122223333:role/team/web").unwrap()
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_layout_is_ec2s() {
+        let credentials = Credentials {
+            access_key_id: "ASIAEXAMPLE".into(),
+            secret_access_key: Secret::new("wJalr/\"x".into()),
+            session_token: Secret::new("IQoJ".into()),
+            expiration: at(1_688_174_735),
+            expires_at: Duration::from_secs(1),
+            issued_at: Duration::ZERO,
+            request_id: "r".into(),
+        };
+        let document = CredentialsDocument::render(&credentials, &role(), at(1_688_152_002));
+        let expected = r#"{
+  "Code" : "Success",
+  "LastUpdated" : "2023-06-30T19:06:42Z",
+  "Type" : "AWS-HMAC",
+  "AccessKeyId" : "ASIAEXAMPLE",
+  "SecretAccessKey" : "wJalr/\"x",
+  "Token" : "IQoJ",
+  "Expiration" : "2023-07-01T01:25:35Z"
+}"#;
+        assert_eq!(document.plain, expected);
+        assert!(document.extended.ends_with(b"Z\",\n  \"AccountId\" : \"111122223333\"\n}"));
+        assert!(!format!("{document:?}").contains("wJalr"));
+    }
+
+    #[test]
+    fn info_names_the_role() {
+        let info: serde_json::Value = serde_json::from_str(&iam_info(&role(), at(0))).unwrap();
+        assert_eq!(info["InstanceProfileArn"], "arn:aws:iam::111122223333:instance-profile/web");
+        assert_eq!(info["InstanceProfileId"].as_str().unwrap().len(), 21);
+    }
+
+    #[test]
+    fn unknown_facts_are_left_out() {
+        let facts = Facts { region: Some("eu-west-1".into()), ..Facts::default() };
+        assert_eq!(identity_document(&facts).unwrap(), "{\n  \"region\" : \"eu-west-1\"\n}");
+        assert_eq!(identity_document(&Facts::default()), None);
+    }
+
+    #[test]
+    fn messages_cannot_break_out() {
+        let body = error_document("AssumeRoleUnauthorizedAccess", "a\"b\\c\n\u{1b}[31m", at(0));
+        let parsed: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(parsed["Message"], "a\"b\\c\n\u{1b}[31m");
+    }
+}

@@ -1,0 +1,351 @@
+//! From the bytes of a request's head to the one thing it asks for.
+//!
+//! Nothing is normalised: a spelling that is not on the list is refused, so that there is no second spelling to forget.
+
+use std::net::IpAddr;
+
+use http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::request::Parts;
+use http::{HeaderMap, Method, Version};
+
+use super::{MAX_TTL, TOKEN, TOKEN_TTL};
+use crate::types::{METADATA_PORT, is_metadata};
+
+/// The versions that EC2 lists at `/`. Each of them is a spelling of `latest` here.
+const VERSIONS: [&str; 25] = [
+    "1.0",
+    "2007-01-19",
+    "2007-03-01",
+    "2007-08-29",
+    "2007-10-10",
+    "2007-12-15",
+    "2008-02-01",
+    "2008-09-01",
+    "2009-04-04",
+    "2011-01-01",
+    "2011-05-01",
+    "2012-01-12",
+    "2014-02-25",
+    "2014-11-05",
+    "2015-10-20",
+    "2016-04-19",
+    "2016-06-30",
+    "2016-09-02",
+    "2018-03-28",
+    "2018-08-17",
+    "2018-09-24",
+    "2019-10-01",
+    "2020-10-27",
+    "2021-01-03",
+    "2021-03-23",
+];
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `PUT /latest/api/token` with this many seconds to live.
+    Token {
+        /// 1 to 21600 seconds.
+        ttl: u32,
+    },
+    /// A directory.
+    Listing(Listing),
+    /// The name of the caller's role.
+    RoleList {
+        /// The `-extended` twin.
+        extended: bool,
+    },
+    /// The caller's credentials, asked for by this role name.
+    Credentials {
+        /// As the caller spelt it.
+        role: Box<str>,
+        /// The `-extended` twin, which carries the account as well.
+        extended: bool,
+    },
+    /// `iam/info`.
+    IamInfo,
+    /// One static fact.
+    Fact(Fact),
+    /// The synthetic identity document.
+    IdentityDocument,
+    /// Nothing that we serve.
+    Unknown,
+}
+
+/// The directories we serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// `/`
+    Versions,
+    /// `/latest`
+    Latest,
+    /// `/latest/meta-data`
+    MetaData,
+    /// `/latest/meta-data/iam`: exists only for a pod that has a role.
+    Iam,
+    /// `/latest/meta-data/placement`
+    Placement,
+    /// `/latest/meta-data/services`
+    Services,
+    /// `/latest/dynamic`
+    Dynamic,
+    /// `/latest/dynamic/instance-identity`
+    InstanceIdentity,
+}
+
+/// The static facts we serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// `placement/region`
+    Region,
+    /// `placement/availability-zone`
+    Zone,
+    /// `placement/availability-zone-id`
+    ZoneId,
+    /// `instance-type`
+    InstanceType,
+    /// `services/domain`
+    Domain,
+    /// `services/partition`
+    Partition,
+}
+
+/// Why a request is refused before anybody asks who sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 400: not a request that a metadata client sends.
+    Malformed(&'static str),
+    /// 403: came through something that forwards for others, or names another host.
+    Forwarded(&'static str),
+    /// 403: a PUT anywhere but the token's path.
+    PutElsewhere,
+    /// 405, and what would be allowed.
+    Method {
+        /// The `Allow` header.
+        allow: &'static str,
+    },
+}
+
+/// What a request brought as its session token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionToken<'a> {
+    /// Nothing: IMDSv1.
+    Absent,
+    /// A text that looks like one of ours.
+    Present(&'a [u8]),
+}
+
+/// Classifies the head of a request, or says why it is refused. Total: never panics, whatever the bytes.
+pub fn classify(head: &Parts) -> Result<Route, Refusal> {
+    check_framing(head)?;
+    check_origin(head)?;
+    let path = check_path(head)?;
+    if head.method == Method::PUT {
+        return put(path, &head.headers);
+    }
+    if path == "/latest/api/token" {
+        return Err(Refusal::Method { allow: "PUT" });
+    }
+    if head.method != Method::GET && head.method != Method::HEAD {
+        return Err(Refusal::Method { allow: "GET, HEAD" });
+    }
+    Ok(get(path))
+}
+
+/// The session token of a GET. Two of them are refused: which one counted would be ours to guess.
+pub fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Refusal> {
+    let mut tokens = headers.get_all(TOKEN).iter();
+    let Some(token) = tokens.next() else {
+        // Tokens are what stops a forged request; without one a forwarded request has no excuse at all.
+        return if is_forwarded(headers) {
+            Err(Refusal::Forwarded("a forwarded request without a session token"))
+        } else {
+            Ok(SessionToken::Absent)
+        };
+    };
+    if tokens.next().is_some() {
+        return Err(Refusal::Malformed("more than one session token"));
+    }
+    Ok(SessionToken::Present(token.as_bytes()))
+}
+
+/// What hyper lets through and a metadata client never sends: the raw material of request smuggling.
+fn check_framing(head: &Parts) -> Result<(), Refusal> {
+    if head.version != Version::HTTP_11 && head.version != Version::HTTP_10 {
+        return Err(Refusal::Malformed("not HTTP/1.1 or HTTP/1.0"));
+    }
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Refusal::Malformed("Transfer-Encoding"));
+    }
+    if head.headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0") {
+        return Err(Refusal::Malformed("a request with a body"));
+    }
+    if head.headers.contains_key(UPGRADE) {
+        return Err(Refusal::Malformed("Upgrade"));
+    }
+    if head.uri.scheme().is_some() || head.uri.authority().is_some() {
+        return Err(Refusal::Malformed("a request target that is not a path"));
+    }
+    Ok(())
+}
+
+/// Whether the request was meant for us: a browser or proxy that was talked into sending it names its own host, or says so.
+fn check_origin(head: &Parts) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(Refusal::Malformed("more than one Host")),
+        (None, _) if head.version == Version::HTTP_11 => return Err(Refusal::Malformed("HTTP/1.1 without Host")),
+        (None, _) => {}
+        (Some(host), None) if host.to_str().is_ok_and(is_our_host) => {}
+        (Some(_), None) => return Err(Refusal::Forwarded("another Host")),
+    }
+    if head.headers.contains_key(ORIGIN) || head.headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")) {
+        return Err(Refusal::Forwarded("sent by a browser"));
+    }
+    Ok(())
+}
+
+fn is_our_host(host: &str) -> bool {
+    let (address, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        // Brackets are for IPv6 alone.
+        Some((address, port)) => (address.parse().ok().map(IpAddr::V6), port),
+        None => {
+            let address = host.split_once(':').map_or(host, |(address, _)| address);
+            (address.parse().ok().map(IpAddr::V4), &host[address.len()..])
+        }
+    };
+    let port_ok = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p == METADATA_PORT.to_string());
+    port_ok && address.is_some_and(is_metadata)
+}
+
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["x-forwarded-for", "forwarded", "x-real-ip"].iter().any(|name| headers.contains_key(*name))
+        || headers.contains_key(VIA)
+}
+
+/// The path as it stands in the request, if every byte of it could stand in a path of ours.
+fn check_path(head: &Parts) -> Result<&str, Refusal> {
+    if head.uri.query().is_some() {
+        return Err(Refusal::Malformed("a query"));
+    }
+    let path = head.uri.path();
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/._-+=,@".contains(&b);
+    if !path.starts_with('/') || !path.bytes().all(allowed) {
+        return Err(Refusal::Malformed("a path with characters that no path of ours has"));
+    }
+    if path.contains("//") || path.split('/').any(|segment| segment == "." || segment == "..") {
+        return Err(Refusal::Malformed("a path that needs normalising"));
+    }
+    Ok(path)
+}
+
+fn put(path: &str, headers: &HeaderMap) -> Result<Route, Refusal> {
+    if is_forwarded(headers) {
+        return Err(Refusal::Forwarded("X-Forwarded-For on the token's PUT"));
+    }
+    if path != "/latest/api/token" {
+        return Err(Refusal::PutElsewhere);
+    }
+    let mut ttls = headers.get_all(TOKEN_TTL).iter();
+    let (Some(ttl), None) = (ttls.next(), ttls.next()) else {
+        return Err(Refusal::Malformed("needs one X-aws-ec2-metadata-token-ttl-seconds"));
+    };
+    let ttl = ttl.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let ttl = ttl.and_then(|text| text.parse::<u32>().ok()).filter(|ttl| (1..=MAX_TTL).contains(ttl));
+    ttl.map(|ttl| Route::Token { ttl }).ok_or(Refusal::Malformed("a lifetime outside 1 to 21600 seconds"))
+}
+
+fn get(path: &str) -> Route {
+    let (version, rest) = path[1..].split_once('/').unwrap_or_else(|| (&path[1..], ""));
+    if version.is_empty() {
+        return Route::Listing(Listing::Versions);
+    }
+    if version != "latest" && !VERSIONS.contains(&version) {
+        return Route::Unknown;
+    }
+    let (tree, rest) = rest.split_once('/').unwrap_or((rest, ""));
+    match tree {
+        "" if rest.is_empty() => Route::Listing(Listing::Latest),
+        "meta-data" => meta_data(rest),
+        "dynamic" => match rest {
+            "" => Route::Listing(Listing::Dynamic),
+            "instance-identity" | "instance-identity/" => Route::Listing(Listing::InstanceIdentity),
+            "instance-identity/document" => Route::IdentityDocument,
+            _ => Route::Unknown,
+        },
+        _ => Route::Unknown,
+    }
+}
+
+fn meta_data(path: &str) -> Route {
+    for (directory, extended) in [("iam/security-credentials", false), ("iam/security-credentials-extended", true)] {
+        let Some(rest) = path.strip_prefix(directory) else { continue };
+        let role = match rest.strip_prefix('/') {
+            None if rest.is_empty() => "",
+            None => continue,
+            Some(role) => role,
+        };
+        // Real clients put the listed name here, some of them with a slash behind it.
+        let name = role.strip_suffix('/').unwrap_or(role);
+        return match name {
+            "" if role.is_empty() => Route::RoleList { extended },
+            "" => Route::Unknown,
+            name if name.contains('/') => Route::Unknown,
+            name => Route::Credentials { role: name.into(), extended },
+        };
+    }
+    // A leaf keeps both spellings: boto asks for `availability-zone/`, the C++ SDK without the slash.
+    match path.strip_suffix('/').unwrap_or(path) {
+        "" => Route::Listing(Listing::MetaData),
+        "iam" => Route::Listing(Listing::Iam),
+        "iam/info" => Route::IamInfo,
+        "instance-type" => Route::Fact(Fact::InstanceType),
+        "placement" => Route::Listing(Listing::Placement),
+        "placement/availability-zone" => Route::Fact(Fact::Zone),
+        "placement/availability-zone-id" => Route::Fact(Fact::ZoneId),
+        "placement/region" => Route::Fact(Fact::Region),
+        "services" => Route::Listing(Listing::Services),
+        "services/domain" => Route::Fact(Fact::Domain),
+        "services/partition" => Route::Fact(Fact::Partition),
+        _ => Route::Unknown,
+    }
+}
+
+// === impl Listing ===
+
+impl Listing {
+    /// The directory's body: names one a line, no newline at the end.
+    pub fn body(self) -> String {
+        match self {
+            Self::Versions => format!("{}\nlatest", VERSIONS.join("\n")),
+            Self::Latest => "dynamic\nmeta-data".into(),
+            Self::MetaData => "iam/\ninstance-type\nplacement/\nservices/".into(),
+            Self::Iam => "info\nsecurity-credentials/".into(),
+            Self::Placement => "availability-zone\navailability-zone-id\nregion".into(),
+            Self::Services => "domain\npartition".into(),
+            Self::Dynamic => "instance-identity/".into(),
+            Self::InstanceIdentity => "document".into(),
+        }
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    /// The stable name of the kind of request: a metric label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Token { .. } => "token",
+            Self::Listing(_) => "listing",
+            Self::RoleList { .. } => "role_list",
+            Self::Credentials { .. } => "credentials",
+            Self::IamInfo => "iam_info",
+            Self::Fact(_) => "fact",
+            Self::IdentityDocument => "identity_document",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

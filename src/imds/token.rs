@@ -1,0 +1,198 @@
+//! IMDSv2 session tokens without a table of tokens: sealed with a key that only this node has.
+//!
+//! A token is `key id (4) | nonce (12) | sealed expiry (8) | tag (16)`, 40 bytes, 56 characters in base64url: the very shape of
+//! EC2's. The seal covers the caller's kernel identity, so a token is worth nothing in another container. Because nothing is
+//! stored, a restart loses no token and no pod can fill a table; several SDKs keep a token for six hours and never ask again.
+
+use std::time::Duration;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::types::KernelIdentity;
+
+/// EC2's limit: six hours.
+pub const MAX_TTL: u32 = 21_600;
+/// How long a key seals new tokens. It opens old ones for [`MAX_TTL`] more.
+pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+const RAW: usize = 4 + NONCE_LEN + 8 + 16;
+const TEXT: usize = RAW.div_ceil(3) * 4;
+
+/// One key and when it was made, in `Clock::boot` time.
+#[derive(Clone)]
+pub struct Key {
+    /// Tells keys apart inside a token; random.
+    pub id: [u8; 4],
+    /// AES-256.
+    pub secret: Zeroizing<[u8; 32]>,
+    /// When it was made.
+    pub made: Duration,
+}
+
+/// The keys in use: the newest seals, all open.
+pub struct KeyRing {
+    keys: Vec<(Key, LessSafeKey)>,
+}
+
+/// What a token is bound to.
+#[derive(Clone, Copy, Debug)]
+pub enum TokenBinding<'a> {
+    /// A container, proven by the kernel.
+    Kernel(&'a KernelIdentity),
+    /// An address: the weaker mode.
+    Address(std::net::IpAddr),
+}
+
+/// Why a token is not good. EC2 answers 401 for all of them.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum TokenError {
+    /// Not a text we ever gave out.
+    #[error("not a token of this node")]
+    Malformed,
+    /// Sealed with a key this node does not have (any more).
+    #[error("sealed with an unknown key")]
+    UnknownKey,
+    /// Forged, or another caller's.
+    #[error("forged, or given to another caller")]
+    Foreign,
+    /// Too old.
+    #[error("expired")]
+    Expired,
+}
+
+// === impl KeyRing ===
+
+impl KeyRing {
+    /// A ring of `keys`, of which there is at least one; the newest seals.
+    ///
+    /// # Panics
+    /// Without a key.
+    pub fn new(mut keys: Vec<Key>) -> Self {
+        assert!(!keys.is_empty(), "a ring needs a key");
+        keys.sort_by_key(|key| key.made);
+        let cipher = |key: &Key| {
+            let unbound = UnboundKey::new(&AES_256_GCM, key.secret.as_ref()).expect("32 bytes are an AES-256 key");
+            LessSafeKey::new(unbound)
+        };
+        Self { keys: keys.into_iter().map(|key| (key.clone(), cipher(&key))).collect() }
+    }
+
+    /// The keys, oldest first.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter().map(|(key, _)| key)
+    }
+
+    /// A token that `caller` can use until `now + ttl` seconds. `nonce` must be fresh and random.
+    pub fn issue(&self, caller: TokenBinding<'_>, ttl: u32, now: Duration, nonce: [u8; NONCE_LEN]) -> String {
+        let (key, cipher) = self.keys.last().expect("a ring is never empty");
+        let mut sealed = (now + Duration::from_secs(ttl.into())).as_secs().to_be_bytes();
+        let tag = cipher
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(caller.aad()), &mut sealed)
+            .expect("sealing 8 bytes cannot exceed AES-GCM's limits");
+        let mut raw = [0; RAW];
+        raw[..4].copy_from_slice(&key.id);
+        raw[4..16].copy_from_slice(&nonce);
+        raw[16..24].copy_from_slice(&sealed);
+        raw[24..].copy_from_slice(tag.as_ref());
+        URL_SAFE.encode(raw)
+    }
+
+    /// How many seconds `token` is still good for, if it is `caller`'s.
+    pub fn verify(&self, token: &[u8], caller: TokenBinding<'_>, now: Duration) -> Result<u32, TokenError> {
+        // The length first: nothing of a caller's choosing is decoded or decrypted at any other size.
+        if token.len() != TEXT {
+            return Err(TokenError::Malformed);
+        }
+        let mut raw = [0; RAW + 2];
+        let length = URL_SAFE.decode_slice(token, &mut raw).map_err(|_| TokenError::Malformed)?;
+        if length != RAW {
+            return Err(TokenError::Malformed);
+        }
+        let (id, rest) = raw[..RAW].split_at_mut(4);
+        let (nonce, sealed) = rest.split_at_mut(NONCE_LEN);
+        let (_, cipher) = self.keys.iter().rev().find(|(key, _)| key.id == *id).ok_or(TokenError::UnknownKey)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| TokenError::Malformed)?;
+        let opened = cipher.open_in_place(nonce, Aad::from(caller.aad()), sealed).map_err(|_| TokenError::Foreign)?;
+        let expiry = u64::from_be_bytes(opened.try_into().map_err(|_| TokenError::Malformed)?);
+        let left = expiry.saturating_sub(now.as_secs());
+        if left == 0 { Err(TokenError::Expired) } else { u32::try_from(left).map_err(|_| TokenError::Malformed) }
+    }
+}
+
+impl std::fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeyRing({} keys)", self.keys.len())
+    }
+}
+
+// === impl TokenBinding ===
+
+impl TokenBinding<'_> {
+    /// Unambiguous: the first byte tells the form, and neither a UID nor an id holds a NUL.
+    fn aad(&self) -> Vec<u8> {
+        match self {
+            Self::Kernel(KernelIdentity { pod, container }) => {
+                [b"k", pod.as_str().as_bytes(), b"\0", container.as_str().as_bytes()].concat()
+            }
+            Self::Address(ip) => [b"a", ip.to_string().as_bytes()].concat(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ContainerId, PodUid};
+
+    fn key(id: u8, made: u64) -> Key {
+        Key { id: [id; 4], secret: Zeroizing::new([id; 32]), made: Duration::from_secs(made) }
+    }
+
+    fn caller(pod: &str, container: &str) -> KernelIdentity {
+        KernelIdentity { pod: PodUid::parse(pod).unwrap(), container: ContainerId::parse(container).unwrap() }
+    }
+
+    const NOW: Duration = Duration::from_secs(1000);
+
+    #[test]
+    fn a_token_is_its_callers_until_it_ends() {
+        let ring = KeyRing::new(vec![key(1, 0)]);
+        let web = caller("web", "c1");
+        let token = ring.issue(TokenBinding::Kernel(&web), 60, NOW, [7; 12]);
+        assert_eq!(token.len(), 56);
+        let check = |who: TokenBinding<'_>, at| ring.verify(token.as_bytes(), who, Duration::from_secs(at));
+        assert_eq!(check(TokenBinding::Kernel(&web), 1000), Ok(60));
+        assert_eq!(check(TokenBinding::Kernel(&web), 1059), Ok(1));
+        assert_eq!(check(TokenBinding::Kernel(&web), 1060), Err(TokenError::Expired));
+        assert_eq!(check(TokenBinding::Kernel(&caller("web", "c2")), 1000), Err(TokenError::Foreign));
+        assert_eq!(check(TokenBinding::Kernel(&caller("db", "c1")), 1000), Err(TokenError::Foreign));
+        assert_eq!(check(TokenBinding::Address([10, 0, 0, 1].into()), 1000), Err(TokenError::Foreign));
+    }
+
+    #[test]
+    fn an_old_key_opens_and_a_lost_one_does_not() {
+        let web = caller("web", "c1");
+        let token = KeyRing::new(vec![key(1, 0)]).issue(TokenBinding::Kernel(&web), 60, NOW, [7; 12]);
+        let both = KeyRing::new(vec![key(2, 500), key(1, 0)]);
+        assert_eq!(both.verify(token.as_bytes(), TokenBinding::Kernel(&web), NOW), Ok(60));
+        assert_eq!(both.keys().last().unwrap().id, [2; 4]);
+        let lost = KeyRing::new(vec![key(2, 500)]);
+        assert_eq!(lost.verify(token.as_bytes(), TokenBinding::Kernel(&web), NOW), Err(TokenError::UnknownKey));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn anything_else_is_refused(noise in proptest::collection::vec(proptest::num::u8::ANY, 0..80), flip in 0usize..56) {
+            let ring = KeyRing::new(vec![key(1, 0)]);
+            let web = caller("web", "c1");
+            proptest::prop_assert!(ring.verify(&noise, TokenBinding::Kernel(&web), NOW).is_err());
+            let mut token = ring.issue(TokenBinding::Kernel(&web), 60, NOW, [7; 12]).into_bytes();
+            token[flip] = if token[flip] == b'A' { b'B' } else { b'A' };
+            proptest::prop_assert!(ring.verify(&token, TokenBinding::Kernel(&web), NOW).is_err());
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! `AssumeRole` through the AWS SDK, with our own timeouts, our own caching and our own error classes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_sts::Client;
+use aws_sdk_sts::config::{IdentityCache, Intercept, RuntimeComponents};
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::operation::RequestId;
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use tracing::warn;
+
+use super::base::{BaseCredentials, Handle, hop_failed};
+use super::{Code, IssueError, IssueRequest, Issuer, OnCall, StsCall};
+use crate::clock::Clock;
+use crate::types::{Credentials, RoleArn, Secret, SessionName};
+
+/// To connect: a healthy regional endpoint takes a few milliseconds.
+const CONNECT: Duration = Duration::from_secs(2);
+/// For a whole call. No pod waits this long; a late answer is still kept for the next request.
+const CALL: Duration = Duration::from_secs(5);
+/// For the first hop's call, which is made inside another: it must end, and be told of, before that one gives up.
+const HOP_CALL: Duration = Duration::from_secs(3);
+/// STS gives no session under a quarter of an hour: less is a clock that is wrong, ours or somebody's between us.
+const MIN_LIFE: Duration = Duration::from_secs(2);
+/// The first hop is our own session, and chaining allows an hour.
+const HOP_DURATION: Duration = Duration::from_secs(3600);
+
+/// How to reach STS.
+#[derive(Clone)]
+pub struct Settings {
+    /// The region whose endpoint is used.
+    pub region: Arc<str>,
+    /// `--assume-role-arn`: a role between the daemon's own credentials and the pods'.
+    pub first_hop: Option<RoleArn>,
+    /// The first hop's session name.
+    pub node_session: SessionName,
+    /// `AWS_CA_BUNDLE`: certificates to trust instead of the system's.
+    pub ca_bundle: Option<Vec<u8>>,
+}
+
+/// The `assume-role` source.
+pub struct Sts<C> {
+    client: Client,
+    /// Signs with the daemon's own credentials where `client` signs with a first hop's.
+    own: Option<Client>,
+    base: Vec<Arc<BaseCredentials<C>>>,
+    clock: C,
+    on_call: OnCall,
+}
+
+/// Who the daemon is to AWS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerIdentity {
+    /// Twelve digits.
+    pub account: Arc<str>,
+    /// The partition of its ARN.
+    pub partition: Arc<str>,
+    /// Its role, where it is one. The path is unknown: an assumed role's ARN has none.
+    pub role: Option<RoleArn>,
+}
+
+// === impl Sts ===
+
+impl<C: Clock + Clone> Sts<C> {
+    /// Builds the clients. Nothing is called yet; base credentials come from the SDK's usual chain.
+    pub async fn new(settings: Settings, clock: C, on_call: OnCall) -> Result<Self, BoxError> {
+        let shared = shared_config(&settings).await?;
+        let chain = shared.credentials_provider().ok_or("the AWS SDK has no credential chain")?;
+        let own = BaseCredentials::new(chain, clock.clone());
+        let mut base = vec![own.clone()];
+        let (client, own) = match settings.first_hop {
+            None => (client(&shared, Handle(own), CALL), None),
+            Some(role) => {
+                let own = client(&shared, Handle(own), HOP_CALL);
+                let sts = Self {
+                    client: own.clone(),
+                    own: None,
+                    base: base.clone(),
+                    clock: clock.clone(),
+                    on_call: on_call.clone(),
+                };
+                let hop = Hop { sts: Arc::new(sts), role, session: settings.node_session };
+                let hop = BaseCredentials::new(SharedCredentialsProvider::new(hop), clock.clone());
+                base.push(hop.clone());
+                (client(&shared, Handle(hop), CALL), Some(own))
+            }
+        };
+        Ok(Self { client, own, base, clock, on_call })
+    }
+
+    /// Asks STS who signs pods' calls and, where that is a first hop, who the daemon is before it.
+    pub async fn caller_identities(&self) -> Result<(CallerIdentity, Option<CallerIdentity>), IssueError> {
+        let own = match &self.own {
+            None => None,
+            Some(client) => Some(self.caller_identity(client).await?),
+        };
+        Ok((self.caller_identity(&self.client).await?, own))
+    }
+
+    async fn caller_identity(&self, client: &Client) -> Result<CallerIdentity, IssueError> {
+        let started = self.clock.boot();
+        let result = client.get_caller_identity().send().await;
+        let request_id = result.as_ref().map_or_else(|error| error.request_id(), |out| out.request_id());
+        let request_id = request_id.filter(|id| !id.is_empty()).map(Arc::from);
+        let result = result.map_err(|error| code_of(&error));
+        (self.on_call)(&StsCall {
+            action: "GetCallerIdentity",
+            role: None,
+            session_name: None,
+            external_id: false,
+            request_id,
+            result: result.as_ref().map(|_| None).map_err(|code| *code),
+            took: self.clock.boot().saturating_sub(started),
+        });
+        let out = result.map_err(|code| self.failed(code))?;
+        parse_identity(out.arn().unwrap_or_default()).ok_or_else(|| IssueError::from_code(Code::Unparsable))
+    }
+
+    /// What is left of the daemon's own credentials.
+    pub fn base_remaining(&self) -> Option<Duration> {
+        self.base.iter().filter_map(|base| base.remaining()).min()
+    }
+
+    async fn assume(
+        &self,
+        role: &RoleArn,
+        session: &SessionName,
+        external_id: Option<&str>,
+        duration: Duration,
+    ) -> Result<Credentials, IssueError> {
+        let started = self.clock.boot();
+        let date = ServerDate::default();
+        let call = self.client.assume_role().role_arn(role.as_str()).role_session_name(session.as_str());
+        let call = call.duration_seconds(i32::try_from(duration.as_secs()).unwrap_or(i32::MAX));
+        let call = call.set_external_id(external_id.map(str::to_owned));
+        let result = call.customize().interceptor(date.clone()).send().await;
+        let request_id = result.as_ref().map_or_else(|error| error.request_id(), |out| out.request_id());
+        let request_id: Option<Arc<str>> = request_id.filter(|id| !id.is_empty()).map(Arc::from);
+        let result = match result {
+            Err(error) => Err(code_of(&error)),
+            Ok(out) => self.accept(out.credentials, started, date.get(), request_id.clone()),
+        };
+        (self.on_call)(&StsCall {
+            action: "AssumeRole",
+            role: Some(role.clone()),
+            session_name: Some(session.clone()),
+            external_id: external_id.is_some(),
+            request_id,
+            result: match &result {
+                Ok(credentials) => Ok(Some((credentials.access_key_id.clone(), credentials.expiration))),
+                Err(code) => Err(*code),
+            },
+            took: self.clock.boot().saturating_sub(started),
+        });
+        result.map_err(|code| self.failed(code))
+    }
+
+    /// Takes over what STS gave. Its life is measured between two times of STS's own clock, so that ours may be wrong.
+    fn accept(
+        &self,
+        given: Option<aws_sdk_sts::types::Credentials>,
+        started: Duration,
+        server_now: Option<SystemTime>,
+        request_id: Option<Arc<str>>,
+    ) -> Result<Credentials, Code> {
+        let given = given.ok_or(Code::Unparsable)?;
+        let expiration = SystemTime::try_from(given.expiration).map_err(|_| Code::Unparsable)?;
+        let life = expiration.duration_since(server_now.unwrap_or_else(|| self.clock.wall())).unwrap_or_default();
+        if life < MIN_LIFE {
+            return Err(Code::Unparsable);
+        }
+        Ok(Credentials {
+            access_key_id: given.access_key_id.into(),
+            secret_access_key: Secret::new(given.secret_access_key),
+            session_token: Secret::new(given.session_token),
+            expiration,
+            expires_at: started + life,
+            issued_at: started,
+            request_id: request_id.unwrap_or_else(|| "".into()),
+        })
+    }
+
+    /// A refusal of our own credentials makes the next call fetch new ones.
+    fn failed(&self, code: Code) -> IssueError {
+        // Not for want of credentials: the ones that are kept have been refused by nobody then.
+        if matches!(code, Code::ExpiredToken | Code::InvalidClientToken) {
+            self.base.iter().for_each(|base| base.invalidate());
+        }
+        IssueError::from_code(code)
+    }
+}
+
+impl<C: Clock + Clone> Issuer for Sts<C> {
+    async fn issue(&self, request: &IssueRequest) -> Result<Credentials, IssueError> {
+        let external_id = request.external_id.as_ref().map(|id| id.as_str());
+        let once = || self.assume(&request.role, &request.session_name, external_id, request.duration);
+        match once().await {
+            // Rotated under us: with fresh ones it may work at once.
+            Err(IssueError::Base { code: Code::ExpiredToken | Code::InvalidClientToken, .. }) => once().await,
+            other => other,
+        }
+    }
+}
+
+impl<C> std::fmt::Debug for Sts<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sts")
+    }
+}
+
+/// The first hop, as a source of base credentials.
+struct Hop<C> {
+    sts: Arc<Sts<C>>,
+    role: RoleArn,
+    session: SessionName,
+}
+
+impl<C: Clock + Clone> ProvideCredentials for Hop<C> {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let hop = self.sts.assume(&self.role, &self.session, None, HOP_DURATION).await.map_err(|error| {
+                // Whoever waits for these credentials learns only that there are none.
+                warn!(role = %self.role, error = %error, "The first hop failed");
+                hop_failed(error)
+            })?;
+            Ok(aws_credential_types::Credentials::new(
+                hop.access_key_id.to_string(),
+                hop.secret_access_key.expose(),
+                Some(hop.session_token.expose().to_owned()),
+                Some(self.sts.clock.wall() + hop.remaining(self.sts.clock.boot())),
+                "podrole-first-hop",
+            ))
+        })
+    }
+}
+
+impl<C> std::fmt::Debug for Hop<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hop({})", self.role)
+    }
+}
+
+async fn shared_config(settings: &Settings) -> Result<SdkConfig, BoxError> {
+    let mut trust = TrustStore::default();
+    if let Some(pem) = &settings.ca_bundle {
+        trust = TrustStore::empty().with_pem_certificate(pem.as_slice());
+    }
+    let tls = TlsContext::builder().with_trust_store(trust).build()?;
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(tls)
+        .build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_timeout(CALL)
+        .operation_attempt_timeout(CALL)
+        .build();
+    Ok(aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .app_name(AppName::new("podrole")?)
+        .http_client(http)
+        .region(Region::new(settings.region.to_string()))
+        // One worker owns each identity and paces its own retries; the SDK's would multiply them.
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .load()
+        .await)
+}
+
+fn client<C: Clock>(shared: &SdkConfig, credentials: Handle<C>, call: Duration) -> Client {
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(CONNECT).operation_timeout(call).operation_attempt_timeout(call);
+    // From the shared config, not a bare builder: only so is AWS_ENDPOINT_URL_STS honoured.
+    let config = aws_sdk_sts::config::Builder::from(shared)
+        .credentials_provider(credentials)
+        .timeout_config(timeouts.build())
+        .identity_cache(IdentityCache::no_cache())
+        .build();
+    Client::from_conf(config)
+}
+
+fn code_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Code {
+    match error {
+        SdkError::TimeoutError(_) => Code::Timeout,
+        SdkError::ServiceError(answer) => Code::of_answer(answer.err().code(), answer.raw().status().as_u16()),
+        SdkError::ResponseError(answer) => Code::of_answer(None, answer.raw().status().as_u16()),
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => Code::Timeout,
+        SdkError::DispatchFailure(failure)
+            if has_credentials_error(failure.as_connector_error().map(|error| error as _)) =>
+        {
+            Code::NoCredentials
+        }
+        SdkError::DispatchFailure(_) => Code::Network,
+        // Nothing was sent: signing needs credentials, and every other input was checked before.
+        SdkError::ConstructionFailure(_) => Code::NoCredentials,
+        _ => Code::Network,
+    }
+}
+
+/// The SDK reports missing credentials as a failed dispatch, with the real error somewhere behind it.
+fn has_credentials_error(error: Option<&(dyn std::error::Error + 'static)>) -> bool {
+    let mut next = error;
+    while let Some(error) = next {
+        if error.is::<aws_credential_types::provider::error::CredentialsError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// `arn:aws:sts::111122223333:assumed-role/NAME/SESSION`, or a user's.
+fn parse_identity(arn: &str) -> Option<CallerIdentity> {
+    let mut fields = arn.splitn(6, ':').skip(1);
+    let partition = fields.next()?;
+    let (account, resource) = (fields.nth(2)?, fields.next()?);
+    let name = resource.strip_prefix("assumed-role/").and_then(|rest| rest.split('/').next());
+    let role = name.map(|name| RoleArn::parse(&format!("arn:{partition}:iam::{account}:role/{name}")));
+    Some(CallerIdentity { account: account.into(), partition: partition.into(), role: role.transpose().ok()? })
+}
+
+/// Reads the `Date` header of an answer: the time of STS's own clock.
+#[derive(Clone, Debug, Default)]
+struct ServerDate(Arc<Mutex<Option<SystemTime>>>);
+
+impl ServerDate {
+    fn get(&self) -> Option<SystemTime> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Intercept for ServerDate {
+    fn name(&self) -> &'static str {
+        "ServerDate"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date").and_then(parse_http_date);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
+        Ok(())
+    }
+}
+
+fn parse_http_date(text: &str) -> Option<SystemTime> {
+    let date = aws_smithy_types::DateTime::from_str(text, aws_smithy_types::date_time::Format::HttpDate).ok()?;
+    SystemTime::try_from(date).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities() {
+        let role = parse_identity("arn:aws:sts::111122223333:assumed-role/node-role/i-0abc").unwrap();
+        assert_eq!(role.role.unwrap().as_str(), "arn:aws:iam::111122223333:role/node-role");
+        let user = parse_identity("arn:aws-cn:iam::111122223333:user/ops").unwrap();
+        assert_eq!((user.partition.as_ref(), user.account.as_ref(), user.role), ("aws-cn", "111122223333", None));
+        assert_eq!(parse_identity("nonsense"), None);
+    }
+}

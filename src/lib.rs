@@ -1,0 +1,41 @@
+//! podrole: each Kubernetes pod gets its own AWS IAM role from the metadata address, and none gets the node's.
+//!
+//! ```text
+//!  bin   main                                   args -> subcommand -> exit code
+//!  L7    app                                    composition root of `run`; builds, binds, starts, drains
+//!  L6    cli  config  telemetry                 one file per subcommand; arguments -> Config, all errors at once
+//!  L5    server  admin                          listeners, connections, limits | metrics, live, ready
+//!  L4    bridge                                 the use case: (connection, request) -> reply; the one Outcome enum
+//!  L3    cache  caller::resolver  audit
+//!  L2    issuer::{base,sts}  pods::{store,watch}  redirect::{nft,routing}  caller::{netns,sock_diag,cgroup_tree,self_test}
+//!        upstream::client  state                <- all external I/O
+//!  L1    policy  imds  pods::{index,convert}  redirect::ruleset  cache::slot  caller::cgroup_path      <- pure
+//!        ports: issuer  redirect  caller  upstream
+//!  L0    types  clock
+//!  rail  metrics  readiness  tasks
+//! ```
+//!
+//! Imports only point down; `tests/layering.rs` holds the code to this picture. ARCHITECTURE.md follows one request through it.
+
+pub mod admin;
+pub mod app;
+pub mod audit;
+pub mod bridge;
+pub mod cache;
+pub mod caller;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod imds;
+pub mod issuer;
+pub mod metrics;
+pub mod pods;
+pub mod policy;
+pub mod readiness;
+pub mod redirect;
+pub mod server;
+pub mod state;
+pub mod tasks;
+pub mod telemetry;
+pub mod types;
+pub mod upstream;

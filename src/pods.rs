@@ -1,0 +1,10 @@
+//! What the watch has shown of this node's pods, their namespaces and service accounts.
+//!
+//! ```text
+//! API server --watch--> convert (drop what is not used) --store--> index (one immutable snapshot) --lookup--> bridge
+//! ```
+
+pub mod convert;
+pub mod index;
+pub mod store;
+pub mod watch;

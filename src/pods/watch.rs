@@ -1,0 +1,326 @@
+//! The kube watches that feed the store: this node's pods, and namespaces and service accounts as metadata only.
+
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::{Stream, StreamExt as _, pin_mut};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher::{self, Event, InitialListStrategy, ListSemantic};
+use kube::{Api, Client, Resource};
+use serde::Deserialize;
+use tracing::{debug, info, warn};
+
+use super::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry, service_account_entry};
+use super::index::Index;
+use super::store::Store;
+use crate::clock::{Clock as _, SystemClock};
+use crate::metrics::{Metrics, Watch};
+use crate::readiness::BlockReady;
+use crate::types::PodUid;
+
+/// A silent connection is given up after this: the API server ends every watch by then, so one that lives on is dead. Staleness
+/// only delays new pods, it never makes one pass for another.
+const WATCH_TIMEOUT_SECONDS: u32 = 60;
+/// Between attempts, doubled from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+
+/// A silent API server is given up after these: to connect, and between two reads. The second is longer than a watch, which the
+/// server ends or marks by then; without it a list that is never answered would hang for as long as the peer's kernel lives.
+const KUBE_CONNECT: Duration = Duration::from_secs(5);
+const KUBE_READ: Duration = Duration::from_secs(90);
+
+/// What to watch.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `spec.nodeName` of the pods that are ours.
+    pub node: Arc<str>,
+    /// Whether service accounts are a source of roles.
+    pub service_accounts: bool,
+}
+
+/// A client for the API server named by `kubeconfig`, or by the pod we run in.
+pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
+        }
+        None => kube::Config::incluster().context("not in a pod with a service account: set --kubeconfig")?,
+    };
+    config.connect_timeout = Some(KUBE_CONNECT);
+    config.read_timeout = Some(KUBE_READ);
+    // A pooled connection's idle time is not the server's silence.
+    config.reset_reader_on_write = true;
+    config.headers.push((http::header::USER_AGENT, concat!("podrole/", env!("CARGO_PKG_VERSION")).parse()?));
+    Ok(Client::try_from(config)?)
+}
+
+/// Runs all watches until the process ends; each releases its guard when its first list is in the store.
+///
+/// `jitter` is a number in `0..1` drawn once per process: it spreads the retries of thousands of nodes.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    ready: [BlockReady; 2],
+    jitter: f64,
+) {
+    let [pods_ready, namespaces_ready] = ready;
+    let context = |watch| Context { store: store.clone(), metrics: metrics.clone(), watch, jitter };
+    let node_pods = config().fields(&format!("spec.nodeName={}", settings.node));
+    let pods =
+        feed(kube::runtime::watcher(Api::<SlimPod>::all(client.clone()), node_pods), context(Watch::Pods), pods_ready);
+    let namespaces = feed(
+        kube::runtime::watcher(Api::<Metadata<NamespaceKind>>::all(client.clone()), config()),
+        context(Watch::Namespaces),
+        namespaces_ready,
+    );
+    let accounts = async {
+        if settings.service_accounts {
+            let api = Api::<Metadata<ServiceAccountKind>>::all(client);
+            let stream = kube::runtime::watcher(api, config());
+            feed(stream, context(Watch::ServiceAccounts), BlockReady::none()).await;
+        }
+    };
+    tokio::join!(pods, namespaces, accounts);
+}
+
+/// First lists come from the API server's own cache (`resourceVersion=0`, one page): a page size would make every node of a large
+/// cluster read through to etcd at once.
+fn config() -> watcher::Config {
+    watcher::Config {
+        list_semantic: ListSemantic::Any,
+        initial_list_strategy: InitialListStrategy::ListWatch,
+        page_size: None,
+        ..watcher::Config::default()
+    }
+    .timeout(WATCH_TIMEOUT_SECONDS)
+}
+
+struct Context {
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    watch: Watch,
+    jitter: f64,
+}
+
+/// How objects of one kind change the index.
+trait Indexed: Sized {
+    type Entry;
+    /// `None`: not an object we can use.
+    fn entry(&self) -> Option<Self::Entry>;
+    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid>;
+    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid>;
+    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid>;
+}
+
+async fn feed<K>(stream: impl Stream<Item = Result<Event<K>, watcher::Error>>, context: Context, ready: BlockReady)
+where
+    K: Indexed + Resource + Debug,
+{
+    let Context { store, metrics, watch, jitter } = context;
+    pin_mut!(stream);
+    let mut ready = Some(ready);
+    let mut relist = Vec::new();
+    let mut backoff = BACKOFF.0;
+    while let Some(event) = stream.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                metrics.watch_error(watch);
+                warn!(watch = watch.name(), error = %Causes(&error), retry_in = ?backoff, "Watch interrupted");
+                tokio::time::sleep(backoff.mul_f64(0.5 + jitter)).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
+                continue;
+            }
+        };
+        backoff = BACKOFF.0;
+        metrics.watch_event(watch, SystemClock.boot());
+        match event {
+            Event::Init => relist.clear(),
+            Event::InitApply(object) => relist.extend(entry(&object, watch)),
+            Event::InitDone => {
+                let entries = std::mem::take(&mut relist);
+                info!(watch = watch.name(), objects = entries.len(), "List complete");
+                store.update(|index| K::reset(index, entries));
+                // Only now: a reader before this would take "not listed yet" for "does not exist".
+                drop(ready.take());
+            }
+            Event::Apply(object) => {
+                if let Some(entry) = entry(&object, watch) {
+                    store.update(|index| K::apply(index, entry));
+                }
+            }
+            Event::Delete(object) => {
+                if let Some(entry) = entry(&object, watch) {
+                    store.update(|index| K::delete(index, entry));
+                }
+            }
+        }
+    }
+}
+
+fn entry<K: Indexed + Resource>(object: &K, watch: Watch) -> Option<K::Entry> {
+    let entry = object.entry();
+    if entry.is_none() {
+        debug!(watch = watch.name(), object = ?object.meta().name, "Object without a name or a usable UID skipped");
+    }
+    entry
+}
+
+/// The whole chain of an error: kube's own text often stops at "error returned by service".
+struct Causes<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+// === kinds ===
+
+/// An object of kind `K`, asked for as `PartialObjectMetadata`.
+#[derive(Deserialize)]
+#[serde(transparent, bound = "")]
+pub struct Metadata<K> {
+    object: SlimMeta,
+    #[serde(skip)]
+    kind: PhantomData<K>,
+}
+
+impl<K> Clone for Metadata<K> {
+    fn clone(&self) -> Self {
+        Self { object: self.object.clone(), kind: PhantomData }
+    }
+}
+
+impl<K> Debug for Metadata<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.object.metadata.name)
+    }
+}
+
+/// Namespaces.
+pub enum NamespaceKind {}
+/// Service accounts.
+pub enum ServiceAccountKind {}
+
+macro_rules! core_resource {
+    ($type:ty, $scope:ty, $kind:literal, $plural:literal, $($field:ident).+, metadata_only = $metadata_only:literal) => {
+        impl Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+            fn group((): &()) -> Cow<'_, str> {
+                "".into()
+            }
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+            fn metadata_api() -> bool {
+                $metadata_only
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.$($field).+
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.$($field).+
+            }
+        }
+    };
+}
+
+core_resource!(SlimPod, NamespaceResourceScope, "Pod", "pods", metadata, metadata_only = false);
+core_resource!(
+    Metadata<NamespaceKind>,
+    ClusterResourceScope,
+    "Namespace",
+    "namespaces",
+    object.metadata,
+    metadata_only = true
+);
+core_resource!(
+    Metadata<ServiceAccountKind>,
+    NamespaceResourceScope,
+    "ServiceAccount",
+    "serviceaccounts",
+    object.metadata,
+    metadata_only = true
+);
+
+impl Indexed for SlimPod {
+    type Entry = crate::types::PodEntry;
+
+    fn entry(&self) -> Option<Self::Entry> {
+        pod_entry(self)
+    }
+    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+        index.apply_pod(entry)
+    }
+    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+        if index.delete_pod(&entry.uid) { vec![entry.uid] } else { Vec::new() }
+    }
+    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
+        index.reset_pods(entries)
+    }
+}
+
+impl Indexed for Metadata<NamespaceKind> {
+    type Entry = crate::types::NamespaceEntry;
+
+    fn entry(&self) -> Option<Self::Entry> {
+        namespace_entry(&self.object)
+    }
+    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+        index.apply_namespace(entry);
+        Vec::new()
+    }
+    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+        index.delete_namespace(&entry.name);
+        Vec::new()
+    }
+    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
+        index.reset_namespaces(entries);
+        Vec::new()
+    }
+}
+
+impl Indexed for Metadata<ServiceAccountKind> {
+    type Entry = crate::types::ServiceAccountEntry;
+
+    fn entry(&self) -> Option<Self::Entry> {
+        service_account_entry(&self.object)
+    }
+    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+        index.apply_service_account(entry);
+        Vec::new()
+    }
+    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+        index.delete_service_account(&entry.namespace, &entry.name);
+        Vec::new()
+    }
+    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
+        index.reset_service_accounts(entries);
+        Vec::new()
+    }
+}

@@ -1,0 +1,266 @@
+//! From (pod, container, service account, namespace) to a role or to one named reason why not.
+
+use super::{ContainerRoles, Rules, SessionScope};
+use crate::types::{
+    BadAnnotation, ContainerId, ExternalId, NamespaceEntry, PodEntry, RoleArn, RoleRef, ServiceAccountEntry,
+    SessionName,
+};
+
+/// Whom a decision is about. `None` means "the watch has not shown it", never "it does not exist".
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The pod.
+    pub pod: &'a PodEntry,
+    /// The container that asks; `None` where only the pod is known (`--identity=ip`).
+    pub container: Option<&'a ContainerId>,
+    /// The pod's namespace.
+    pub namespace: Option<&'a NamespaceEntry>,
+    /// The pod's service account, where service accounts are a source of roles.
+    pub service_account: ServiceAccount<'a>,
+}
+
+/// What is known of the pod's service account.
+#[derive(Clone, Copy, Debug)]
+pub enum ServiceAccount<'a> {
+    /// Service accounts are no source of roles here.
+    Off,
+    /// A source, and not seen yet.
+    Unseen,
+    /// As the watch shows it.
+    Seen(&'a ServiceAccountEntry),
+}
+
+/// The answer to "which role?".
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// This role, with these inputs to STS.
+    Allow(Grant),
+    /// Nothing, for this reason; it holds until an object changes.
+    Deny(DenyReason),
+    /// Not decidable yet: hold the request, the watch will tell.
+    NotYet(NotYet),
+}
+
+/// Everything of an STS call that depends on the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The role.
+    pub role: RoleArn,
+    /// The session's name.
+    pub session_name: SessionName,
+    /// The external id.
+    pub external_id: Option<ExternalId>,
+}
+
+/// Why a pod gets nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DenyReason {
+    /// A role above `--role-ceiling`.
+    AboveCeiling(RoleArn),
+    /// The namespace's list cannot be read, and no other list allows the role.
+    BadAllowList(BadAnnotation),
+    /// The external id cannot be used.
+    BadExternalId(BadAnnotation),
+    /// The role cannot be read.
+    BadRole(BadAnnotation),
+    /// The session name cannot be used.
+    BadSessionName(BadAnnotation),
+    /// `--container-roles=strict`, and a container of the pod may sniff.
+    ContainerRolesRefused,
+    /// No list of the namespace, nor the administrator's, allows the role.
+    NamespaceNotPermitted(RoleArn),
+    /// The pod asks for no role.
+    NoRole,
+    /// The role is podrole's own, its first hop's, or the node's.
+    OwnRole(RoleArn),
+    /// The pod has ended.
+    PodFinished,
+}
+
+/// What a decision waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotYet {
+    /// The pod has per-container roles and its statuses do not show this container yet.
+    Container,
+    /// The watch has not shown the namespace.
+    Namespace,
+    /// The watch has not shown the service account.
+    ServiceAccount,
+}
+
+// === impl Rules ===
+
+impl Rules {
+    /// Decides. Pure: the same inputs give the same answer.
+    pub fn decide(&self, subject: Subject<'_>) -> Decision {
+        match self.grant(subject) {
+            Ok(grant) => Decision::Allow(grant),
+            Err(Refusal::Deny(reason)) => Decision::Deny(reason),
+            Err(Refusal::NotYet(what)) => Decision::NotYet(what),
+        }
+    }
+
+    fn grant(&self, subject: Subject<'_>) -> Result<Grant, Refusal> {
+        let pod = subject.pod;
+        if pod.finished {
+            return Err(DenyReason::PodFinished.into());
+        }
+        let namespace = subject.namespace.ok_or(Refusal::NotYet(NotYet::Namespace))?;
+        let role = self.requested(subject)?;
+        let role = role.resolve(&self.base).map_err(|error| {
+            DenyReason::BadRole(BadAnnotation::Role { key: "role, completed with --base-role-arn,".into(), error })
+        })?;
+        self.check(&role, namespace)?;
+        Ok(Grant { session_name: self.session_name(pod)?, external_id: external_id(pod, namespace)?, role })
+    }
+
+    /// The first source that is set decides, also when what it says is "none" or cannot be read: falling through to the next one
+    /// would give a pod a role that its owner meant to replace.
+    fn requested<'a>(&self, subject: Subject<'a>) -> Result<&'a RoleRef, Refusal> {
+        if let Some(role) = self.overridden(subject)? {
+            return Ok(role);
+        }
+        if let Some(role) = &subject.pod.role {
+            return role.as_ref().map_err(|bad| DenyReason::BadRole(bad.clone()).into());
+        }
+        match subject.service_account {
+            ServiceAccount::Off => Err(DenyReason::NoRole.into()),
+            ServiceAccount::Unseen => Err(Refusal::NotYet(NotYet::ServiceAccount)),
+            ServiceAccount::Seen(account) => match &account.role {
+                None => Err(DenyReason::NoRole.into()),
+                Some(role) => role.as_ref().map_err(|bad| DenyReason::BadRole(bad.clone()).into()),
+            },
+        }
+    }
+
+    /// The container's own role; `None` where the pod's applies to it.
+    fn overridden<'a>(&self, subject: Subject<'a>) -> Result<Option<&'a RoleRef>, Refusal> {
+        let pod = subject.pod;
+        if pod.container_roles.is_empty() {
+            return Ok(None);
+        }
+        match self.container_roles {
+            ContainerRoles::Strict if pod.can_sniff => return Err(DenyReason::ContainerRolesRefused.into()),
+            ContainerRoles::Strict | ContainerRoles::Shared => {}
+        }
+        // An id that the statuses do not show may be the container with the override: the pod's role would be the wrong one.
+        let name = subject.container.and_then(|id| pod.container_name(id)).ok_or(Refusal::NotYet(NotYet::Container))?;
+        match pod.container_roles.iter().find(|over| over.container == *name) {
+            None => Ok(None),
+            Some(over) => match &over.role {
+                Ok(Some(role)) => Ok(Some(role)),
+                Ok(None) => Err(DenyReason::NoRole.into()),
+                Err(bad) => Err(DenyReason::BadRole(bad.clone()).into()),
+            },
+        }
+    }
+
+    fn check(&self, role: &RoleArn, namespace: &NamespaceEntry) -> Result<(), Refusal> {
+        if self.own_roles.iter().any(|own| own.is_same_role(role)) {
+            return Err(DenyReason::OwnRole(role.clone()).into());
+        }
+        if !self.ceiling.iter().any(|glob| glob.matches(role, &self.base)) {
+            return Err(DenyReason::AboveCeiling(role.clone()).into());
+        }
+        let by_admin = self.allow.get(&namespace.name);
+        let lists = [&namespace.allowed_roles, &namespace.permitted];
+        let by_namespace = lists.into_iter().flatten().flatten();
+        if by_admin.into_iter().chain(by_namespace).any(|list| list.allows(role, &self.base)) {
+            return Ok(());
+        }
+        // A list that cannot be read is a list: somebody meant to restrict.
+        if let Some(bad) = lists.into_iter().flatten().find_map(|list| list.as_ref().err()) {
+            return Err(DenyReason::BadAllowList(bad.clone()).into());
+        }
+        let no_list = by_admin.is_none() && lists.into_iter().all(Option::is_none);
+        if no_list && !self.require_allow {
+            Ok(())
+        } else {
+            Err(DenyReason::NamespaceNotPermitted(role.clone()).into())
+        }
+    }
+
+    fn session_name(&self, pod: &PodEntry) -> Result<SessionName, DenyReason> {
+        if let Some(custom) = &pod.session_name {
+            let text = custom.as_ref().map_err(|bad| DenyReason::BadSessionName(bad.clone()))?;
+            return SessionName::custom(text, &pod.uid).map_err(|error| {
+                DenyReason::BadSessionName(BadAnnotation::Session {
+                    key: "iam.amazonaws.com/session-name".into(),
+                    error,
+                })
+            });
+        }
+        Ok(match self.session_scope {
+            SessionScope::Pod => SessionName::of_pod(&pod.namespace, &pod.service_account, &pod.uid),
+            SessionScope::ServiceAccount => SessionName::of_service_account(&pod.namespace, &pod.service_account),
+            SessionScope::Role => SessionName::of_node(&self.node),
+        })
+    }
+}
+
+/// The namespace's id wins: it is the namespace's owner who vouches for what its pods may claim to be.
+fn external_id(pod: &PodEntry, namespace: &NamespaceEntry) -> Result<Option<ExternalId>, DenyReason> {
+    let id = namespace.external_id.as_ref().or(pod.external_id.as_ref());
+    id.cloned().transpose().map_err(DenyReason::BadExternalId)
+}
+
+enum Refusal {
+    Deny(DenyReason),
+    NotYet(NotYet),
+}
+
+impl From<DenyReason> for Refusal {
+    fn from(reason: DenyReason) -> Self {
+        Self::Deny(reason)
+    }
+}
+
+// === impl DenyReason ===
+
+impl DenyReason {
+    /// The stable name: a metric label, an audit field, an Event's reason.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AboveCeiling(_) => "AboveCeiling",
+            Self::BadAllowList(_) => "BadAllowList",
+            Self::BadExternalId(_) => "BadExternalId",
+            Self::BadRole(_) => "BadRole",
+            Self::BadSessionName(_) => "BadSessionName",
+            Self::ContainerRolesRefused => "ContainerRolesRefused",
+            Self::NamespaceNotPermitted(_) => "NamespaceNotPermitted",
+            Self::NoRole => "NoRole",
+            Self::OwnRole(_) => "OwnRole",
+            Self::PodFinished => "PodFinished",
+        }
+    }
+
+    /// One sentence for people: what, why, and what to do.
+    pub fn explain(&self) -> String {
+        match self {
+            Self::AboveCeiling(role) => {
+                format!("role {role} is outside --role-ceiling; ask the cluster's administrator")
+            }
+            Self::BadAllowList(bad) => format!("the namespace's list of roles is unusable: {bad}"),
+            Self::BadExternalId(bad) => format!("the external id is unusable: {bad}"),
+            Self::BadRole(bad) => format!("the role is unusable: {bad}"),
+            Self::BadSessionName(bad) => format!("the session name is unusable: {bad}"),
+            Self::ContainerRolesRefused => {
+                "--container-roles=strict: a container of this pod may read its siblings' packets; \
+                 drop NET_RAW in every container, or use one role for the pod"
+                    .into()
+            }
+            Self::NamespaceNotPermitted(role) => format!(
+                "no list allows role {role} in this namespace; add it to the namespace's annotation \
+                 iam.amazonaws.com/allowed-roles"
+            ),
+            Self::NoRole => "the pod asks for no role; annotate it with iam.amazonaws.com/role".into(),
+            Self::OwnRole(role) => {
+                format!("role {role} is podrole's own or the node's, and is given to no pod; choose another")
+            }
+            Self::PodFinished => "the pod has ended".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! Runs `nft -j`: the only child process that podrole ever starts.
+//!
+//! The crate's own helper loses what nft says and leaves a child behind when its caller goes; here it is bounded in time, killed
+//! with its caller, found by an absolute path and given an empty environment.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nftables::schema::Nftables;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use super::RedirectError;
+use super::ruleset::{Ruleset, TABLE};
+
+/// Where distributions and our image put it.
+const PATHS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
+/// A transaction takes 15 ms, 30 under contention. After this it will not end.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A way to run nft.
+#[derive(Clone, Debug)]
+pub struct Nft {
+    path: PathBuf,
+}
+
+// === impl Nft ===
+
+impl Nft {
+    /// Finds the binary.
+    pub fn find() -> Result<Self, RedirectError> {
+        let path = PATHS.iter().map(Path::new).find(|path| path.exists());
+        path.map(|path| Self { path: path.into() }).ok_or_else(|| RedirectError::NoNft(PATHS.join(", ")))
+    }
+
+    /// Makes our table be `ruleset`, in one transaction.
+    pub async fn apply(&self, ruleset: &Ruleset) -> Result<(), RedirectError> {
+        self.transact(&ruleset.transaction()).await
+    }
+
+    /// Takes our table away.
+    pub async fn remove(&self) -> Result<(), RedirectError> {
+        self.transact(&Ruleset::removal()).await
+    }
+
+    /// Our table as nft lists it; `None` when there is none. Other people's tables are never read: they may hold what the schema
+    /// does not know.
+    pub async fn observe(&self) -> Result<Option<Nftables<'static>>, RedirectError> {
+        // Names only: an attempt to list a table that is not there fails in words, which change between versions.
+        let tables = self.run(&["-j", "list", "tables", "inet"], None).await?;
+        let tables: serde_json::Value = serde_json::from_slice(&tables).map_err(RedirectError::Unreadable)?;
+        let ours = |object: &serde_json::Value| object["table"]["name"] == TABLE && object["table"]["family"] == "inet";
+        if !tables["nftables"].as_array().is_some_and(|objects| objects.iter().any(ours)) {
+            return Ok(None);
+        }
+        let listed = self.run(&["-j", "list", "table", "inet", TABLE], None).await?;
+        serde_json::from_slice(&listed).map(Some).map_err(RedirectError::Unreadable)
+    }
+
+    async fn transact(&self, batch: &Nftables<'_>) -> Result<(), RedirectError> {
+        let json = serde_json::to_vec(batch).map_err(RedirectError::Unreadable)?;
+        self.run(&["-j", "-f", "-"], Some(&json)).await.map(drop)
+    }
+
+    async fn run(&self, args: &[&str], input: Option<&[u8]>) -> Result<Vec<u8>, RedirectError> {
+        let mut command = Command::new(&self.path);
+        command.args(args).env_clear().kill_on_drop(true);
+        command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(RedirectError::Spawn)?;
+        let talk = async {
+            if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+                // A child that ended before it read everything says why on stderr.
+                let _ = stdin.write_all(input).await;
+            }
+            child.wait_with_output().await.map_err(RedirectError::Spawn)
+        };
+        let output =
+            tokio::time::timeout(TIMEOUT, talk).await.map_err(|_| RedirectError::Timeout(TIMEOUT.as_secs()))??;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(RedirectError::Refused(said.trim().chars().take(2000).collect()));
+        }
+        Ok(output.stdout)
+    }
+}

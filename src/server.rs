@@ -1,0 +1,84 @@
+//! The data plane: accepts pods' connections, checks how they came here, and hands one request each to the bridge.
+
+mod conn;
+mod limits;
+pub mod listener;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use crate::bridge::Bridge;
+use crate::caller::Kernel;
+use crate::clock::Clock;
+use crate::issuer::Issuer;
+use crate::metrics::Metrics;
+use crate::tasks::Drain;
+
+use limits::Limits;
+use listener::Listener;
+
+/// After an accept that failed for want of a descriptor or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What every connection needs.
+pub struct Server<K, I, C> {
+    bridge: Arc<Bridge<K, I, C>>,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    drain: Drain,
+}
+
+// === impl Server ===
+
+impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
+    /// A server in front of `bridge`.
+    pub fn new(bridge: Arc<Bridge<K, I, C>>, metrics: Arc<Metrics>, drain: Drain) -> Arc<Self> {
+        Arc::new(Self { bridge, limits: Arc::default(), metrics, drain })
+    }
+
+    /// Serves `listener` until the drain begins.
+    pub async fn serve(self: Arc<Self>, listener: Listener) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.drain.begun() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok(stream) => self.clone().admit(&listener, stream),
+                Err(error) => {
+                    warn!(%error, "Cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: Arc<Self>, listener: &Listener, (stream, peer): (tokio::net::TcpStream, SocketAddr)) {
+        let Some(connection) = listener.connection(&stream, peer) else {
+            // Not by our rule: somebody found the listener itself. No bytes are read, none are written.
+            debug!(%peer, "Connection that was not for the metadata address reset");
+            self.metrics.connection_refused("not_redirected");
+            listener::reset(&stream);
+            return;
+        };
+        let Some(permit) = self.limits.permit(peer.ip()) else {
+            self.metrics.connection_refused("too_many");
+            listener::reset(&stream);
+            return;
+        };
+        let drain = self.drain.clone();
+        tokio::spawn(drain.track(async move {
+            conn::serve(stream, connection, &self.bridge).await;
+            drop(permit);
+        }));
+    }
+}
+
+impl<K, I, C> std::fmt::Debug for Server<K, I, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Server")
+    }
+}

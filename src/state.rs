@@ -1,0 +1,237 @@
+//! What survives a restart: the key ring that session tokens are sealed with.
+//!
+//! The file is root's alone in a directory that is root's alone, on a file system that does not outlive the boot (`/run`). Whatever
+//! is wrong with it costs its tokens, not the daemon: clients that present an unknown one ask for a new one.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use thiserror::Error;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::imds::{KEY_LIFE, Key, KeyRing, MAX_TTL};
+
+const MAGIC: &[u8] = b"podrole-keys-1\n";
+const BOOT_ID: usize = 36;
+const KEY: usize = 4 + 8 + 32;
+/// A day's key and those that may still have tokens out; more is a damaged file.
+const MAX_KEYS: usize = 8;
+
+/// Why the ring is not persisted.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// A file operation failed.
+    #[error("{what} {path}: {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Somebody else could read or replace what is in it.
+    #[error(
+        "{path} is not a directory of this user alone (owner, or mode not 0700); remove it or choose another --state-dir"
+    )]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No randomness.
+    #[error("the kernel gave no random bytes")]
+    Random,
+}
+
+/// The ring to use from now on, and what kept it from being persisted, if anything did. Expired keys are dropped; a new one is
+/// made where the newest has sealed for a day. `now` is boot time; a ring of another boot is worth nothing.
+pub fn load(directory: &Path, boot_id: &str, now: Duration) -> Result<(KeyRing, Option<StateError>), StateError> {
+    match load_locked(directory, boot_id, now) {
+        Ok(ring) => Ok((ring, None)),
+        Err(error) => Ok((KeyRing::new(vec![new_key(now)?]), Some(error))),
+    }
+}
+
+/// This boot's id, as the kernel gives it.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// A fresh nonce for a token.
+pub fn nonce() -> [u8; 12] {
+    let mut nonce = [0; 12];
+    // AWS-LC's generator does not fail once it was seeded, which making the first key has shown.
+    aws_lc_rs::rand::fill(&mut nonce).expect("a seeded generator gives bytes");
+    nonce
+}
+
+fn load_locked(directory: &Path, boot_id: &str, now: Duration) -> Result<KeyRing, StateError> {
+    prepare(directory)?;
+    let lock_path = directory.join("lock");
+    let lock = private_file(&lock_path, OpenOptions::new().write(true).create(true))?;
+    // Two instances of an upgrade share the ring; the second waits for the first's few milliseconds.
+    flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed("lock", &lock_path)(error.into()))?;
+
+    let path = directory.join("keys");
+    let mut keys = match private_file(&path, OpenOptions::new().read(true)) {
+        Ok(file) => read_keys(file, boot_id).unwrap_or_default(),
+        Err(StateError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let old_enough = KEY_LIFE + Duration::from_secs(MAX_TTL.into());
+    keys.retain(|key| key.made <= now && now - key.made < old_enough);
+    let sealing = keys.iter().any(|key| now - key.made < KEY_LIFE);
+    if !sealing {
+        keys.push(new_key(now)?);
+        write_keys(directory, &path, boot_id, &keys)?;
+    }
+    Ok(KeyRing::new(keys))
+}
+
+fn prepare(directory: &Path) -> Result<(), StateError> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", directory)(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let meta = fs::symlink_metadata(directory).map_err(failed("look at", directory))?;
+    let own = rustix::process::geteuid().as_raw();
+    if !meta.is_dir() || meta.uid() != own || meta.mode() & 0o077 != 0 {
+        return Err(StateError::NotPrivate { path: directory.into() });
+    }
+    Ok(())
+}
+
+fn private_file(path: &Path, options: &mut OpenOptions) -> Result<File, StateError> {
+    let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    options.mode(0o600).custom_flags(nofollow).open(path).map_err(failed("open", path))
+}
+
+fn new_key(now: Duration) -> Result<Key, StateError> {
+    let mut key = Key { id: [0; 4], secret: Zeroizing::new([0; 32]), made: now };
+    let filled = aws_lc_rs::rand::fill(&mut key.id).and_then(|()| aws_lc_rs::rand::fill(key.secret.as_mut_slice()));
+    filled.map_err(|_| StateError::Random)?;
+    Ok(key)
+}
+
+/// `None`: damaged, or another boot's.
+fn read_keys(file: File, boot_id: &str) -> Option<Vec<Key>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAGIC.len() + BOOT_ID + KEY * MAX_KEYS + 1));
+    let most = u64::try_from(bytes.capacity()).ok()?;
+    file.take(most).read_to_end(&mut bytes).ok()?;
+    let rest = bytes.strip_prefix(MAGIC)?.strip_prefix(boot_id.as_bytes())?;
+    if rest.is_empty() || rest.len() % KEY != 0 || rest.len() / KEY > MAX_KEYS {
+        return None;
+    }
+    let key = |bytes: &[u8]| {
+        Some(Key {
+            id: bytes[..4].try_into().ok()?,
+            made: Duration::from_secs(u64::from_be_bytes(bytes[4..12].try_into().ok()?)),
+            secret: Zeroizing::new(bytes[12..].try_into().ok()?),
+        })
+    };
+    rest.chunks_exact(KEY).map(key).collect()
+}
+
+/// Written beside and renamed over: a reader sees the old ring or the new one, whole.
+fn write_keys(directory: &Path, path: &Path, boot_id: &str, keys: &[Key]) -> Result<(), StateError> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAGIC.len() + BOOT_ID + KEY * keys.len()));
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(boot_id.as_bytes());
+    for key in &keys[keys.len().saturating_sub(MAX_KEYS)..] {
+        bytes.extend_from_slice(&key.id);
+        bytes.extend_from_slice(&key.made.as_secs().to_be_bytes());
+        bytes.extend_from_slice(key.secret.as_ref());
+    }
+    let temporary = directory.join("keys.new");
+    let _ = fs::remove_file(&temporary);
+    let mut file = private_file(&temporary, OpenOptions::new().write(true).create_new(true))?;
+    let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+    bytes.zeroize();
+    written.map_err(failed("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(failed("rename", &temporary))
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |error| StateError::Io { what, path, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("podrole-state-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Self(path)
+        }
+        fn ids(&self, boot: &str, now: u64) -> (Vec<[u8; 4]>, bool) {
+            let (ring, problem) = load(&self.0, boot, Duration::from_secs(now)).unwrap();
+            (ring.keys().map(|key| key.id).collect(), problem.is_none())
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const BOOT: &str = "11111111-2222-3333-4444-555555555555";
+    const DAY: u64 = 24 * 3600;
+
+    #[test]
+    fn survives_a_restart_and_not_a_boot() {
+        let dir = Dir::new("restart");
+        let first = dir.ids(BOOT, 10);
+        assert_eq!((first.0.len(), first.1), (1, true));
+        assert_eq!(dir.ids(BOOT, 20), first);
+        assert_ne!(dir.ids("99999999-2222-3333-4444-555555555555", 30).0, first.0);
+        assert_eq!(fs::metadata(dir.0.join("keys")).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn rotates_daily_and_keeps_what_tokens_need() {
+        let dir = Dir::new("rotate");
+        let first = dir.ids(BOOT, 0).0[0];
+        let second = dir.ids(BOOT, DAY + 1).0;
+        assert_eq!((second.len(), second[0]), (2, first));
+        let later = dir.ids(BOOT, DAY + 6 * 3600 + 1).0;
+        assert_eq!(later, second[1..], "the first key's last token has expired");
+    }
+
+    #[test]
+    fn damage_costs_the_tokens_only() {
+        let dir = Dir::new("damage");
+        let first = dir.ids(BOOT, 0).0;
+        let path = dir.0.join("keys");
+        let good = fs::read(&path).unwrap();
+        for bad in [&good[..good.len() - 1], b"", b"nonsense", &[good.as_slice(), &[0; 1]].concat()] {
+            fs::write(&path, bad).unwrap();
+            let (ids, persisted) = dir.ids(BOOT, 1);
+            assert!(ids.len() == 1 && ids != first && persisted);
+        }
+    }
+
+    #[test]
+    fn what_others_could_touch_is_not_used() {
+        let dir = Dir::new("private");
+        dir.ids(BOOT, 0);
+        fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(!dir.ids(BOOT, 1).1);
+        fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o700)).unwrap();
+        let path = dir.0.join("keys");
+        fs::rename(&path, dir.0.join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(dir.0.join("elsewhere"), &path).unwrap();
+        assert!(!dir.ids(BOOT, 2).1, "no symbolic links");
+    }
+}

@@ -1,0 +1,35 @@
+//! Logs: lines for people, or JSON for machines, on standard error. Audit lines go elsewhere (see `audit`).
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Plain text.
+    Text,
+}
+
+/// Checks a filter such as `info,podrole=debug`.
+pub fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())
+}
+
+/// Starts logging. A second call changes nothing: the first one's reader is already there.
+///
+/// Below `info` only our own modules speak, whatever the filter says: HTTP libraries and SDKs trace whole requests and answers, and
+/// some of those are secrets.
+pub fn init(format: LogFormat, filter: EnvFilter) {
+    let ours = |meta: &Metadata<'_>| *meta.level() <= Level::INFO || meta.target().starts_with("podrole");
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(ours));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let _ = match format {
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        LogFormat::Text => registry.with(layer.with_ansi(false)).try_init(),
+    };
+}

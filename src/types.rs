@@ -1,0 +1,33 @@
+//! The vocabulary every layer shares: parsed once at the edge, never a bare string after that.
+
+mod allow;
+mod credentials;
+mod pod;
+mod role;
+mod session;
+
+pub use allow::{AllowList, AllowListError, Glob};
+pub use credentials::{Credentials, Secret};
+pub use pod::{
+    Annotation, BadAnnotation, ContainerId, ContainerRole, KernelIdentity, NamespaceEntry, PodEntry, PodUid,
+    ServiceAccountEntry,
+};
+pub use role::{BaseArn, RoleArn, RoleError, RoleRef};
+pub use session::{ExternalId, SessionName, SessionNameError};
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Where AWS SDKs look for instance metadata over IPv4.
+pub const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// Where AWS SDKs look for instance metadata over IPv6 (`fd00:ec2::254`).
+pub const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// The only port the metadata service has.
+pub const METADATA_PORT: u16 = 80;
+
+/// Whether `ip` is one of the two metadata addresses.
+pub fn is_metadata(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4 == METADATA_V4,
+        IpAddr::V6(v6) => v6 == METADATA_V6,
+    }
+}

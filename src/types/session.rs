@@ -1,0 +1,169 @@
+//! Session names: what CloudTrail shows as the caller, so each must name one pod and none may pass for another.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use thiserror::Error;
+
+use super::PodUid;
+
+/// STS's limit for `RoleSessionName`.
+const MAX: usize = 64;
+/// How much of a pod's UID every name ends with: what `kubectl` users match a pod by.
+const UID_CHARS: usize = 8;
+/// The longest text a user may choose, so that `.` and the UID still fit.
+const MAX_CUSTOM: usize = MAX - 1 - UID_CHARS;
+
+/// A valid `RoleSessionName`: 2 to 64 characters of `[A-Za-z0-9_+=,.@-]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionName(Arc<str>);
+
+/// A valid `ExternalId`: 2 to 1224 characters of `[A-Za-z0-9_+=,.@:/-]`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ExternalId(Arc<str>);
+
+/// Why a text is not a session name or an external id.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum SessionNameError {
+    /// Too short or too long.
+    #[error("has a length that STS does not allow (session name 2 to {MAX_CUSTOM}, external id 2 to 1224 characters)")]
+    Length,
+    /// A character outside STS's set.
+    #[error("has a character that STS does not allow")]
+    Character,
+}
+
+// === impl SessionName ===
+
+impl SessionName {
+    /// `<namespace>.<service account>.<uid8>`; where that is too long the middle is cut and closed with `=` and a hash of the
+    /// whole. No Kubernetes name holds a `=`, so a cut name never equals an uncut one.
+    pub fn of_pod(namespace: &str, service_account: &str, uid: &PodUid) -> Self {
+        let suffix = format!(".{}", uid8(uid));
+        Self::fit(&format!("{namespace}.{service_account}"), &suffix, uid.as_str())
+    }
+
+    /// `<namespace>.<service account>`: one session for all pods of a service account on a node.
+    pub fn of_service_account(namespace: &str, service_account: &str) -> Self {
+        Self::fit(&format!("{namespace}.{service_account}"), "", "")
+    }
+
+    /// `podrole.<node>`: one session of a role for the whole node.
+    pub fn of_node(node: &str) -> Self {
+        Self::fit(&format!("podrole.{node}"), "", "")
+    }
+
+    fn fit(name: &str, suffix: &str, also: &str) -> Self {
+        if name.len() + suffix.len() <= MAX {
+            return Self(format!("{name}{suffix}").into());
+        }
+        let hash = digest::digest(&digest::SHA256, format!("{name}\0{also}").as_bytes());
+        let hash: String = hash.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect();
+        let keep = MAX - hash.len() - suffix.len() - 1;
+        Self(format!("{}={hash}{suffix}", &name[..keep]).into())
+    }
+
+    /// A name the pod's owner chose, made the pod's own by its UID: `<custom>.<uid8>`.
+    pub fn custom(text: &str, uid: &PodUid) -> Result<Self, SessionNameError> {
+        check(text, 2..=MAX_CUSTOM, b"_+=,.@-")?;
+        Ok(Self(format!("{text}.{}", uid8(uid)).into()))
+    }
+
+    /// The name as STS takes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+// === impl ExternalId ===
+
+impl ExternalId {
+    /// Checks `text` against STS's rules.
+    pub fn parse(text: &str) -> Result<Self, SessionNameError> {
+        check(text, 2..=1224, b"_+=,.@:/-")?;
+        Ok(Self(text.into()))
+    }
+
+    /// The id as STS takes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Not a secret to AWS, but users treat it as one: it stays out of logs.
+impl fmt::Debug for ExternalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ExternalId(…)")
+    }
+}
+
+fn uid8(uid: &PodUid) -> &str {
+    let uid = uid.as_str();
+    &uid[..uid.len().min(UID_CHARS)]
+}
+
+fn check(text: &str, length: std::ops::RangeInclusive<usize>, also: &[u8]) -> Result<(), SessionNameError> {
+    if !length.contains(&text.len()) {
+        return Err(SessionNameError::Length);
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || also.contains(&b);
+    if text.bytes().all(allowed) { Ok(()) } else { Err(SessionNameError::Character) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn uid(text: &str) -> PodUid {
+        PodUid::parse(text).unwrap()
+    }
+
+    #[test]
+    fn names_the_pod() {
+        let name = SessionName::of_pod("shop", "web", &uid("3f0c9a52-1111-2222-3333-444455556666"));
+        assert_eq!(name.as_str(), "shop.web.3f0c9a52");
+    }
+
+    #[test]
+    fn a_custom_name_cannot_be_another_pods() {
+        let own = uid("aaaaaaaa-1111-2222-3333-444455556666");
+        assert_eq!(SessionName::custom("shop.web.3f0c9a52", &own).unwrap().as_str(), "shop.web.3f0c9a52.aaaaaaaa");
+        for (text, why) in [
+            ("", SessionNameError::Length),
+            ("a", SessionNameError::Length),
+            ("a b", SessionNameError::Character),
+            ("a/b", SessionNameError::Character),
+        ] {
+            assert_eq!(SessionName::custom(text, &own), Err(why));
+        }
+        assert_eq!(SessionName::custom(&"a".repeat(56), &own), Err(SessionNameError::Length));
+    }
+
+    proptest! {
+        #[test]
+        fn injective_and_valid(
+            ns in proptest::collection::vec("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", 2),
+            sa in proptest::collection::vec("[a-z0-9]([a-z0-9.-]{0,120}[a-z0-9])?", 2),
+            ids in proptest::collection::vec("[0-9a-f]{8}-0000-4000-8000-[0-9a-f]{12}", 2),
+        ) {
+            let of = |i: usize, j: usize, k: usize| SessionName::of_pod(&ns[i], &sa[j], &uid(&ids[k]));
+            let all = [of(0, 0, 0), of(1, 0, 0), of(0, 1, 0), of(0, 0, 1), of(1, 1, 1)];
+            let whole = |i: usize, j: usize, k: usize| (ns[i].clone(), sa[j].clone(), ids[k].clone());
+            let inputs = [whole(0, 0, 0), whole(1, 0, 0), whole(0, 1, 0), whole(0, 0, 1), whole(1, 1, 1)];
+            for a in 0..all.len() {
+                prop_assert!((2..=MAX).contains(&all[a].as_str().len()));
+                prop_assert!(all[a].as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b)));
+                for b in 0..a {
+                    // The UID is told by its first eight digits: two pods of one service account that share them share a name.
+                    let same_pod = inputs[a].0 == inputs[b].0
+                        && inputs[a].1 == inputs[b].1
+                        && inputs[a].2[..UID_CHARS] == inputs[b].2[..UID_CHARS];
+                    prop_assert!(all[a] != all[b] || same_pod, "{:?} {:?}", inputs[a], inputs[b]);
+                }
+            }
+        }
+    }
+}

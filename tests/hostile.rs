@@ -1,0 +1,50 @@
+//! The daemon's binary against callers who mean harm, or spell oddly: over the real network, raw bytes from inside a container.
+//!
+//! What is asked is in tables (`hostile/corpus`), and so is what may come back. Whatever says "never" has a control beside it that
+//! must fail the same check. Run as root: `cargo test -p podrole --test hostile`.
+#![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
+
+#[path = "hostile/audit.rs"]
+mod audit;
+#[path = "hostile/corpus.rs"]
+mod corpus;
+#[path = "hostile/imds_v1.rs"]
+mod imds_v1;
+#[path = "hostile/planted.rs"]
+mod planted;
+#[path = "hostile/platform.rs"]
+mod platform;
+#[path = "hostile/sloppy.rs"]
+mod sloppy;
+#[path = "hostile/slow.rs"]
+mod slow;
+#[path = "hostile/spellings.rs"]
+mod spellings;
+#[path = "hostile/status.rs"]
+mod status;
+#[path = "hostile/support.rs"]
+mod support;
+#[path = "hostile/texts.rs"]
+mod texts;
+#[path = "hostile/wire.rs"]
+mod wire;
+
+use std::process::ExitCode;
+
+use podrole_lab::world::{Trial, run_trials};
+
+fn main() -> ExitCode {
+    podrole_lab::hook();
+    let modules: [&[Trial]; 9] = [
+        audit::TRIALS,
+        imds_v1::TRIALS,
+        planted::TRIALS,
+        platform::TRIALS,
+        slow::TRIALS,
+        spellings::TRIALS,
+        status::TRIALS,
+        texts::TRIALS,
+        wire::TRIALS,
+    ];
+    run_trials("hostile", modules.concat())
+}

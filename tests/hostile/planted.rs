@@ -1,0 +1,162 @@
+//! Secrets that were planted everywhere a daemon gets them from, and a search for them in everything it says.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use podrole_lab::agent::Response;
+use podrole_lab::imds::NodeCredentials;
+use podrole_lab::pod::Pod;
+use podrole_lab::rig::Rig;
+use podrole_lab::secrets::{self, Form, Planted};
+use podrole_lab::sts::Fault;
+use podrole_lab::world::Trial;
+
+use crate::support::{TEAM, TOKEN, WEB, arn, path_of, rig, web};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("planted_secrets_are_in_nothing_a_tracing_daemon_says", as_text),
+    Trial::new("planted_secrets_are_in_nothing_a_tracing_daemon_says_in_json", as_json),
+    Trial::new("control_a_secret_that_is_put_there_is_found", found),
+    Trial::new("control_a_secret_that_another_daemon_said_is_found", found_in_another),
+];
+
+/// Of characters that secrets have, some of which escape to something else in every form. STS puts it in all that it issues.
+const MARKER: &str = "Planted/by+the=Lab/0123";
+
+fn as_text() -> Result<()> {
+    nothing(&["--log", "trace", "--log-format", "text"])
+}
+
+fn as_json() -> Result<()> {
+    nothing(&["--log", "trace", "--log-format", "json"])
+}
+
+fn nothing(flags: &[&str]) -> Result<()> {
+    let mut rig = plant()?;
+    rig.start(flags)?;
+    let pod = web(&rig)?;
+    let (mut more, mut said) = (vec![Planted::new("the marker", MARKER)?], Vec::new());
+    work(&rig, &pod, &mut more, &mut said)?;
+    // A life with a first hop, and an end that drains.
+    rig.start(&[flags, &["--assume-role-arn", "arn:aws:iam::111122223333:role/hop"]].concat())?;
+    work(&rig, &pod, &mut more, &mut said)?;
+    secrets::none_got_out(&rig, &more)?;
+    rig.daemon_mut()?.terminate()?;
+    secrets::none_got_out(&rig, &more)?;
+    let needles = secrets::planted(&rig)?.into_iter().chain(more).collect::<Vec<_>>();
+    let hits = secrets::search(&needles, "the answers", &said.concat());
+    ensure!(hits.is_empty(), "{hits:?}");
+    ensure!(!rig.daemon()?.logs().is_empty() && !rig.daemon()?.audit()?.is_empty(), "nothing was searched");
+    Ok(())
+}
+
+/// A rig whose STS and metadata service give out secrets with the marker in them.
+fn plant() -> Result<Rig> {
+    let rig = rig()?;
+    rig.sts.set_planted_secret(Some(MARKER));
+    let NodeCredentials { access_key_id, .. } = rig.imds.credentials();
+    let (secret_access_key, token) = (format!("{MARKER}/node/secret"), format!("{MARKER}/node/token"));
+    let caller = podrole_lab::sts::Caller::assumed_role("111122223333", "node-role", "i-0a1b2c3d4e5f60718");
+    rig.sts.register_base(&access_key_id, &secret_access_key, Some(&token), caller);
+    rig.imds.set_credentials(NodeCredentials { access_key_id, secret_access_key, token });
+    Ok(rig)
+}
+
+/// Everything that a daemon does with secrets, and everything that can go wrong with it. What is told to pods that are refused goes
+/// to `said`, session tokens that were given to `more`.
+fn work(rig: &Rig, pod: &Pod, more: &mut Vec<Planted>, said: &mut Vec<Vec<u8>>) -> Result<()> {
+    let app = pod.agent("app")?;
+    let own = app.credentials()?;
+    ensure!(own.secret_access_key.contains(MARKER) && own.token.contains(MARKER), "nothing is planted");
+    let token = app.v4().token()?;
+    more.push(Planted::new("a session token", &token)?);
+    let mut refused = |answer: Response| {
+        // Some of these are in the right hands: a token, the caller's own credentials.
+        if !(answer.status == 200 && answer.text().contains("Success")) {
+            said.push(answer.raw);
+        }
+    };
+    for path in [path_of("other-role"), "/latest/user-data".into(), "/x?".into(), path_of(WEB) + "?x", path_of("")] {
+        refused(app.get(&path, &[(TOKEN, &token)])?);
+    }
+    for bad in [token.replace(|c: char| c.is_ascii_digit(), "x"), format!("{token}{token}"), own.token.clone()] {
+        refused(app.get(&path_of(WEB), &[(TOKEN, &bad)])?);
+    }
+    // A caller that sends a secret where it does not belong hears nothing of it again.
+    for secret in [own.secret_access_key.replace('+', "-"), own.secret_access_key.clone()] {
+        refused(app.get(&path_of(&secret), &[(TOKEN, &token)])?);
+        refused(app.get("/", &[(TOKEN, &token), ("Host", &secret)])?);
+    }
+    let raw = format!("GET /\0{} HTTP/1.1\r\nX{}: y\r\n\r\n", own.secret_access_key, own.token);
+    refused(app.raw(raw.as_bytes())?);
+    for fault in [
+        Fault::AccessDenied,
+        Fault::ExpiredToken,
+        Fault::Throttling,
+        Fault::Html500,
+        Fault::MalformedXml,
+        Fault::ConnectionReset,
+        Fault::RegionDisabled,
+    ] {
+        let role = format!("{fault:?}");
+        for arn in [arn(&role), arn(&role).replace("role/", "role/path/")] {
+            rig.sts.fail_role(&arn, Some(fault));
+        }
+        let pod = rig.pod_with_role(TEAM, &role.to_lowercase(), &role)?;
+        let app = pod.agent("app")?;
+        let token = app.v4().token()?;
+        refused(app.get(&path_of(&role), &[(TOKEN, &token)])?);
+        rig.delete(pod)?;
+    }
+    for path in ["/metrics", "/readyz?verbose", "/livez", "/nothing", "/latest/meta-data/iam/security-credentials/"] {
+        said.push(rig.daemon()?.admin(path)?.1.into_bytes());
+    }
+    Ok(())
+}
+
+fn found() -> Result<()> {
+    let mut rig = plant()?;
+    // Through the daemon itself: the marker is a fine name for a role, and a base path.
+    let base = format!("arn:aws:iam::111122223333:role/{MARKER}/");
+    rig.start(&["--log", "trace", "--base-role-arn", &base])?;
+    let pod = rig.pod_with_role(TEAM, "marked", "marked-role")?;
+    let answer = pod.agent("app")?.credentials()?.response;
+    let planted = [Planted::new("the marker", MARKER)?];
+    ensure!(secrets::none_got_out(&rig, &planted).is_err());
+    let hits = secrets::search_rig(&rig, &planted)?;
+    for place in ["log", "audit"] {
+        ensure!(
+            hits.iter().any(|hit| hit.place == place && hit.form == Form::Raw),
+            "not found in the {place}: {hits:?}"
+        );
+    }
+    // And in an answer, where it belongs: the key and the token.
+    let hits = secrets::search(&planted, "answer", &answer.raw);
+    ensure!(hits.len() >= 2, "{hits:?}");
+    // What STS gave is known without a marker, too.
+    let hits = secrets::search(&secrets::planted(&rig)?, "answer", &answer.raw);
+    ensure!(hits.len() >= 2, "{hits:?}");
+    Ok(())
+}
+
+/// What daemons before and beside the rig's present one have said is searched as well.
+fn found_in_another() -> Result<()> {
+    let mut rig = plant()?;
+    let base = format!("arn:aws:iam::111122223333:role/{MARKER}/");
+    let planted = [Planted::new("the marker", MARKER)?];
+    rig.start(&["--base-role-arn", &base])?;
+    let pod = rig.pod_with_role(TEAM, "marked", "marked-role")?;
+    pod.agent("app")?.credentials()?;
+    rig.start(&[])?;
+    let mut beside = rig.beside("127.0.0.1:9442".parse()?, &["--base-role-arn", &base])?;
+    beside.wait_ready(Duration::from_secs(20))?;
+    ensure!(secrets::none_got_out(&rig, &planted).is_err());
+    let hits = secrets::search_rig(&rig, &planted)?;
+    ensure!(hits.iter().any(|hit| hit.place == "podrole-0.log"), "not found in the earlier one's log: {hits:?}");
+    ensure!(hits.iter().any(|hit| hit.place == "podrole-0.audit"), "not found in the earlier one's audit: {hits:?}");
+    ensure!(hits.iter().any(|hit| hit.place == "podrole-2.log"), "not found in the other one's log: {hits:?}");
+    // The present one never heard of it.
+    ensure!(!hits.iter().any(|hit| hit.place == "log" || hit.place == "audit"), "{hits:?}");
+    drop(beside);
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Texts of a pod's owner that want to be more than text: newlines, terminal escapes, a megabyte.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use podrole_lab::pod::{Pod, PodSpec};
+use podrole_lab::rig::{ALLOWED_ROLES, ROLE, Rig};
+use podrole_lab::world::Trial;
+use serde_json::{Value, json};
+
+use crate::support::{TEAM, TOKEN, WEB, audit_lines, path_of, rig, web};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("odd_annotations_are_one_escaped_line_each", as_text),
+    Trial::new("odd_annotations_are_one_escaped_line_each_in_json", as_json),
+    Trial::new("control_raw_texts_are_noticed", raw),
+];
+
+/// No line is longer, whatever a pod's owner writes.
+const LONGEST: usize = 4096;
+
+fn as_text() -> Result<()> {
+    escaped("text")
+}
+
+fn as_json() -> Result<()> {
+    escaped("json")
+}
+
+/// The check itself, on a log that prints what it gets.
+fn raw() -> Result<()> {
+    clean("good", "2026-11-20T18:00:00Z  INFO fine\n", |line| line.starts_with("20"))?;
+    // Some of them are harmless as they are.
+    let harmless = ["quote", "format"];
+    for (name, text) in texts().into_iter().filter(|(name, _)| !harmless.contains(name)) {
+        let line = format!("2026-11-20T18:00:00Z  WARN role={text}\n");
+        ensure!(clean("control", &line, |line| line.starts_with("20")).is_err(), "{name} goes unnoticed");
+    }
+    Ok(())
+}
+
+/// What an annotation may hold.
+fn texts() -> Vec<(&'static str, String)> {
+    vec![
+        ("newline", "web-role\nERROR podrole: everything is lost".into()),
+        ("crlf", "web-role\r\n{\"action\":\"Deliver\"}".into()),
+        ("ansi", "\u{1b}[31mweb-role\u{1b}[0m\u{1b}]0;title\u{7}".into()),
+        ("c1", "web-role\u{9b}31m\u{85}next".into()),
+        ("nul", "web\0role".into()),
+        ("bidi", "web-\u{202e}elor\u{2066}".into()),
+        ("separator", "web\u{2028}role\u{2029}".into()),
+        ("quote", "web\"role\\".into()),
+        ("format", "{} %s ${jndi:ldap://x} <b>".into()),
+        ("megabyte", "x".repeat(1 << 20)),
+        ("megabyte-of-newlines", "\n".repeat(1 << 20)),
+        ("megabyte-of-escapes", "\u{1b}[2J".repeat(1 << 18)),
+    ]
+}
+
+fn escaped(format: &str) -> Result<()> {
+    let mut rig = rig()?;
+    rig.start(&["--log", "trace", "--log-format", format])?;
+    let bystander = web(&rig)?;
+    let mut denied = Vec::new();
+    for (name, text) in texts() {
+        denied.extend(pods(&rig, name, &text)?);
+    }
+    for pod in &denied {
+        let app = pod.agent("app")?;
+        let token = app.v4().token()?;
+        for _ in 0..3 {
+            let answer = app.get(&path_of(""), &[(TOKEN, &token)])?;
+            ensure!(answer.status == 404, "{}: {answer:?}", pod.name());
+        }
+    }
+    // Only the pods concerned are.
+    ensure!(bystander.agent("app")?.credentials()?.role == WEB);
+    let lines = audit_lines(&rig, "Deny", |lines| lines.len() >= denied.len())?;
+    for pod in &denied {
+        let of: Vec<&Value> = lines.iter().filter(|line| line["pod"]["uid"] == pod.uid()).collect();
+        ensure!(of.len() == 1, "{}: {of:?}", pod.name());
+        ensure!(of[0]["pod"]["name"] == pod.name() && of[0]["why"].is_string(), "{}", of[0]);
+    }
+    ensure!(rig.sts.assume_calls().len() == 1, "{:?}", rig.sts.assume_calls());
+    let daemon = rig.daemon()?;
+    clean("audit", &daemon.audit_text()?, |line| line.starts_with("{\""))?;
+    let begins: fn(&str) -> bool =
+        if format == "json" { |line| line.starts_with("{\"") } else { |line| line.starts_with("20") };
+    clean("log", &daemon.logs(), begins)?;
+    clean("metrics", &daemon.metrics()?, |line| {
+        line.starts_with("# ") || line.starts_with("podrole_") || line.starts_with("process_")
+    })
+}
+
+/// A pod with this text in each annotation that is read, and one whose namespace has it.
+fn pods(rig: &Rig, name: &str, text: &str) -> Result<Vec<Pod>> {
+    let pod = |what: &str, annotations: &[(&str, &str)]| {
+        let spec = annotations
+            .iter()
+            .fold(PodSpec::new(TEAM, &format!("{name}-{what}")), |spec, (key, value)| spec.annotation(key, value));
+        rig.pod(spec).with_context(|| format!("{name}-{what}"))
+    };
+    let namespace = format!("ns-{name}");
+    let list = json!([text]).to_string();
+    rig.kube.namespace(&namespace, &[(ALLOWED_ROLES, &list)])?;
+    let regex = format!("re-{name}");
+    rig.kube.namespace(&regex, &[("iam.amazonaws.com/permitted", &format!("({text}"))])?;
+    let mut spec = BTreeMap::new();
+    spec.insert(ROLE.to_owned(), WEB.to_owned());
+    Ok(vec![
+        pod("role", &[(ROLE, text)])?,
+        pod("external", &[(ROLE, WEB), ("iam.amazonaws.com/external-id", text)])?,
+        pod("session", &[(ROLE, WEB), ("iam.amazonaws.com/session-name", text)])?,
+        pod("container", &[(ROLE, WEB), ("podrole.dev/role.app", text)])?,
+        rig.pod(PodSpec::new(&namespace, "listed").annotations(spec.clone()))?,
+        rig.pod(PodSpec::new(&regex, "listed").annotations(spec))?,
+    ])
+}
+
+/// Lines that begin as lines do, of a bounded length, without a character that does anything.
+fn clean(place: &str, text: &str, begins: impl Fn(&str) -> bool) -> Result<()> {
+    ensure!(!text.is_empty(), "{place} is empty");
+    for line in text.lines() {
+        let short: String = line.chars().take(300).collect();
+        ensure!(begins(line), "{place}: {}", short.escape_debug());
+        ensure!(line.len() <= LONGEST, "{place}: {} bytes: {}", line.len(), short.escape_debug());
+        let odd = line.chars().find(|c| {
+            c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        });
+        ensure!(odd.is_none(), "{place}: {odd:?} in {}", line.escape_debug());
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! What test and agent say to each other: a line of JSON each way.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Load, LoadReport, decode};
+
+/// Where a connection goes and how it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub(super) to: SocketAddr,
+    pub(super) from: Option<SocketAddr>,
+    pub(super) mapped: bool,
+    pub(super) timeout_ms: u64,
+}
+
+impl Target {
+    /// The address it leads to.
+    pub fn address(&self) -> SocketAddr {
+        self.to
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+/// Why reading stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The other side closed.
+    Closed,
+    /// As many bytes as asked for are there.
+    Enough,
+    /// The time was over.
+    TimedOut,
+    /// The other side cut the connection.
+    Reset,
+}
+
+/// What was read, and why no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Why reading stopped.
+    pub end: End,
+}
+
+/// An order. Bytes travel as base64.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum Op {
+    /// Connect, send, read to the end, close.
+    Exchange { target: Target, data: String },
+    /// Connect and keep the connection.
+    Open { target: Target },
+    /// Send on a kept connection.
+    Send { handle: u64, data: String },
+    /// Read until the end, `limit` bytes or the time is over.
+    Read { handle: u64, limit: usize, timeout_ms: u64 },
+    /// Say that no more will be sent.
+    Finish { handle: u64 },
+    /// Close, or cut, a kept connection.
+    Close { handle: u64, reset: bool },
+    /// Send a UDP datagram and wait for another.
+    Datagram { target: Target, data: String },
+    /// Many requests.
+    Load(Load),
+}
+
+/// An answer to an order.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "value", rename_all = "snake_case")]
+pub(crate) enum Answer {
+    Opened { handle: u64, local: SocketAddr },
+    Data { data: String, end: End },
+    Done,
+    Load(LoadReport),
+    Failed(Failure),
+}
+
+impl Answer {
+    pub(super) fn opened(self) -> Result<(u64, SocketAddr), Failure> {
+        match self {
+            Self::Opened { handle, local } => Ok((handle, local)),
+            Self::Data { .. } | Self::Done | Self::Load(_) | Self::Failed(_) => Err(self.failure()),
+        }
+    }
+
+    pub(super) fn received(self) -> Result<Received, Failure> {
+        match self {
+            Self::Data { data, end } => Ok(Received { bytes: decode(&data)?, end }),
+            Self::Opened { .. } | Self::Done | Self::Load(_) | Self::Failed(_) => Err(self.failure()),
+        }
+    }
+
+    pub(super) fn done(self) -> Result<(), Failure> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Opened { .. } | Self::Data { .. } | Self::Load(_) | Self::Failed(_) => Err(self.failure()),
+        }
+    }
+
+    pub(super) fn report(self) -> Result<LoadReport, Failure> {
+        match self {
+            Self::Load(report) => Ok(report),
+            Self::Opened { .. } | Self::Data { .. } | Self::Done | Self::Failed(_) => Err(self.failure()),
+        }
+    }
+
+    fn failure(self) -> Failure {
+        match self {
+            Self::Failed(failure) => failure,
+            Self::Opened { .. } | Self::Data { .. } | Self::Done | Self::Load(_) => {
+                Failure::Agent(format!("it answered something else: {self:?}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Fourth act: how long a pod waits for its credentials, the first time and later.
+
+use anyhow::{Context as _, Result};
+use podrole_lab::agent::{Load, LoadReport, Target};
+use serde_json::Value;
+
+use crate::cast::{ROLES, Stage, TOKEN};
+use crate::identities::session_of;
+
+const ROLE: &str = "web";
+/// How often credentials are asked for again.
+const AGAIN: u64 = 1_000;
+
+pub(crate) fn play(stage: &mut Stage) -> Result<()> {
+    stage
+        .screen
+        .heading("HOW FAST?", "GET of the credentials by a pod that was just started, each on a new connection");
+    let pod = stage.rig.pod_with_role("shop", "new", ROLE)?;
+    let agent = pod.agent("app")?;
+    let client = agent.v4();
+    let token = client.token().context("a session token for a new pod")?;
+    let request = client.render("GET", &format!("{ROLES}{ROLE}"), &[(TOKEN, &token)]);
+    let first = agent.load(&Load::new(Target::v4(), &request))?;
+    let later = agent.load(&Load::new(Target::v4(), &request).requests(AGAIN))?;
+
+    stage.checks.same("first answer to a new pod is a 200", first.with_status(200), 1);
+    stage.checks.same("later answers to a new pod are all 200", later.with_status(200), AGAIN);
+    let session = format!("shop.default.{}", session_of(&pod).rsplit('.').next().unwrap_or_default());
+    let calls = stage.rig.sts.assume_calls();
+    let calls: Vec<_> = calls.iter().filter(|call| call.session_name.as_deref() == Some(&session)).collect();
+    stage.checks.same("STS calls for a new pod", calls.len(), 1);
+    let issued: Vec<&str> = calls.iter().filter_map(|call| call.issued()).collect();
+    for report in [&first, &later] {
+        stage.checks.same(
+            "access keys that a new pod got",
+            keys(report)?,
+            issued.clone().into_iter().map(str::to_owned).collect(),
+        );
+    }
+
+    let line = stage.audit_line("AssumeRole", |line| line["session_name"] == session.as_str())?;
+    let took = line["latency_ms"].as_u64().context("an audit line of STS has a latency")?;
+    let milliseconds = |micros: u64| micros as f64 / 1e3;
+    let resident = stage.rig.daemon()?.rss_kib()? / 1024;
+    stage.screen.line(&format!(
+        "   first  {:6.2} ms          1 call to STS in it ({took} ms here; some tens against the real one)",
+        milliseconds(first.latency.p50)
+    ));
+    stage.screen.line(&format!(
+        "   later  {:6.2} ms median   {:.2} ms p99, {AGAIN} requests, no further call to STS",
+        milliseconds(later.latency.p50),
+        milliseconds(later.latency.p99)
+    ));
+    let build = if cfg!(debug_assertions) { "; a debug build: `make bench` measures the released one" } else { "" };
+    stage.screen.line(&stage.screen.dim(&format!("   podrole uses {resident} MiB of memory{build}")));
+    drop(agent);
+    stage.rig.delete(pod)
+}
+
+/// The different access keys in the answers.
+fn keys(report: &LoadReport) -> Result<Vec<String>> {
+    let key = |body: &String| {
+        let body: Value = serde_json::from_str(body).context("credentials are JSON")?;
+        body["AccessKeyId"].as_str().map(str::to_owned).context("credentials have an access key")
+    };
+    report.samples.values().map(key).collect()
+}

@@ -1,0 +1,378 @@
+//! A Kubernetes API double over plain HTTP, good enough for kube-rs watchers and for kubectl, that can be told to misbehave.
+//!
+//! It keeps resource versions, field and label selectors, paging, bookmarks, streaming lists and 410 as the real API server
+//! does, because a daemon's correctness hangs on them; it has no validation, admission, authorisation or controllers.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+use tokio::sync::watch as signal;
+
+use crate::http::{Server, lock};
+
+mod patch;
+mod resources;
+mod select;
+mod serve;
+mod status;
+mod store;
+mod token;
+mod view;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use resources::Kind;
+use store::{Change, Key, Store};
+use token::Signer;
+
+/// A running API double. It ends with its handle.
+pub struct Kube {
+    shared: Arc<Shared>,
+    server: Server,
+}
+
+/// One recorded request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The path with its query, as sent.
+    pub path: String,
+    /// The client's `User-Agent`.
+    pub user_agent: String,
+    /// What it accepts.
+    pub accept: String,
+    /// The body it sent.
+    pub body: String,
+    /// When it arrived.
+    pub time: SystemTime,
+    /// Who connected.
+    pub peer: SocketAddr,
+}
+
+impl Request {
+    /// Whether this asks for a stream of changes.
+    pub fn is_watch(&self) -> bool {
+        self.path.contains("watch=true") || self.path.contains("watch=1")
+    }
+}
+
+/// What the handle and the server's thread have in common.
+struct Shared {
+    signer: Signer,
+    state: Mutex<State>,
+    /// For tests that wait.
+    told: Condvar,
+    /// For watch streams that wait.
+    changed: signal::Sender<()>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Tells everybody who waits that the state is another.
+    fn tell(&self) {
+        self.told.notify_all();
+        self.changed.send_replace(());
+    }
+}
+
+/// Everything that is changed by tests and by requests.
+struct State {
+    store: Store,
+    requests: Vec<Request>,
+    watchers: usize,
+    faults: Faults,
+}
+
+/// How the double misbehaves. Counters are epochs: a stream acts when one moved since it last looked.
+struct Faults {
+    frozen: bool,
+    watch_delay: Duration,
+    latency: Duration,
+    refuse: Option<u16>,
+    streaming_lists: bool,
+    bookmark_every: Duration,
+    cuts: u64,
+    bad_lines: u64,
+    bookmarks: u64,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            frozen: false,
+            watch_delay: Duration::ZERO,
+            latency: Duration::ZERO,
+            refuse: None,
+            streaming_lists: true,
+            bookmark_every: Duration::from_secs(60),
+            cuts: 0,
+            bad_lines: 0,
+            bookmarks: 0,
+        }
+    }
+}
+
+impl Kube {
+    /// Starts in the caller's network namespace, with the namespaces every cluster has; port 0 takes a free one.
+    pub fn start(bind: SocketAddr) -> Result<Self> {
+        let state = State { store: Store::default(), requests: Vec::new(), watchers: 0, faults: Faults::default() };
+        let (told, changed) = (Condvar::new(), signal::channel(()).0);
+        let shared = Arc::new(Shared { signer: Signer::new()?, state: Mutex::new(state), told, changed });
+        let served = Arc::clone(&shared);
+        let server = Server::start("kube", bind, move |request| serve::answer(Arc::clone(&served), request))?;
+        server.runtime().spawn(publish_when_due(Arc::clone(&shared)));
+        let kube = Self { shared, server };
+        for namespace in ["default", "kube-system"] {
+            kube.namespace(namespace, &[])?;
+        }
+        Ok(kube)
+    }
+
+    /// The base URL.
+    pub fn endpoint(&self) -> String {
+        self.server.endpoint()
+    }
+
+    /// The address it listens on.
+    pub fn addr(&self) -> SocketAddr {
+        self.server.addr()
+    }
+
+    /// Who signs service account tokens, for `Sts::oidc_provider`.
+    pub fn issuer(&self) -> &'static str {
+        token::ISSUER
+    }
+
+    /// The key set that verifies service account tokens, for `Sts::oidc_provider`.
+    pub fn jwks(&self) -> Value {
+        self.shared.signer.jwks()
+    }
+
+    /// Writes a kubeconfig that leads here.
+    pub fn kubeconfig(&self, path: &Path) -> Result<()> {
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "lab", "cluster": {"server": self.endpoint()}}],
+            "users": [{"name": "lab", "user": {}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": "default"}}],
+            "current-context": "lab",
+        });
+        std::fs::write(path, serde_json::to_vec_pretty(&config)?).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Creates the object or replaces it, and gives it back with what the server fills in. Another `metadata.uid` than the
+    /// present one means delete and create. An object that is the same already makes no event, as on a real server.
+    pub fn apply(&self, object: Value) -> Result<Value> {
+        let kind = Kind::of(&object)
+            .ok_or_else(|| anyhow!("no such kind here: {} {}", object["apiVersion"], object["kind"]))?;
+        let mut state = self.shared.state();
+        let stored =
+            state.store.put(kind, object, None, Instant::now()).map_err(|status| anyhow!("{}", status.message))?;
+        drop(state);
+        self.shared.tell();
+        Ok(stored)
+    }
+
+    /// Deletes an object. `kind` is a kind or a plural; `namespace` is empty for cluster-wide kinds.
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+        let key = key(kind, namespace, name)?;
+        let mut state = self.shared.state();
+        if state.store.latest(&key).is_none() {
+            bail!("no {kind} {namespace}/{name} to delete");
+        }
+        state.store.submit(Change::Delete(key), Instant::now());
+        drop(state);
+        self.shared.tell();
+        Ok(())
+    }
+
+    /// Creates a namespace or replaces its annotations.
+    pub fn namespace(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Value> {
+        let annotations: serde_json::Map<String, Value> =
+            annotations.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        let mut metadata = json!({"name": name, "labels": {"kubernetes.io/metadata.name": name}});
+        if !annotations.is_empty() {
+            metadata["annotations"] = Value::Object(annotations);
+        }
+        self.apply(
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata, "status": {"phase": "Active"}}),
+        )
+    }
+
+    /// Sets an annotation, or removes it with `None`.
+    pub fn annotate(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        annotation: &str,
+        value: Option<&str>,
+    ) -> Result<Value> {
+        self.merge(kind, namespace, name, &json!({"metadata": {"annotations": {annotation: value}}}))
+    }
+
+    /// Changes an object by an RFC 7386 merge patch: a late `podIP`, a deletion timestamp, a new container status.
+    pub fn merge(&self, kind: &str, namespace: &str, name: &str, change: &Value) -> Result<Value> {
+        let key = key(kind, namespace, name)?;
+        let present = self.shared.state().store.latest(&key);
+        let present = present.ok_or_else(|| anyhow!("no {kind} {namespace}/{name} to change"))?;
+        let mut object = Value::clone(&present);
+        patch::merge(&mut object, change);
+        self.apply(object)
+    }
+
+    /// The object as clients see it now.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = key(kind, namespace, name).ok()?;
+        self.shared.state().store.get(&key).map(|object| Value::clone(&object))
+    }
+
+    /// All objects of a kind as clients see them now.
+    pub fn list(&self, kind: &str) -> Vec<Value> {
+        let Some(kind) = Kind::named(kind) else { return Vec::new() };
+        let state = self.shared.state();
+        state.store.present(kind.plural).map(|object| Value::clone(object)).collect()
+    }
+
+    /// Every request so far, in order of arrival.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.state().requests.clone()
+    }
+
+    /// Forgets the recorded requests.
+    pub fn clear(&self) {
+        self.shared.state().requests.clear();
+    }
+
+    /// How many watch streams are open.
+    pub fn watchers(&self) -> usize {
+        self.shared.state().watchers
+    }
+
+    /// Waits until requests and the number of open watch streams satisfy `enough`; false when they do not in time.
+    pub fn wait(&self, limit: Duration, enough: impl Fn(&[Request], usize) -> bool) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut state = self.shared.state();
+        while !enough(&state.requests, state.watchers) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = match self.shared.told.wait_timeout(state, left) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        true
+    }
+
+    /// While frozen, watch streams stay open and deliver nothing; afterwards they deliver everything, in order.
+    pub fn freeze(&self, frozen: bool) {
+        self.fault(|faults| faults.frozen = frozen);
+    }
+
+    /// Every later change to this object (by uid, name, or `namespace/name`) is seen by clients only this much later. Changes
+    /// of other objects overtake it.
+    pub fn delay_object(&self, object: &str, delay: Duration) {
+        self.shared.state().store.delays.insert(object.to_owned(), delay);
+    }
+
+    /// Watch streams deliver each change this much later than lists show it.
+    pub fn set_watch_delay(&self, delay: Duration) {
+        self.fault(|faults| faults.watch_delay = delay);
+    }
+
+    /// Answers every request this much later.
+    pub fn set_latency(&self, latency: Duration) {
+        self.fault(|faults| faults.latency = latency);
+    }
+
+    /// Breaks every open watch stream now, in the middle of its body.
+    pub fn cut(&self) {
+        self.fault(|faults| faults.cuts += 1);
+    }
+
+    /// Sends one line that is not JSON on every open watch stream.
+    pub fn bad_bytes(&self) {
+        self.fault(|faults| faults.bad_lines += 1);
+    }
+
+    /// Forgets all history: a watch from any resource version known to a client until now is answered 410.
+    pub fn gone(&self) {
+        self.shared.state().store.compact();
+        self.shared.tell();
+    }
+
+    /// Sends a bookmark now on every open watch stream that allows them.
+    pub fn bookmark(&self) {
+        self.fault(|faults| faults.bookmarks += 1);
+    }
+
+    /// Sends bookmarks this often; a real server does every minute.
+    pub fn set_bookmark_interval(&self, every: Duration) {
+        self.fault(|faults| faults.bookmark_every = every);
+    }
+
+    /// Whether `sendInitialEvents` is supported; without it such a watch is refused with 422, as by a server without the gate.
+    pub fn streaming_lists(&self, supported: bool) {
+        self.fault(|faults| faults.streaming_lists = supported);
+    }
+
+    /// Answers every request 401. Streams that are open go on.
+    pub fn unauthorized(&self, unauthorized: bool) {
+        self.refuse(unauthorized.then_some(401));
+    }
+
+    /// Answers every request with this status (403, 429, 500, 503, ...), until `None`. Streams that are open go on.
+    pub fn refuse(&self, status: Option<u16>) {
+        self.fault(|faults| faults.refuse = status);
+    }
+
+    /// Refuses connections and breaks those that are open, or serves again.
+    pub fn down(&self, down: bool) -> Result<()> {
+        self.server.down(down)
+    }
+
+    fn fault(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.shared.state().faults);
+        self.shared.tell();
+    }
+}
+
+fn key(kind: &str, namespace: &str, name: &str) -> Result<Key> {
+    let kind = Kind::named(kind).ok_or_else(|| anyhow!("no such kind here: {kind}"))?;
+    Ok(Key::new(kind, namespace, name))
+}
+
+/// Publishes delayed changes at their time, for streams that nobody else wakes.
+async fn publish_when_due(shared: Arc<Shared>) {
+    let mut changed = shared.changed.subscribe();
+    loop {
+        changed.borrow_and_update();
+        let (published, next) = {
+            let mut state = shared.state();
+            (state.store.publish_due(Instant::now()), state.store.next_due())
+        };
+        if published {
+            shared.tell();
+        }
+        let ended = match next {
+            Some(due) => tokio::time::timeout_at(due.into(), changed.changed()).await.is_ok_and(|told| told.is_err()),
+            None => changed.changed().await.is_err(),
+        };
+        if ended {
+            return;
+        }
+    }
+}

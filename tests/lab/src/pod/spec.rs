@@ -1,0 +1,221 @@
+//! What a pod is made from.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use super::ContainerKind;
+
+/// How the pod's network reaches the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A port of a bridge that has an address: flannel, the bridge plugin, Docker.
+    Bridge,
+    /// A cable of its own whose node side has no address, a gateway that exists nowhere: Calico, the VPC CNI, Cilium, ptp.
+    PointToPoint,
+}
+
+/// Who makes the cgroups' names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// `kubepods/burstable/pod<uid>/<id>`
+    Cgroupfs,
+    /// `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<uid>.slice/cri-containerd-<id>.scope`
+    Systemd,
+}
+
+impl Driver {
+    /// The directory of a container in its pod's.
+    pub(super) fn leaf(self, id: &str) -> String {
+        match self {
+            Self::Cgroupfs => id.to_owned(),
+            Self::Systemd => format!("cri-containerd-{id}.scope"),
+        }
+    }
+}
+
+/// The pod's class of service, which decides where its cgroup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qos {
+    /// Directly below the root of all pods.
+    Guaranteed,
+    /// Most pods.
+    Burstable,
+    /// Pods that ask for nothing.
+    BestEffort,
+}
+
+impl Qos {
+    pub(super) fn directory(self) -> Option<&'static str> {
+        match self {
+            Self::Guaranteed => None,
+            Self::Burstable => Some("burstable"),
+            Self::BestEffort => Some("besteffort"),
+        }
+    }
+
+    /// As `status.qosClass` spells it.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+}
+
+/// A pod to be: by default on the bridge, burstable, with the systemd driver and one container `app`.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PodSpec {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) service_account: String,
+    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) uid: Option<String>,
+    pub(super) cgroup_uid: Option<String>,
+    pub(super) driver: Driver,
+    pub(super) qos: Qos,
+    pub(super) shape: Shape,
+    pub(super) v4: Option<Ipv4Addr>,
+    pub(super) v6: Option<Ipv6Addr>,
+    pub(super) containers: Vec<(String, ContainerKind)>,
+    pub(super) host_network: bool,
+}
+
+impl PodSpec {
+    /// A pod of that name in that namespace.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            service_account: "default".to_owned(),
+            annotations: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            uid: None,
+            cgroup_uid: None,
+            driver: Driver::Systemd,
+            qos: Qos::Burstable,
+            shape: Shape::Bridge,
+            v4: None,
+            v6: None,
+            containers: vec![("app".to_owned(), ContainerKind::App)],
+            host_network: false,
+        }
+    }
+
+    /// `spec.serviceAccountName`
+    pub fn service_account(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.service_account);
+        self
+    }
+
+    /// Adds an annotation.
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets all annotations.
+    pub fn annotations(mut self, annotations: BTreeMap<String, String>) -> Self {
+        self.annotations = annotations;
+        self
+    }
+
+    /// Adds a label.
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A fixed UID rather than a random one.
+    pub fn uid(mut self, uid: &str) -> Self {
+        self.uid = Some(uid.to_owned());
+        self
+    }
+
+    /// Another UID in the cgroup's name than in the API, as static pods have; the caller adds the annotations that say so.
+    pub fn cgroup_uid(mut self, uid: &str) -> Self {
+        self.cgroup_uid = Some(uid.to_owned());
+        self
+    }
+
+    /// Who names the cgroups.
+    pub fn driver(mut self, driver: Driver) -> Self {
+        self.driver = driver;
+        self
+    }
+
+    /// Its class of service.
+    pub fn qos(mut self, qos: Qos) -> Self {
+        self.qos = qos;
+        self
+    }
+
+    /// How it is connected.
+    pub fn shape(mut self, shape: Shape) -> Self {
+        self.shape = shape;
+        self
+    }
+
+    /// A fixed address; a test may give one to two pods.
+    pub fn v4(mut self, address: Ipv4Addr) -> Self {
+        self.v4 = Some(address);
+        self
+    }
+
+    /// A fixed IPv6 address.
+    pub fn v6(mut self, address: Ipv6Addr) -> Self {
+        self.v6 = Some(address);
+        self
+    }
+
+    /// Its app containers, instead of `app`.
+    pub fn containers(mut self, names: &[&str]) -> Self {
+        self.containers.retain(|(_, kind)| *kind != ContainerKind::App);
+        self.containers.extend(names.iter().map(|name| ((*name).to_owned(), ContainerKind::App)));
+        self
+    }
+
+    /// Adds an init container or sidecar.
+    pub fn init_container(mut self, name: &str) -> Self {
+        self.containers.push((name.to_owned(), ContainerKind::Init));
+        self
+    }
+
+    /// On the node's own network.
+    pub fn host_network(mut self) -> Self {
+        self.host_network = true;
+        self
+    }
+
+    /// The pod's cgroup, relative to the root.
+    pub(super) fn cgroup_of(&self, uid: &str) -> PathBuf {
+        match (self.driver, self.qos.directory()) {
+            (Driver::Cgroupfs, None) => format!("kubepods/pod{uid}").into(),
+            (Driver::Cgroupfs, Some(qos)) => format!("kubepods/{qos}/pod{uid}").into(),
+            // A dash means nesting in the names of slices.
+            (Driver::Systemd, None) => format!("kubepods.slice/kubepods-pod{}.slice", uid.replace('-', "_")).into(),
+            (Driver::Systemd, Some(qos)) => {
+                let uid = uid.replace('-', "_");
+                format!("kubepods.slice/kubepods-{qos}.slice/kubepods-{qos}-pod{uid}.slice").into()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_are_named_as_the_kubelet_names_them() {
+        let path = |driver, qos| PodSpec::new("ns", "pod").driver(driver).qos(qos).cgroup_of("a-b");
+        let expected = "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-poda_b.slice";
+        assert_eq!(path(Driver::Systemd, Qos::BestEffort), PathBuf::from(expected));
+        assert_eq!(path(Driver::Systemd, Qos::Guaranteed), PathBuf::from("kubepods.slice/kubepods-poda_b.slice"));
+        assert_eq!(path(Driver::Cgroupfs, Qos::Burstable), PathBuf::from("kubepods/burstable/poda-b"));
+        assert_eq!(path(Driver::Cgroupfs, Qos::Guaranteed), PathBuf::from("kubepods/poda-b"));
+    }
+}

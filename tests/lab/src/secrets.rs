@@ -1,0 +1,229 @@
+//! Did a secret get out? A search for planted secrets in whatever a daemon wrote, in every form in which it could have been written.
+//!
+//! A test plants secrets ([`crate::sts::Sts::set_planted_secret`], or takes those that a rig has anyway with [`planted`]), lets
+//! the daemon work, and searches at the end: [`search_rig`] for everything a rig's daemon has said, [`search`] for any bytes.
+
+mod forms;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use anyhow::{Result, ensure};
+
+use crate::daemon::{self, Daemon};
+use crate::rig::{ControlPlane, Rig};
+
+pub use forms::Form;
+
+/// The shortest text that is searched for: shorter ones turn up by chance.
+pub const SHORTEST: usize = 8;
+
+/// A secret to search for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Planted {
+    name: String,
+    text: String,
+}
+
+impl Planted {
+    /// A secret, and what it is called in reports. At least [`SHORTEST`] bytes.
+    pub fn new(name: &str, text: &str) -> Result<Self> {
+        ensure!(text.len() >= SHORTEST, "{name} has {} bytes, too few to search for", text.len());
+        Ok(Self { name: name.to_owned(), text: text.to_owned() })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for Planted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A report of a leak must not be the next one.
+        write!(f, "Planted({})", self.name)
+    }
+}
+
+/// Where a secret was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Which one.
+    pub secret: String,
+    /// In which form.
+    pub form: Form,
+    /// In what.
+    pub place: String,
+    /// At which byte of it.
+    pub offset: usize,
+}
+
+impl fmt::Display for Hit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?}) in {} at byte {}", self.secret, self.form, self.place, self.offset)
+    }
+}
+
+/// Everywhere in `bytes` that any of the secrets is, in any form.
+pub fn search(planted: &[Planted], place: &str, bytes: &[u8]) -> Vec<Hit> {
+    Needles::new(planted).search(place, bytes)
+}
+
+/// Secrets in a form to be searched for, for more than one search.
+pub struct Needles<'a> {
+    /// By their first bytes.
+    by_start: HashMap<[u8; SHORTEST], Vec<Needle<'a>>>,
+    /// The two bytes with which at least one starts: nearly every place is ruled out by these alone.
+    starts: Vec<bool>,
+}
+
+struct Needle<'a> {
+    secret: &'a Planted,
+    form: Form,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Needles<'a> {
+    /// All forms of all of them.
+    pub fn new(planted: &'a [Planted]) -> Self {
+        let mut needles = Self { by_start: HashMap::new(), starts: vec![false; 1 << 16] };
+        for secret in planted {
+            for (form, bytes) in forms::all(&secret.text) {
+                let Some(start) = bytes.first_chunk::<SHORTEST>() else { continue };
+                needles.starts[pair(start)] = true;
+                needles.by_start.entry(*start).or_default().push(Needle { secret, form, bytes });
+            }
+        }
+        needles
+    }
+
+    /// Everywhere in `bytes` that any of them is.
+    pub fn search(&self, place: &str, bytes: &[u8]) -> Vec<Hit> {
+        let mut hits = Vec::new();
+        for offset in 0..bytes.len() {
+            let rest = &bytes[offset..];
+            let Some(start) = rest.first_chunk::<SHORTEST>() else { break };
+            if !self.starts[pair(start)] {
+                continue;
+            }
+            let here = self.by_start.get(start).into_iter().flatten().filter(|needle| rest.starts_with(&needle.bytes));
+            hits.extend(here.map(|needle| Hit {
+                secret: needle.secret.name.clone(),
+                form: needle.form,
+                place: place.to_owned(),
+                offset,
+            }));
+        }
+        hits
+    }
+}
+
+fn pair(start: &[u8; SHORTEST]) -> usize {
+    usize::from(u16::from_be_bytes([start[0], start[1]]))
+}
+
+impl fmt::Debug for Needles<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Needles({})", self.by_start.values().map(Vec::len).sum::<usize>())
+    }
+}
+
+/// The secrets that a rig has anyway: the node role's, those in the node's user data, and every one that STS has issued so far.
+pub fn planted<A: ControlPlane>(rig: &Rig<A>) -> Result<Vec<Planted>> {
+    let node = rig.imds.credentials();
+    let mut planted = vec![
+        Planted::new("the node role's secret key", &node.secret_access_key)?,
+        Planted::new("the node role's session token", &node.token)?,
+    ];
+    if let Some((_, token)) = rig.imds.facts().user_data.trim().rsplit_once('=') {
+        planted.push(Planted::new("the node's bootstrap token", token)?);
+    }
+    for issued in rig.sts.issued() {
+        planted.push(Planted::new(&format!("the secret key of {}", issued.access_key_id), &issued.secret_access_key)?);
+        // A log that cuts long values shows their beginnings; the first 16 characters are the same in all.
+        let token = issued.session_token.get(16..48).unwrap_or(&issued.session_token);
+        planted.push(Planted::new(&format!("the session token of {}", issued.access_key_id), token)?);
+    }
+    Ok(planted)
+}
+
+/// Searches everything that the rig's daemons have said so far: their logs and audit lines, and the metrics and state of the one
+/// that the rig has now. Places are called `log` and `audit` where they are that one's, by the file's name where another's.
+pub fn search_rig<A: ControlPlane>(rig: &Rig<A>, planted: &[Planted]) -> Result<Vec<Hit>> {
+    let daemon = rig.daemon().ok();
+    let needles = Needles::new(planted);
+    let own = daemon.map(Daemon::files);
+    let mut hits = Vec::new();
+    for (path, bytes) in daemon::written()? {
+        let name = own.iter().flatten().find(|(_, file)| *file == path).map(|(name, _)| (*name).to_owned());
+        let place = name.unwrap_or_else(|| path.file_name().unwrap_or_default().display().to_string());
+        hits.extend(needles.search(&place, &bytes));
+    }
+    for path in ["/metrics", "/readyz?verbose", "/livez"] {
+        // One that has ended says nothing any more.
+        let said = daemon.and_then(|daemon| daemon.admin(path).ok());
+        hits.extend(said.into_iter().flat_map(|(_, body)| needles.search(path, body.as_bytes())));
+    }
+    Ok(hits)
+}
+
+/// Fails if any of the rig's daemons has let out any secret that the rig has, or one of `more`. For the end of any trial.
+pub fn none_got_out<A: ControlPlane>(rig: &Rig<A>, more: &[Planted]) -> Result<()> {
+    let mut planted = planted(rig)?;
+    planted.extend_from_slice(more);
+    let hits = search_rig(rig, &planted)?;
+    let list: Vec<String> = hits.iter().take(20).map(ToString::to_string).collect();
+    ensure!(hits.is_empty(), "{} secrets got out:\n{}", hits.len(), list.join("\n"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "wJalr/XUtn+FEMI=K7MDENG";
+
+    fn forms_found(text: &[u8]) -> Result<Vec<Form>> {
+        let planted = [Planted::new("it", SECRET)?];
+        let mut forms: Vec<Form> = search(&planted, "here", text).into_iter().map(|hit| hit.form).collect();
+        forms.dedup();
+        Ok(forms)
+    }
+
+    #[test]
+    fn every_form_is_found_wherever_it_is() -> Result<()> {
+        for (form, bytes) in forms::all(SECRET) {
+            for before in ["", "x", "xy\n", "{\"a\":\""] {
+                let text = [before.as_bytes(), &bytes, b"\"} and more"].concat();
+                assert!(forms_found(&text)?.contains(&form), "{form:?} behind {before:?}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn base64_is_found_at_any_alignment_and_beside_anything() -> Result<()> {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
+        for before in 0..7 {
+            for after in 0..4 {
+                let plain = format!("{}{SECRET}{}", "<".repeat(before), ">".repeat(after));
+                for coded in [STANDARD.encode(&plain), URL_SAFE.encode(&plain), STANDARD_NO_PAD.encode(&plain)] {
+                    let found = forms_found(coded.as_bytes())?;
+                    assert!(found.contains(&Form::Base64), "{before} before, {after} behind");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_else_is_found() -> Result<()> {
+        assert!(forms_found(&SECRET.as_bytes()[1..])?.is_empty());
+        assert!(forms_found(&SECRET.as_bytes()[..SECRET.len() - 1])?.is_empty());
+        assert!(forms_found(b"")?.is_empty());
+        assert!(Planted::new("short", "seven77").is_err());
+        assert!(!format!("{:?}", Planted::new("it", SECRET)?).contains(SECRET));
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! The lab's cgroup on the machine: how it is made, who owns it, how it goes.
+//!
+//! The owner is told twice: by process id and start time in the name, and by a lock on the directory, which also holds where two
+//! pid namespaces share one cgroup mount. Only when both say that the owner is gone is a directory swept.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+const PREFIX: &str = "podrole-lab.";
+const GONE: Duration = Duration::from_secs(10);
+
+/// A cgroup of this process; removed, with all that runs in it, by [`Owned::remove`].
+pub(super) struct Owned {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Owned {
+    /// Makes this process's cgroup below `root`.
+    pub(super) fn create(root: &Path) -> Result<Self> {
+        let pid = std::process::id();
+        let start = start_time(pid).context("find this process's own start time")?;
+        let path = root.join(format!("{PREFIX}{pid}.{start}"));
+        fs::create_dir(&path).with_context(|| format!("create the cgroup {}", path.display()))?;
+        let lock = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        lock.try_lock().with_context(|| format!("lock {}", path.display()))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn remove(self) -> Result<()> {
+        remove(&self.path)
+    }
+}
+
+/// Where the machine has its cgroup2 hierarchy.
+pub(super) fn mount_point() -> Result<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    // The last one wins: a later mount on the same place hides the earlier.
+    let found = table.lines().rev().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        right.starts_with("cgroup2 ").then(|| left.split(' ').nth(4)).flatten()
+    });
+    found.map(PathBuf::from).context("no cgroup2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup")
+}
+
+/// Removes what earlier runs left because they were killed.
+pub(super) fn sweep(root: &Path) -> Result<()> {
+    for entry in fs::read_dir(root).with_context(|| format!("list {}", root.display()))? {
+        let entry = entry.with_context(|| format!("list {}", root.display()))?;
+        let path = entry.path();
+        let Some((pid, start)) = entry.file_name().to_str().and_then(owner) else {
+            continue;
+        };
+        if start_time(pid) != Some(start) && !is_locked(&path)? {
+            remove(&path).with_context(|| format!("sweep what an earlier run left in {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// True while the process that made the cgroup lives.
+pub(super) fn is_locked(path: &Path) -> Result<bool> {
+    let dir = match File::open(path) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+    };
+    match dir.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+}
+
+/// Kills every process in a cgroup and below it, then removes the directories, deepest first. One that is gone already is fine.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::write(path.join("cgroup.kill"), "1") {
+        Ok(()) => {}
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("kill what runs in {}", path.display())),
+    }
+    let deadline = Instant::now() + GONE;
+    let mut pause = Duration::from_micros(100);
+    while is_populated(path)? {
+        ensure!(Instant::now() < deadline, "processes in {} outlive a kill by {GONE:?}", path.display());
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+    remove_tree(path).with_context(|| format!("remove the cgroup {}", path.display()))
+}
+
+fn is_populated(path: &Path) -> Result<bool> {
+    match fs::read_to_string(path.join("cgroup.events")) {
+        Ok(events) => Ok(events.lines().any(|line| line == "populated 1")),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("read the events of {}", path.display())),
+    }
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if is_gone(&error) => Ok(()),
+        result => result,
+    }
+}
+
+/// A cgroup that is removed while a file of it is open answers ENODEV.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
+}
+
+fn owner(name: &str) -> Option<(u32, u64)> {
+    let (pid, start) = name.strip_prefix(PREFIX)?.split_once('.')?;
+    Some((pid.parse().ok()?, start.parse().ok()?))
+}
+
+/// When a process started, in clock ticks since boot: with its id, a name that is never given twice.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may hold anything, parentheses and spaces too.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_names_have_an_owner() {
+        assert_eq!(owner("podrole-lab.12.345"), Some((12, 345)));
+        for other in
+            ["podrole-lab", "podrole-lab.", "podrole-lab.12", "podrole-lab.x.1", "system.slice", "xpodrole-lab.1.2"]
+        {
+            assert_eq!(owner(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_start_time_belongs_to_one_process() {
+        assert!(start_time(std::process::id()).is_some());
+        assert_eq!(start_time(u32::MAX), None);
+    }
+}

@@ -1,0 +1,315 @@
+//! A test runner for trials that each want a node of their own.
+//!
+//! It speaks cargo's dialect, arguments and closing line, so that `cargo test` and CI treat it as any other test.
+
+use std::collections::VecDeque;
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::process::{ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Nested, enter, outside, scratch};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Set to `1`, it makes a skipped trial a failed one: for CI, where everything that trials need is there.
+const NO_SKIP: &str = "PODROLE_NO_SKIP";
+/// The exit code of a trial that was skipped, as automake has it.
+const SKIPPED: u8 = 77;
+const FAILED: u8 = 101;
+const USAGE: u8 = 64;
+
+/// One test: a function that runs in a world of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial {
+    name: &'static str,
+    run: fn() -> Result<()>,
+    timeout: Duration,
+    may_skip: bool,
+}
+
+impl Trial {
+    /// A trial that may take two minutes.
+    pub const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self { name, run, timeout: PATIENCE, may_skip: false }
+    }
+
+    /// The same trial with another limit of time.
+    #[must_use]
+    pub const fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// The same trial, whose skip is no failure even with `PODROLE_NO_SKIP=1`: it needs something of the kernel's that cannot be
+    /// installed.
+    #[must_use]
+    pub const fn may_skip(self) -> Self {
+        Self { may_skip: true, ..self }
+    }
+}
+
+/// The error that reports a trial as ignored: `return world::skip("no etcd on this machine")`.
+pub fn skip<T>(reason: &str) -> Result<T> {
+    Err(Skip(reason.to_owned()).into())
+}
+
+#[derive(Debug)]
+struct Skip(String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "skipped: {}", self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// Runs the trials that the program's arguments select, each in a nested world; what `main` returns.
+pub fn run_trials(name: &str, trials: Vec<Trial>) -> ExitCode {
+    let result = match Options::parse(env::args_os().skip(1)) {
+        Ok(options) => match &options.trial {
+            Some(trial) => run_one(trial, &trials),
+            None => run_all(name, &options, &trials),
+        },
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("{name}: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+/// The child's side: this process becomes the nested world and runs one trial.
+fn run_one(name: &str, trials: &[Trial]) -> Result<ExitCode> {
+    let trial = trials.iter().find(|trial| trial.name == name).with_context(|| format!("no trial is named {name}"))?;
+    let world = enter(name)?;
+    let result = (trial.run)();
+    drop(world);
+    Ok(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(if error.is::<Skip>() { SKIPPED } else { 1 })
+        }
+    })
+}
+
+fn run_all(name: &str, options: &Options, trials: &[Trial]) -> Result<ExitCode> {
+    let chosen: Vec<Trial> = trials.iter().filter(|trial| options.selects(trial.name)).copied().collect();
+    if options.list {
+        for trial in &chosen {
+            println!("{}: test", trial.name);
+        }
+        println!("\n{} tests, 0 benchmarks", chosen.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let filtered = trials.len() - chosen.len();
+    let world = enter(name)?;
+    println!("\nrunning {} test{}", chosen.len(), if chosen.len() == 1 { "" } else { "s" });
+    let begin = Instant::now();
+    let queue = Mutex::new(VecDeque::from(chosen));
+    let tally = Mutex::new(Tally::default());
+    thread::scope(|scope| {
+        for _ in 0..options.threads {
+            scope.spawn(|| {
+                while let Some(trial) = lock(&queue).pop_front() {
+                    let outcome = observe(trial, options);
+                    lock(&tally).count(trial.name, outcome);
+                }
+            });
+        }
+    });
+    drop(world);
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    tally.report(filtered, begin.elapsed());
+    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Outcome {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+/// The runner's side: starts a trial, waits, and says how it went.
+fn observe(trial: Trial, options: &Options) -> Outcome {
+    let log = scratch().join(format!("{}.out", trial.name.replace('/', "_")));
+    let timeout = options.timeout.unwrap_or(trial.timeout);
+    let run = || -> Result<Option<_>> {
+        // A file, not a pipe: what the trial leaves running would hold a pipe open.
+        let out = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let twin = out.try_clone().context("duplicate a descriptor")?;
+        let args = [OsString::from("--trial"), OsString::from(trial.name)];
+        let nested = Nested::spawn(&args, |command| {
+            command.stdin(Stdio::null());
+            if !options.nocapture {
+                command.stdout(out).stderr(twin);
+            }
+        })?;
+        nested.finish(timeout)
+    };
+    let result = run();
+    let said = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    match result {
+        Err(error) => Outcome::Failed(format!("{said}{error:#}\n")),
+        Ok(None) => Outcome::Failed(format!("{said}killed: it took more than {timeout:?}\n")),
+        Ok(Some(status)) if status.success() => Outcome::Passed,
+        Ok(Some(status)) if status.code() == Some(SKIPPED.into()) => {
+            let last = said.lines().last().unwrap_or_default();
+            if env::var_os(NO_SKIP).is_some_and(|value| value == "1") && !trial.may_skip {
+                return Outcome::Failed(format!("{said}{NO_SKIP} is set: a trial that is skipped has failed\n"));
+            }
+            Outcome::Skipped(last.strip_prefix("skipped: ").unwrap_or(last).to_owned())
+        }
+        Ok(Some(status)) => Outcome::Failed(format!("{said}exit code {}\n", outside::exit_code(status))),
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    ignored: usize,
+    failed: Vec<(&'static str, String)>,
+}
+
+impl Tally {
+    fn count(&mut self, name: &'static str, outcome: Outcome) {
+        match outcome {
+            Outcome::Passed => {
+                self.passed += 1;
+                println!("test {name} ... ok");
+            }
+            Outcome::Skipped(reason) => {
+                self.ignored += 1;
+                println!("test {name} ... ignored, {reason}");
+            }
+            Outcome::Failed(said) => {
+                println!("test {name} ... FAILED");
+                self.failed.push((name, said));
+            }
+        }
+        // Whoever waits for a slow test wants to see the fast ones; a closed pipe is no reason to stop.
+        std::io::stdout().flush().ok();
+    }
+
+    fn report(&self, filtered: usize, took: Duration) {
+        if !self.failed.is_empty() {
+            println!("\nfailures:\n");
+            for (name, said) in &self.failed {
+                println!("---- {name} stdout ----\n{said}");
+            }
+            println!("\nfailures:");
+            for (name, _) in &self.failed {
+                println!("    {name}");
+            }
+        }
+        println!(
+            "\ntest result: {}. {} passed; {} failed; {} ignored; 0 measured; {filtered} filtered out; finished in {:.2}s\n",
+            if self.failed.is_empty() { "ok" } else { "FAILED" },
+            self.passed,
+            self.failed.len(),
+            self.ignored,
+            took.as_secs_f64()
+        );
+    }
+}
+
+struct Options {
+    trial: Option<String>,
+    list: bool,
+    exact: bool,
+    nocapture: bool,
+    threads: usize,
+    timeout: Option<Duration>,
+    filters: Vec<String>,
+    skips: Vec<String>,
+}
+
+impl Options {
+    fn parse(args: impl Iterator<Item = OsString>) -> Result<Self> {
+        let mut options = Self {
+            trial: None,
+            list: false,
+            exact: false,
+            nocapture: false,
+            threads: 2,
+            timeout: None,
+            filters: Vec::new(),
+            skips: Vec::new(),
+        };
+        let mut args =
+            args.map(|arg| arg.into_string().map_err(|arg| anyhow::anyhow!("{} is not text", arg.display())));
+        while let Some(arg) = args.next().transpose()? {
+            let (flag, inline) = match arg.split_once('=') {
+                Some((flag, value)) if flag.starts_with("--") => (flag, Some(value.to_owned())),
+                Some(_) | None => (arg.as_str(), None),
+            };
+            let mut value = || match inline.clone() {
+                Some(value) => Ok(value),
+                None => args.next().with_context(|| format!("{flag} needs a value"))?,
+            };
+            match flag {
+                "--trial" => options.trial = Some(value()?),
+                "--skip" => options.skips.push(value()?),
+                "--test-threads" => options.threads = value()?.parse().context("--test-threads takes a number")?,
+                "--timeout" => {
+                    options.timeout = Some(Duration::from_secs(value()?.parse().context("--timeout takes seconds")?));
+                }
+                // Of no consequence here, but cargo's users and CI pass them to all tests alike.
+                "--color" | "--format" => drop(value()?),
+                "-q" | "--quiet" | "--show-output" => {}
+                "--list" => options.list = true,
+                "--exact" => options.exact = true,
+                "--nocapture" | "--no-capture" => options.nocapture = true,
+                _ if flag.starts_with('-') => bail!("unknown argument {flag}"),
+                _ => options.filters.push(arg),
+            }
+        }
+        anyhow::ensure!(options.threads > 0, "--test-threads must not be 0");
+        Ok(options)
+    }
+
+    fn selects(&self, name: &str) -> bool {
+        let matches = |filter: &String| if self.exact { name == filter } else { name.contains(filter.as_str()) };
+        (self.filters.is_empty() || self.filters.iter().any(matches)) && !self.skips.iter().any(matches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Options> {
+        Options::parse(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn filters_are_substrings_unless_exact() -> Result<()> {
+        let options = parse(&["leak", "--skip", "slow", "--test-threads=4"])?;
+        assert_eq!(options.threads, 4);
+        assert!(options.selects("no_leak_after_flush") && !options.selects("leak_slow") && !options.selects("other"));
+        assert!(!parse(&["leak", "--exact"])?.selects("no_leak"));
+        assert!(parse(&[])?.selects("anything"));
+        Ok(())
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for wrong in [&["--bench"][..], &["--skip"], &["--test-threads", "0"], &["--timeout", "long"]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

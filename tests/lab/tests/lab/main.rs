@@ -1,0 +1,48 @@
+//! The lab tests itself: what podrole's tests stand on must hold.
+//!
+//! Every trial runs in a world of its own; run as root: `cargo test -p podrole-lab --test lab`.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "rules for the daemon; the lab watches real time pass and starts processes"
+)]
+
+mod diag;
+mod metadata;
+mod pods;
+mod worlds;
+
+use std::process::ExitCode;
+
+use podrole_lab::world::{Trial, run_trials};
+
+fn main() -> ExitCode {
+    podrole_lab::hook();
+    if let Some(code) = worlds::subject() {
+        return code;
+    }
+    run_trials(
+        "lab",
+        vec![
+            Trial::new("pods_of_every_shape_leak_before_podrole", metadata::pods_of_every_shape_leak),
+            Trial::new("node_use_is_no_leak", metadata::node_use_is_no_leak),
+            Trial::new("every_port_is_recorded", metadata::every_port_is_recorded),
+            Trial::new("metadata_is_byte_compatible", metadata::is_byte_compatible),
+            Trial::new("metadata_session_tokens", metadata::session_tokens),
+            Trial::new("metadata_misbehaves_when_told", metadata::misbehaves_when_told),
+            Trial::new("sockets_carry_their_containers_cgroup", pods::sockets_carry_their_containers_cgroup),
+            Trial::new("agents_hold_connections", pods::agents_hold_connections),
+            Trial::new("agents_make_load", pods::agents_make_load),
+            Trial::new("containers_come_and_go", pods::containers_come_and_go),
+            Trial::new("deleted_pods_leave_nothing", pods::deleted_pods_leave_nothing),
+            Trial::new("pods_can_reuse_an_address", pods::pods_can_reuse_an_address),
+            Trial::new("objects_say_what_is_there", pods::objects_say_what_is_there),
+            Trial::new("many_pods_are_quick", pods::many_pods_are_quick),
+            Trial::new("worlds_vanish_when_killed", worlds::vanish_when_killed),
+            Trial::new("worlds_clean_up_after_signals", worlds::clean_up_after_signals),
+            Trial::new("worlds_clean_up_after_a_panic", worlds::clean_up_after_a_panic),
+            Trial::new("worlds_reap_orphans", worlds::reap_orphans),
+            Trial::new("worlds_refuse_who_is_not_root", worlds::refuse_who_is_not_root),
+            Trial::new("runner_reports_as_cargo_does", worlds::runner_reports_as_cargo_does),
+        ],
+    )
+}

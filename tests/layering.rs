@@ -1,0 +1,525 @@
+//! Imports only point down, and every side effect stays in the one place that owns it.
+//!
+//! The picture in `ARCHITECTURE.md`, as a table, held against every file of `src/`. The compiler cannot say these things: inside a
+//! crate any module may name any other. What stands in comments, strings and `#[cfg(test)]` is not looked at.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the bottom up. A module belongs where its longest prefix stands; what is below it, unless listed, comes with it.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("L0", &["types", "clock"]),
+    // The traits at side effects and the words they speak; the pure modules may use those words.
+    ("L1 (ports)", &["issuer", "redirect", "caller", "upstream"]),
+    (
+        PURE,
+        &[
+            "policy",
+            "imds",
+            "pods",
+            "pods::index",
+            "pods::convert",
+            "redirect::ruleset",
+            "cache::slot",
+            "caller::cgroup_path",
+        ],
+    ),
+    (
+        "L2",
+        &[
+            "issuer::sts",
+            "issuer::base",
+            "pods::watch",
+            "pods::store",
+            "redirect::nft",
+            "redirect::routing",
+            "caller::netns",
+            "caller::sock_diag",
+            "caller::cgroup_tree",
+            "caller::scanner",
+            "caller::self_test",
+            "upstream::client",
+            "state",
+        ],
+    ),
+    ("L3", &["cache", "caller::resolver", "audit"]),
+    ("L4", &["bridge"]),
+    ("L5", &["server", "admin"]),
+    // One after the other: a subcommand reads its configuration, which names a log format.
+    ("L6", &["telemetry"]),
+    ("L6", &["config"]),
+    ("L6", &["cli"]),
+    ("L7", &["app"]),
+    ("bin", &["main"]),
+];
+
+/// Siblings of this layer do not import each other.
+const PURE: &str = "L1 (pure)";
+/// Beside the layers: everything from [`RAILS_FROM`] up may import them, and they import nothing above L0.
+const RAILS: &[&str] = &["metrics", "readiness", "tasks"];
+const RAILS_FROM: &str = "L2";
+
+/// A name that only some modules may use.
+struct Rule {
+    why: &'static str,
+    /// Paths; a match is a whole path or the beginning of one. `*` at the end: the beginning of a segment.
+    names: &'static [&'static str],
+    /// Who may, by module (with everything below it).
+    only: &'static [&'static str],
+}
+
+const RULES: &[Rule] = &[
+    Rule { why: "only issuer/ talks to AWS", names: AWS, only: &["issuer::sts", "issuer::base"] },
+    Rule { why: "only pods/watch.rs talks to Kubernetes", names: &["kube"], only: &["pods::watch"] },
+    Rule { why: "only metrics.rs knows the metrics library", names: &["prometheus"], only: &["metrics"] },
+    Rule { why: "only redirect/nft.rs starts processes", names: CHILDREN, only: &["redirect::nft"] },
+    Rule { why: "only clock.rs reads a clock", names: CLOCKS, only: &["clock"] },
+    Rule {
+        why: "only config, cli and main read the environment and arguments",
+        names: &["std::env"],
+        only: &["config", "cli", "main"],
+    },
+    Rule { why: "unsafe is forbidden", names: &["unsafe"], only: &[] },
+];
+
+/// What no module up to and including the pure ones may name.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "tracing",
+    "hyper",
+    "hyper_util",
+    "nix",
+    "rustix",
+    "socket2",
+    "std::fs",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::UdpSocket",
+    "std::os::unix::net",
+];
+/// L3 and L4 wait and share, but touch the outside only through what L2 gives them.
+const OUTSIDE: &[&str] = &[
+    "hyper",
+    "hyper_util",
+    "nix",
+    "rustix",
+    "socket2",
+    "std::fs",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::UdpSocket",
+    "std::os::unix::net",
+    "tokio::fs",
+    "tokio::net",
+    "tokio::process",
+];
+const AWS: &[&str] = &["aws_sdk_*", "aws_config", "aws_credential_types", "aws_smithy_*", "aws_types"];
+const CHILDREN: &[&str] = &[
+    "std::process::Command",
+    "process::Command",
+    "tokio::process",
+    "std::os::unix::process",
+    "nix::unistd::fork",
+    "nix::unistd::exec*",
+];
+const CLOCKS: &[&str] = &[
+    "SystemTime::now",
+    "std::time::SystemTime::now",
+    "std::time::Instant",
+    "Timestamp::now",
+    "jiff::Timestamp::now",
+    "Zoned::now",
+    "jiff::Zoned::now",
+    "rustix::time",
+    "ClockId",
+];
+
+/// As long as any file may be.
+const MAX_LINES: usize = 600;
+
+#[test]
+fn the_source_keeps_to_the_picture() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = rust_files(&root.join("src"));
+    assert!(sources.len() > 20, "only {} files found: is this the source?", sources.len());
+    let mut violations = Vec::new();
+    for path in &sources {
+        let text = fs::read_to_string(path).expect("a source file is text");
+        let name = path.strip_prefix(root.join("src")).expect("found below src").to_string_lossy().into_owned();
+        violations.extend(check(&name, &text));
+    }
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+#[test]
+fn files_are_short_and_none_is_called_mod() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = ["src", "tests", "bench"].iter().flat_map(|directory| rust_files(&root.join(directory)));
+    let mut violations = Vec::new();
+    for path in files {
+        let lines = fs::read_to_string(&path).expect("a source file is text").lines().count();
+        violations.extend(check_file(&path, lines));
+    }
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+/// The positive control: what this test exists to find is found, where it stands, and nothing else is.
+#[test]
+fn violations_are_found() {
+    let found: &[(&str, &str, &str)] = &[
+        ("types/pod.rs", "use crate::policy::Rules;", "types (L0) imports policy"),
+        ("policy.rs", "use crate::imds::Facts;", "policy (L1 (pure)) imports imds"),
+        ("pods/index.rs", "use super::convert::ROLE;", "pods::index (L1 (pure)) imports pods::convert"),
+        ("issuer.rs", "pub mod sts;\npub use sts::Sts;", "issuer (L1 (ports)) imports issuer::sts"),
+        ("policy/decide.rs", "use crate::{types::PodUid, metrics::{self, Metrics}};", "imports metrics"),
+        ("bridge/reply.rs", "fn f() -> crate::server::Limits { x }", "bridge (L4) imports server"),
+        ("server.rs", "use crate::admin::Routes;", "server (L5) imports admin"),
+        ("redirect/nft.rs", "use super::super::caller::sock_diag;", "redirect::nft (L2) imports caller::sock_diag"),
+        ("metrics.rs", "use crate::cache::Miss;", "metrics (rail) imports cache"),
+        ("news.rs", "", "news stands in no layer"),
+        ("imds/route.rs", "fn f() { tokio::spawn(g()); }", "imds names tokio::spawn"),
+        ("types.rs", "use std::{io, fs::{self, File}};", "types names std::fs"),
+        ("cache.rs", "use tokio::net::TcpStream;", "cache names tokio::net::TcpStream"),
+        ("bridge.rs", "#[cfg(test)] mod tests { } fn f() { std::fs::read(p) }", "bridge names std::fs::read"),
+        ("app.rs", "use kube::Client;", "app names kube::Client: only pods/watch.rs"),
+        ("cache.rs", "use aws_sdk_sts::Client;", "cache names aws_sdk_sts::Client: only issuer/"),
+        ("server.rs", "let c = prometheus::Counter::new();", "only metrics.rs"),
+        ("audit.rs", "let now = SystemTime::now();", "only clock.rs"),
+        ("app.rs", "use std::time::{Duration, Instant};", "app names std::time::Instant: only clock.rs"),
+        ("app.rs", "let n = std::env::var(\"N\");", "only config, cli and main"),
+        ("redirect/routing.rs", "use tokio::process::Command;", "only redirect/nft.rs"),
+        ("caller/netns.rs", "fn f<'a>(c: char) { if c == '\"' { unsafe { g() } } }", "unsafe is forbidden"),
+    ];
+    for (file, source, expected) in found {
+        let violations = check(file, source);
+        assert!(violations.iter().any(|line| line.contains(expected)), "{file}: {source}\nreported: {violations:?}");
+    }
+
+    let clean: &[(&str, &str)] = &[
+        (
+            "types.rs",
+            "// use crate::policy::Rules;\n/* unsafe /* tokio::x */ prometheus::y */ const A: &str = \"kube::Client\";",
+        ),
+        ("types.rs", "const A: &str = r#\"std::fs::read(\"x\")\"#; const B: char = '\\''; const C: u8 = b'\"';"),
+        ("types.rs", "#[cfg(test)]\n#[allow(x)]\nmod tests { use std::fs; fn f() { crate::policy::g() } }"),
+        ("cache/tests.rs", "use crate::server::Limits;"),
+        ("policy/decide.rs", "use super::Rules; use crate::types::PodUid;"),
+        ("cache/slot.rs", "use crate::issuer::IssueError;"),
+        ("caller/netns.rs", "use super::{sock_diag::SockDiag, Kernel}; use crate::metrics::Metrics;"),
+        ("main.rs", "use podrole::app; use std::env; use std::process::ExitCode;"),
+        ("bridge.rs", "use tokio::time::Instant; fn f() { Instant::now(); self.kube(); x.unsafe_code() }"),
+    ];
+    for (file, source) in clean {
+        assert_eq!(check(file, source), Vec::<String>::new(), "{file}: {source}");
+    }
+
+    assert_eq!(check_file(Path::new("src/a.rs"), MAX_LINES), None);
+    assert!(check_file(Path::new("src/a.rs"), MAX_LINES + 1).is_some());
+    assert!(check_file(Path::new("src/a/mod.rs"), 1).is_some());
+}
+
+// === rules ===
+
+/// Everything that is wrong with `text`, the source of the file `name` below `src/`.
+fn check(name: &str, text: &str) -> Vec<String> {
+    let file: Vec<&str> = name.trim_end_matches(".rs").split('/').collect();
+    if file.contains(&"tests") {
+        return Vec::new();
+    }
+    let module = if file == ["lib"] { Vec::new() } else { file };
+    let own = module.join("::");
+    let unit = unit_of(&own);
+    if unit.is_none() && !module.is_empty() {
+        return vec![format!(
+            "{name}: {own} stands in no layer: put it into LAYERS or RAILS, and into ARCHITECTURE.md"
+        )];
+    }
+    let unit = unit.unwrap_or("lib");
+    let mut violations = BTreeSet::new();
+    for path in paths(&without_tests(&tokens(text))) {
+        let spelt = path.join("::");
+        for rule in RULES {
+            let allowed = rule.only.iter().any(|who| is_below(&own, who));
+            if !allowed && rule.names.iter().any(|forbidden| is_named(&spelt, forbidden)) {
+                violations.insert(format!("{name}: {unit} names {spelt}: {}", rule.why));
+            }
+        }
+        for (from, to, forbidden, why) in
+            [("L0", PURE, IMPURE, "pure up to here"), ("L3", "L4", OUTSIDE, "I/O is L2's")]
+        {
+            let within =
+                rank(unit).is_some_and(|rank| (rank_of(from)..=rank_of(to)).contains(&rank)) && unit != "clock";
+            if within && forbidden.iter().any(|forbidden| is_named(&spelt, forbidden)) {
+                violations.insert(format!("{name}: {unit} names {spelt}: {why}"));
+            }
+        }
+        if let Some(target) = resolve(&path, &module).and_then(|path| unit_of(&path))
+            && !module.is_empty()
+            && !may_import(unit, target)
+        {
+            violations.insert(format!("{name}: {unit} ({}) imports {target} ({})", layer(unit), layer(target)));
+        }
+    }
+    violations.into_iter().collect()
+}
+
+fn check_file(path: &Path, lines: usize) -> Option<String> {
+    if path.ends_with("mod.rs") {
+        return Some(format!("{}: a module foo is foo.rs with its parts in foo/", path.display()));
+    }
+    (lines > MAX_LINES).then(|| format!("{}: {lines} lines, {MAX_LINES} are the most", path.display()))
+}
+
+fn may_import(from: &str, to: &str) -> bool {
+    if from == to {
+        return true;
+    }
+    match (rank(from), rank(to)) {
+        // Rails know each other and the vocabulary.
+        (None, None) => true,
+        (None, Some(to)) => to == rank_of("L0"),
+        (Some(from), None) => from >= rank_of(RAILS_FROM),
+        (Some(below), Some(same)) if below == same => {
+            below != rank_of(PURE) && from.split("::").next() == to.split("::").next()
+        }
+        (Some(from), Some(to)) => from > to,
+    }
+}
+
+/// The entry of the table that `path` belongs to.
+fn unit_of(path: &str) -> Option<&'static str> {
+    let all = LAYERS.iter().flat_map(|(_, modules)| modules.iter()).chain(RAILS);
+    all.copied().filter(|module| is_below(path, module)).max_by_key(|module| module.len())
+}
+
+fn rank(unit: &str) -> Option<usize> {
+    LAYERS.iter().position(|(_, modules)| modules.contains(&unit))
+}
+
+fn rank_of(layer: &str) -> usize {
+    LAYERS.iter().position(|(name, _)| *name == layer).expect("a layer of the table")
+}
+
+fn layer(unit: &str) -> &'static str {
+    rank(unit).map_or("rail", |rank| LAYERS[rank].0)
+}
+
+fn is_below(path: &str, module: &str) -> bool {
+    path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+fn is_named(spelt: &str, forbidden: &str) -> bool {
+    match forbidden.strip_suffix('*') {
+        Some(beginning) => spelt.starts_with(beginning),
+        None => is_below(spelt, forbidden),
+    }
+}
+
+/// The place in our crate that `path` means, seen from `module`; `None` when it is somebody else's.
+fn resolve(path: &[String], module: &[&str]) -> Option<String> {
+    let mut at: Vec<&str> = match path.first()?.as_str() {
+        "crate" | "podrole" => Vec::new(),
+        "self" | "super" => module.to_vec(),
+        _ => return None,
+    };
+    for segment in path {
+        match segment.as_str() {
+            "crate" | "podrole" | "self" => {}
+            "super" => drop(at.pop()),
+            name => at.push(name),
+        }
+    }
+    Some(at.join("::"))
+}
+
+// === reading ===
+
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory of the source") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Words, `::` and single signs; comments, strings and characters are gone.
+fn tokens(text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
+    let mut tokens = Vec::new();
+    let mut i = 0;
+    while i < chars.len() {
+        match at(i) {
+            '/' if at(i + 1) == '/' => i += chars[i..].iter().take_while(|c| **c != '\n').count(),
+            '/' if at(i + 1) == '*' => i = after_block_comment(&chars, i),
+            '"' => i = after_string(&chars, i),
+            '\'' if at(i + 1) == '\\' => i += 3 + chars[i + 3..].iter().take_while(|c| **c != '\'').count() + 1,
+            '\'' if at(i + 2) == '\'' => i += 3,
+            ':' if at(i + 1) == ':' => {
+                tokens.push("::".into());
+                i += 2;
+            }
+            c if c.is_alphanumeric() || c == '_' => {
+                let word: String = chars[i..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').collect();
+                i += word.chars().count();
+                let hashes = chars[i..].iter().take_while(|c| **c == '#').count();
+                if matches!(word.as_str(), "r" | "br" | "cr") && at(i + hashes) == '"' {
+                    i = after_raw_string(&chars, i + hashes + 1, hashes);
+                } else {
+                    tokens.push(word);
+                }
+            }
+            c => {
+                if !c.is_whitespace() {
+                    tokens.push(c.into());
+                }
+                i += 1;
+            }
+        }
+    }
+    tokens
+}
+
+fn after_block_comment(chars: &[char], start: usize) -> usize {
+    let (mut i, mut depth) = (start, 0);
+    while i < chars.len() {
+        match (chars[i], chars.get(i + 1)) {
+            ('/', Some('*')) => (i, depth) = (i + 2, depth + 1),
+            ('*', Some('/')) => (i, depth) = (i + 2, depth - 1),
+            _ => i += 1,
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    i
+}
+
+fn after_string(chars: &[char], start: usize) -> usize {
+    let mut i = start + 1;
+    while i < chars.len() && chars[i] != '"' {
+        i += if chars[i] == '\\' { 2 } else { 1 };
+    }
+    i + 1
+}
+
+fn after_raw_string(chars: &[char], start: usize, hashes: usize) -> usize {
+    let ends =
+        |i: usize| chars[i] == '"' && chars[i + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes;
+    (start..chars.len()).find(|i| ends(*i)).map_or(chars.len(), |i| i + 1 + hashes)
+}
+
+/// The same without the items that `#[cfg(test)]` stands before.
+fn without_tests(tokens: &[String]) -> Vec<String> {
+    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let mut kept = Vec::with_capacity(tokens.len());
+    let mut i = 0;
+    while i < tokens.len() {
+        if tokens[i..].iter().map(String::as_str).take(MARK.len()).eq(MARK) {
+            i = after_item(tokens, i + MARK.len());
+        } else {
+            kept.push(tokens[i].clone());
+            i += 1;
+        }
+    }
+    kept
+}
+
+/// Past the `;`, or past the block, that ends the item which begins at `start`.
+fn after_item(tokens: &[String], start: usize) -> usize {
+    let mut depth = 0;
+    for (i, token) in tokens.iter().enumerate().skip(start) {
+        match token.as_str() {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" => depth -= 1,
+            "}" => {
+                depth -= 1;
+                if depth == 0 {
+                    return i + 1;
+                }
+            }
+            ";" if depth == 0 => return i + 1,
+            _ => {}
+        }
+    }
+    tokens.len()
+}
+
+/// Every path in `tokens`, imports spelt out one by one. A path that begins with a child module begins with `self` here.
+fn paths(tokens: &[String]) -> Vec<Vec<String>> {
+    let is_child = |i: usize| tokens[i] == "mod" && tokens.get(i + 2).is_some_and(|next| next == ";");
+    let children: BTreeSet<&String> = (0..tokens.len()).filter(|i| is_child(*i)).map(|i| &tokens[i + 1]).collect();
+    let mut paths = Vec::new();
+    let mut i = 0;
+    while i < tokens.len() {
+        if tokens[i] == "use" && tokens.get(i + 1).is_some_and(|next| next != "<") {
+            i = tree(tokens, i + 1, &[], &mut paths);
+        } else if is_word(&tokens[i]) && (i == 0 || tokens[i - 1] != ".") {
+            let mut path = vec![tokens[i].clone()];
+            i += 1;
+            while i + 1 < tokens.len() && tokens[i] == "::" && is_word(&tokens[i + 1]) {
+                path.push(tokens[i + 1].clone());
+                i += 2;
+            }
+            // A word alone is nobody's path, except the one word that is forbidden as such.
+            if path.len() > 1 || path[0] == "unsafe" {
+                paths.push(path);
+            }
+        } else {
+            i += 1;
+        }
+    }
+    for path in &mut paths {
+        if path.first().is_some_and(|first| children.contains(first)) {
+            path.insert(0, "self".into());
+        }
+    }
+    paths
+}
+
+/// Reads one use tree that begins at `i`, adds its leaves to `paths` and returns where it ends.
+fn tree(tokens: &[String], mut i: usize, prefix: &[String], paths: &mut Vec<Vec<String>>) -> usize {
+    let mut path = prefix.to_vec();
+    while i < tokens.len() {
+        match tokens[i].as_str() {
+            "::" => i += 1,
+            "{" => {
+                i += 1;
+                while i < tokens.len() && tokens[i] != "}" {
+                    i = tree(tokens, i, &path, paths);
+                    if i < tokens.len() && tokens[i] == "," {
+                        i += 1;
+                    }
+                }
+                return i + 1;
+            }
+            "as" => i += 2,
+            "*" => i += 1,
+            "self" if !path.is_empty() => i += 1,
+            word if is_word(word) => {
+                path.push(tokens[i].clone());
+                i += 1;
+            }
+            _ => break,
+        }
+    }
+    paths.push(path);
+    i
+}
+
+fn is_word(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}

@@ -1,0 +1,56 @@
+//! The daemon's binary on a node of its own: real kernel, real nft, real pods' sockets.
+//!
+//! Every trial has a world to itself (see `podrole_lab::world`). A trial that says "never" has a control beside it, which takes the
+//! defence away and must then see the harm: a check that cannot fail proves nothing. Run as root:
+//! `cargo test -p podrole --test netns`.
+#![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
+
+#[path = "netns/answers.rs"]
+mod answers;
+#[path = "netns/attacks.rs"]
+mod attacks;
+#[path = "netns/claims.rs"]
+mod claims;
+#[path = "netns/containers.rs"]
+mod containers;
+#[path = "netns/flags.rs"]
+mod flags;
+#[path = "netns/guard.rs"]
+mod guard;
+#[path = "netns/late.rs"]
+mod late;
+#[path = "netns/lifecycle.rs"]
+mod lifecycle;
+#[path = "netns/locks.rs"]
+mod locks;
+#[path = "netns/reuse.rs"]
+mod reuse;
+#[path = "netns/rewrites.rs"]
+mod rewrites;
+#[path = "netns/support.rs"]
+mod support;
+#[path = "netns/tokens.rs"]
+mod tokens;
+
+use std::process::ExitCode;
+
+use podrole_lab::world::{Trial, run_trials};
+
+fn main() -> ExitCode {
+    podrole_lab::hook();
+    let modules: [&[Trial]; 12] = [
+        answers::TRIALS,
+        attacks::TRIALS,
+        claims::TRIALS,
+        containers::TRIALS,
+        flags::TRIALS,
+        guard::TRIALS,
+        late::TRIALS,
+        lifecycle::TRIALS,
+        locks::TRIALS,
+        rewrites::TRIALS,
+        reuse::TRIALS,
+        tokens::TRIALS,
+    ];
+    run_trials("netns", modules.concat())
+}

@@ -1,0 +1,198 @@
+//! Two containers of one pod with two roles: the address is the same, the cgroup is not.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use podrole_lab::agent::{Agent, Load, LoadReport, Target};
+use podrole_lab::pod::{Pod, PodSpec};
+use podrole_lab::rig::{ControlPlane as _, ROLE, Rig};
+use podrole_lab::world::Trial;
+
+use crate::support::{TEAM, ask_role, no_leak, ready, refused, rig, served, timed};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("containers_of_one_pod_never_get_each_others_role", never_crossed),
+    Trial::new("control_a_crossing_between_containers_would_be_seen", crossing),
+    Trial::new("control_by_address_containers_cannot_be_told_apart", by_address),
+    Trial::new("a_container_that_is_not_known_yet_is_waited_for", late),
+    Trial::new("a_container_that_stays_unknown_never_gets_the_pods_role", too_late),
+    Trial::new("a_restarted_container_keeps_its_role", restarted),
+];
+
+const PATH: &str = "/latest/meta-data/iam/security-credentials/";
+/// How long the API does not show the third container.
+const UNKNOWN: Duration = Duration::from_secs(5);
+/// How often each container asks for its own and for the other's.
+const REQUESTS: u64 = 250;
+
+fn never_crossed() -> Result<()> {
+    let rig = ready()?;
+    let pod = two_roles(&rig)?;
+    let (web, batch) = (pod.agent("web")?, pod.agent("batch")?);
+    let all = [(&web, "web-role", "batch-role"), (&batch, "batch-role", "web-role")];
+    // Turn by turn.
+    for _ in 0..50 {
+        for (agent, role, _) in all {
+            served(&rig, agent.v4(), role)?;
+        }
+    }
+    // At the same time, and each also asks for what is the other's.
+    let mut loads = Vec::new();
+    let tokens = [web.v4().token()?, batch.v4().token()?];
+    for ((agent, own, other), token) in all.into_iter().zip(&tokens) {
+        loads.push((agent, own, plan(agent, token, own), plan(agent, token, other)));
+    }
+    thread::scope(|scope| -> Result<()> {
+        let running: Vec<_> = loads
+            .iter()
+            .map(|(agent, own, mine, others)| (own, scope.spawn(|| (agent.load(mine), agent.load(others)))))
+            .collect();
+        for (own, thread) in running {
+            let (mine, others) = thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))?;
+            let (mine, others) = (mine?, others?);
+            judge(&rig, own, &mine, &others)?;
+        }
+        Ok(())
+    })?;
+    // A token is the container's, not the pod's.
+    let stolen = ask_role(batch.v4(), &tokens[0])?;
+    ensure!(stolen.status == 401, "{stolen:?}");
+    no_leak(&rig)
+}
+
+/// What one container was given all the time: its own role's credentials, the same each time, and nothing by the other's name.
+fn judge(rig: &Rig, own: &str, mine: &LoadReport, others: &LoadReport) -> Result<()> {
+    ensure!(mine.with_status(200) == REQUESTS && mine.failed() == 0, "{own}: {mine:?}");
+    // All bodies are counted, not only those that were kept; so the one that is looked at is every one.
+    ensure!(mine.bodies.len() == 1 && mine.samples.len() == 1, "{own} got {} different bodies", mine.bodies.len());
+    for body in mine.samples.values() {
+        let body: serde_json::Value = serde_json::from_str(body).context("a credentials document")?;
+        let key = body["AccessKeyId"].as_str().context("an access key")?;
+        ensure!(rig.role_of_key(key).as_deref() == Some(own), "{own} got {:?}", rig.role_of_key(key));
+    }
+    ensure!(others.with_status(404) == REQUESTS, "{own} gets the other's: {others:?}");
+    ensure!(others.samples.values().all(|body| !body.contains("AccessKeyId")), "{own}: {others:?}");
+    Ok(())
+}
+
+/// Two containers that do share a role, judged as if each had its own: the judge must find both ways of crossing.
+fn crossing() -> Result<()> {
+    let rig = ready()?;
+    let spec = PodSpec::new(TEAM, "alike").containers(&["web", "batch"]).annotation(ROLE, "web-role");
+    let pod = rig.pod(spec)?;
+    let (web, batch) = (pod.agent("web")?, pod.agent("batch")?);
+    let ask = |agent: &Agent, role: &str| -> Result<LoadReport> {
+        let token = agent.v4().token()?;
+        Ok(agent.load(&plan(agent, &token, role))?)
+    };
+    let (right, nothing) = (ask(&web, "web-role")?, ask(&web, "batch-role")?);
+    judge(&rig, "web-role", &right, &nothing).context("the judge finds fault with what is right")?;
+    let crossed = ask(&batch, "web-role")?;
+    let complaint = |own: &str, mine: &LoadReport, others: &LoadReport| {
+        judge(&rig, own, mine, others).err().map(|error| error.to_string()).context("the judge sees no crossing")
+    };
+    let said = complaint("batch-role", &crossed, &nothing)?;
+    ensure!(said.contains("batch-role got Some(\"web-role\")"), "{said}");
+    let said = complaint("web-role", &right, &crossed)?;
+    ensure!(said.contains("gets the other's"), "{said}");
+    // One crossed answer among many is enough, whichever was kept as a sample.
+    let mut mixed = right.clone();
+    mixed.bodies.insert("another".into(), 1);
+    let said = complaint("web-role", &mixed, &nothing)?;
+    ensure!(said.contains("2 different bodies"), "{said}");
+    no_leak(&rig)
+}
+
+/// Many requests for the credentials of a role, four at a time.
+fn plan(agent: &Agent, token: &str, role: &str) -> Load {
+    let request = agent.v4().render("GET", &format!("{PATH}{role}"), &[("X-aws-ec2-metadata-token", token)]);
+    Load::new(Target::v4(), &request).workers(4).requests(REQUESTS)
+}
+
+fn by_address() -> Result<()> {
+    let mut rig = rig()?;
+    rig.start(&["--identity", "ip"])?;
+    let pod = two_roles(&rig)?;
+    for container in ["web", "batch"] {
+        let error = refused(&rig, pod.agent(container)?.v4())?;
+        ensure!(error.status() == Some(503), "{container}: {error}");
+    }
+    Ok(())
+}
+
+fn late() -> Result<()> {
+    let rig = ready()?;
+    let pod = two_roles(&rig)?;
+    served(&rig, pod.agent("web")?.v4(), "web-role")?;
+    pod.add_container("debug")?;
+    let debug = pod.agent("debug")?;
+    let token = debug.v4().token()?;
+    let (answer, took) = thread::scope(|scope| {
+        let asking = scope.spawn(|| timed(|| ask_role(debug.v4(), &token)));
+        thread::sleep(Duration::from_millis(300));
+        rig.kube.update_pod(&pod)?;
+        asking.join().map_err(|_| anyhow::anyhow!("the asking thread panicked"))
+    })?;
+    let answer = answer?;
+    ensure!(answer.status == 200 && answer.text() == "debug-role", "{answer:?}");
+    ensure!(took >= Duration::from_millis(250) && took < Duration::from_millis(800), "{took:?}");
+    served(&rig, debug.v4(), "debug-role")
+}
+
+fn too_late() -> Result<()> {
+    let rig = ready()?;
+    let pod = two_roles(&rig)?;
+    served(&rig, pod.agent("web")?.v4(), "web-role")?;
+    // It is in the statuses only long after every wait: for the client, never.
+    pod.add_container("debug")?;
+    let debug = pod.agent("debug")?;
+    let token = debug.v4().token()?;
+    let (answer, took) = timed(|| ask_role(debug.v4(), &token));
+    let answer = answer?;
+    ensure!(answer.status == 503, "{answer:?}");
+    ensure!(took > Duration::from_millis(700) && took < Duration::from_millis(900), "{took:?}");
+    // Nor by name: the pod's role, a sibling's, or its own to be.
+    let headers = [("X-aws-ec2-metadata-token", token.as_str())];
+    let by_name = |role: &str| debug.v4().get(&format!("{PATH}{role}"), &headers);
+    let unknown = Instant::now();
+    while unknown.elapsed() < UNKNOWN {
+        for role in ["pod-role", "web-role", "debug-role"] {
+            let answer = by_name(role)?;
+            ensure!(answer.status == 503 && !answer.text().contains("AccessKeyId"), "{role}: {answer:?}");
+        }
+    }
+    // Once the API shows it, it has its own role and still no other.
+    rig.kube.update_pod(&pod)?;
+    served(&rig, debug.v4(), "debug-role")?;
+    for role in ["pod-role", "web-role"] {
+        let answer = by_name(role)?;
+        ensure!(answer.status == 404, "{role}: {answer:?}");
+    }
+    no_leak(&rig)
+}
+
+fn restarted() -> Result<()> {
+    let rig = ready()?;
+    let pod = two_roles(&rig)?;
+    served(&rig, pod.agent("web")?.v4(), "web-role")?;
+    let old = pod.agent("web")?.v4().token()?;
+    pod.restart_container("web")?;
+    rig.kube.update_pod(&pod)?;
+    let agent = pod.agent("web")?;
+    served(&rig, agent.v4(), "web-role")?;
+    // The container before it was another one.
+    let answer = ask_role(agent.v4(), &old)?;
+    ensure!(answer.status == 401, "{answer:?}");
+    Ok(())
+}
+
+fn two_roles(rig: &Rig) -> Result<Pod> {
+    let spec = PodSpec::new(TEAM, "pair").containers(&["web", "batch"]).annotation(ROLE, "pod-role");
+    let roles = ["web", "batch", "debug"];
+    rig.pod(
+        roles
+            .iter()
+            .fold(spec, |spec, name| spec.annotation(&format!("podrole.dev/role.{name}"), &format!("{name}-role"))),
+    )
+}

@@ -1,0 +1,259 @@
+//! A node is closed before anything can fail, and stays closed when something does.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use podrole_lab::agent::{Load, Target};
+use podrole_lab::imds::Mode;
+use podrole_lab::pod::{PodSpec, Shape};
+use podrole_lab::proc;
+use podrole_lab::rig::{ROLE, Rig};
+use podrole_lab::world::{Trial, scratch, skip};
+
+use crate::support::{
+    METADATA, NODE_ROLE, TEAM, connects, leak, listener_port, no_leak, on_node, open_second_lock, ready, refused, rig,
+    said, served, served_both, start_unready,
+};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("guard_closes_a_node_that_never_ran_podrole", fresh),
+    Trial::new("guard_leaves_a_serving_daemon_alone", beside_a_daemon),
+    Trial::new("starts_that_fail_after_guard_leak_nothing", failing_start_after_guard),
+    Trial::new("settings_that_are_wrong_are_all_told_at_once_and_the_node_is_closed", bad_settings),
+    Trial::new("a_node_without_cgroup2_is_refused_and_closed", no_cgroup2),
+    // A kernel that has all controllers in cgroup2 has no such hierarchy, and makes none for a container.
+    Trial::new("a_node_with_cgroup_version_1_is_refused_and_closed", cgroup1).may_skip(),
+    Trial::new("a_daemon_that_may_not_enter_namespaces_says_so_and_the_node_stays_closed", no_sys_admin),
+    Trial::new("without_an_api_server_pods_wait_and_nothing_leaks", no_api_server),
+    Trial::new("without_the_clouds_metadata_pods_wait_and_are_served_when_it_is_back", no_metadata),
+    Trial::new("on_another_cloud_nothing_is_touched", other_cloud),
+];
+
+fn fresh() -> Result<()> {
+    let rig = rig()?;
+    let first = rig.podrole(&["guard"])?;
+    ensure!(first.status.success(), "{}", said(&first));
+    closed(&rig)?;
+    let again = rig.podrole(&["guard"])?;
+    ensure!(again.status.success(), "{}", said(&again));
+    closed(&rig)?;
+    no_leak(&rig)?;
+    // Either of its locks alone: the table first.
+    open_second_lock(&rig)?;
+    closed(&rig)?;
+    no_leak(&rig)?;
+    // Control: and without both there is a leak to see.
+    on_node(&rig, "nft delete table inet podrole")?;
+    let pod = rig.pod(PodSpec::new(TEAM, "open"))?;
+    ensure!(pod.agent("app")?.credentials()?.role == NODE_ROLE);
+    leak(&rig)
+}
+
+fn beside_a_daemon() -> Result<()> {
+    let rig = ready()?;
+    let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
+    let port = listener_port(&rig)?;
+    let output = rig.podrole(&["guard"])?;
+    ensure!(output.status.success(), "{}", said(&output));
+    ensure!(listener_port(&rig)? == port, "the serving daemon's rules were replaced");
+    served_both(&rig, &pod.agent("app")?, "web-role")
+}
+
+/// After `guard`, a pod knocks all the time while `run` fails to start: nothing gets out, and nothing is answered.
+fn failing_start_after_guard() -> Result<()> {
+    let mut rig = rig()?;
+    ensure!(rig.podrole(&["guard"])?.status.success());
+    let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
+    let agents = [pod.agent("app")?, pod.agent("app")?];
+    rig.kube.down(true)?;
+    let starts: [(&[&str], Option<i32>); 3] = [
+        (&["--identity", "guess"], Some(64)),
+        (&["--cgroup-root", "/run/netns"], Some(1)),
+        (&["--kubeconfig", "/nonexistent"], Some(1)),
+    ];
+    thread::scope(|scope| -> Result<()> {
+        let knocking: Vec<_> = [Target::v4(), Target::v6()]
+            .into_iter()
+            .zip(&agents)
+            .map(|(target, agent)| {
+                let target = target.timeout(Duration::from_millis(50));
+                let request = agent.to(target).render("GET", "/latest/meta-data/iam/security-credentials/", &[]);
+                let load = Load::new(target, &request).workers(2).duration(Duration::from_secs(2));
+                scope.spawn(move || agent.load(&load))
+            })
+            .collect();
+        for (flags, code) in starts {
+            rig.launch(flags)?;
+            let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
+            ensure!(status.code() == code, "{flags:?}: {status}: {}", rig.daemon()?.logs());
+        }
+        for thread in knocking {
+            let report = thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))??;
+            // The last of the three serves for a moment before it fails, and says "no token" then.
+            ensure!(report.answered() == report.with_status(401) + report.with_status(503), "{report:?}");
+            ensure!(report.failed() > 10, "{report:?}");
+        }
+        Ok(())
+    })?;
+    no_leak(&rig)
+}
+
+fn bad_settings() -> Result<()> {
+    let mut rig = rig()?;
+    let wrong = [
+        ("--platform", "mars"),
+        ("--identity", "guess"),
+        ("--session-duration", "5s"),
+        ("--port-range", "9-1"),
+        ("--admin-addr", "here"),
+        ("--log-format", "paper"),
+    ];
+    let flags: Vec<&str> = wrong.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
+    rig.launch(&flags)?;
+    let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
+    let logs = rig.daemon()?.logs();
+    ensure!(status.code() == Some(64), "{status}: {logs}");
+    for (flag, _) in wrong {
+        ensure!(logs.contains(flag.trim_start_matches('-')), "no word of {flag} in {logs}");
+    }
+    closed(&rig)?;
+    no_leak(&rig)
+}
+
+fn no_cgroup2() -> Result<()> {
+    refused_as_cgroup_root("/run/netns", "file system type")
+}
+
+fn cgroup1() -> Result<()> {
+    let place = scratch().join("cgroup1");
+    fs::create_dir(&place)?;
+    // One that the machine has: it is only seen from here as well. A new one would be the whole machine's.
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let hierarchy = own.lines().filter_map(|line| line.split(':').nth(1)).find(|name| !name.is_empty());
+    let options = match hierarchy {
+        Some(name) if name.starts_with("name=") => format!("none,{name}"),
+        Some(controllers) => controllers.to_owned(),
+        None => "none,name=podrolev1".to_owned(),
+    };
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "cgroup", "-o", &options, "none"]).arg(&place);
+    let output = proc::output(&mut mount, b"", Duration::from_secs(10))?;
+    if !output.status.success() {
+        return skip(&format!("this kernel mounts no cgroup version 1 here ({options}): {}", said(&output).trim()));
+    }
+    // `CGROUP_SUPER_MAGIC` of `linux/magic.h`.
+    refused_as_cgroup_root(&place.display().to_string(), "file system type 0x27e0eb")
+}
+
+fn refused_as_cgroup_root(root: &str, found: &str) -> Result<()> {
+    let mut rig = rig()?;
+    rig.launch(&["--cgroup-root", root])?;
+    let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
+    let logs = rig.daemon()?.logs();
+    ensure!(!status.success() && logs.contains("cgroup2"), "{status}: {logs}");
+    ensure!(logs.contains(root) && logs.contains(found), "no word of {found} at {root}: {logs}");
+    closed(&rig)?;
+    no_leak(&rig)?;
+    // The weaker mode is for such nodes.
+    let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
+    rig.start(&["--cgroup-root", root, "--identity", "ip"])?;
+    served_both(&rig, &pod.agent("app")?, "web-role")
+}
+
+fn no_sys_admin() -> Result<()> {
+    let mut rig = rig()?;
+    ensure!(rig.podrole(&["guard"])?.status.success());
+    let whole = std::mem::replace(
+        &mut rig.options_mut().wrapper,
+        ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"].map(str::to_owned).into(),
+    );
+    for flags in [&[][..], &["--identity", "ip"]] {
+        rig.launch(flags)?;
+        let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
+        let logs = rig.daemon()?.logs();
+        ensure!(!status.success() && logs.contains("CAP_SYS_ADMIN"), "{flags:?}: {status}: {logs}");
+        // All that it can do it could, and says nothing else.
+        ensure!(!logs.contains("CAP_NET_ADMIN"), "{logs}");
+        closed(&rig)?;
+        no_leak(&rig)?;
+    }
+    // Control: the capability is all that was missing.
+    rig.options_mut().wrapper = whole;
+    let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
+    rig.start(&[])?;
+    served_both(&rig, &pod.agent("app")?, "web-role")
+}
+
+fn no_api_server() -> Result<()> {
+    let mut rig = rig()?;
+    let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
+    rig.kube.down(true)?;
+    start_unready(&mut rig)?;
+    let agent = pod.agent("app")?;
+    for client in [agent.v4(), agent.v6()] {
+        let error = refused(&rig, client)?;
+        ensure!(error.status() == Some(503), "{error}");
+    }
+    let (status, body) = rig.daemon()?.admin("/readyz")?;
+    ensure!(status == 503 && body.contains("[-] pods"), "{status}: {body}");
+    no_leak(&rig)?;
+    rig.kube.down(false)?;
+    rig.daemon_mut()?.wait_ready(Duration::from_secs(30))?;
+    let (_, body) = rig.daemon()?.admin("/readyz?verbose")?;
+    ensure!(body.contains("[+] pods"), "{body}");
+    served_both(&rig, &agent, "web-role")
+}
+
+fn no_metadata() -> Result<()> {
+    let mut rig = rig()?;
+    let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
+    rig.imds.set_mode(Mode::Off)?;
+    start_unready(&mut rig)?;
+    let agent = pod.agent("app")?;
+    let error = refused(&rig, agent.v4())?;
+    ensure!(error.status() == Some(503), "{error}");
+    rig.imds.set_mode(Mode::Serving)?;
+    rig.daemon_mut()?.wait_ready(Duration::from_secs(30))?;
+    served(&rig, agent.v4(), "web-role")?;
+    no_leak(&rig)
+}
+
+fn other_cloud() -> Result<()> {
+    let mut rig = rig()?;
+    rig.imds.set_mode(Mode::Google)?;
+    let before = everything(&rig)?;
+    let output = rig.podrole(&["guard"])?;
+    ensure!(!output.status.success() && said(&output).contains("Google"), "{}", said(&output));
+    rig.launch(&[])?;
+    let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
+    ensure!(!status.success(), "{status}");
+    let after = everything(&rig)?;
+    ensure!(before == after, "before:\n{before}\nafter:\n{after}");
+    Ok(())
+}
+
+/// Rules, tables and addresses of the node.
+fn everything(rig: &Rig) -> Result<String> {
+    let parts = ["nft list ruleset", "ip -4 rule show", "ip -6 rule show", "ip addr show dev lo"];
+    parts.iter().map(|line| on_node(rig, line)).collect()
+}
+
+/// A new pod of each shape gets no connection, and the node keeps what is its own.
+fn closed(rig: &Rig) -> Result<()> {
+    for shape in [Shape::Bridge, Shape::PointToPoint] {
+        let pod = rig.pod(PodSpec::new(TEAM, "probe").shape(shape).annotation(ROLE, "web-role"))?;
+        let agent = pod.agent("app")?;
+        for address in METADATA {
+            ensure!(!connects(&agent, address, 80), "{shape:?}: {address} answers");
+        }
+        rig.delete(pod)?;
+    }
+    let node = rig.node.agent()?;
+    for client in [node.v4(), node.v6()] {
+        ensure!(client.credentials()?.role == NODE_ROLE, "the node lost its own metadata");
+    }
+    Ok(())
+}

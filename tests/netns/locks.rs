@@ -1,0 +1,196 @@
+//! Each of the two locks holds alone, and the second one serves: with no nftables at all pods get their roles.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use podrole_lab::agent::{Agent, Load, Target};
+use podrole_lab::pod::{Pod, PodSpec, Shape};
+use podrole_lab::proc::Process;
+use podrole_lab::rig::{ROLE, Rig};
+use podrole_lab::world::Trial;
+
+use crate::support::{
+    METADATA, NODE_ROLE, SHORT, TEAM, connects, leak, no_leak, on_node, open_second_lock, ready, rig, served_both,
+    silent,
+};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("pods_are_served_after_a_flush_of_all_rules", flushed),
+    Trial::new("control_a_flush_without_the_second_lock_leaks", flushed_without_second_lock),
+    Trial::new("a_flush_under_load_leaks_nothing", flushed_under_load),
+    Trial::new("the_table_alone_serves_and_closes", table_alone),
+    Trial::new("with_table_and_daemon_gone_nobody_takes_a_connection", both_gone),
+    Trial::new("a_node_with_a_web_server_of_its_own_is_served", port_80_taken),
+    Trial::new("other_ports_stay_closed_after_a_flush", other_ports),
+];
+
+const FLUSH: &str = "nft flush ruleset";
+
+fn flushed() -> Result<()> {
+    let rig = ready()?;
+    let agents = agents(&rig)?;
+    for _ in 0..5 {
+        on_node(&rig, FLUSH)?;
+        for (_, agent) in &agents {
+            served_both(&rig, agent, "own-role")?;
+        }
+    }
+    node_is_well(&rig)?;
+    no_leak(&rig)
+}
+
+fn flushed_without_second_lock() -> Result<()> {
+    let rig = ready()?;
+    let agents = agents(&rig)?;
+    // A daemon that is suspended repairs nothing.
+    rig.daemon()?.suspend()?;
+    on_node(&rig, FLUSH)?;
+    open_second_lock(&rig)?;
+    for (_, agent) in &agents {
+        for client in [agent.v4(), agent.v6()] {
+            ensure!(client.credentials()?.role == NODE_ROLE);
+        }
+    }
+    leak(&rig)
+}
+
+fn flushed_under_load() -> Result<()> {
+    let rig = ready()?;
+    let agents = agents(&rig)?;
+    let later = agents.iter().map(|(pod, _)| pod.agent("app")).collect::<Result<Vec<_>>>()?;
+    let loads: Vec<(Target, Vec<u8>)> = [Target::v4(), Target::v6()]
+        .into_iter()
+        .zip(&agents)
+        .map(|(target, (_, agent))| {
+            // As fast as clients in trouble come back: a request that the flush caught is not waited for.
+            let target = target.timeout(Duration::from_millis(500));
+            let ttl = [("X-aws-ec2-metadata-token-ttl-seconds", "60")];
+            (target, agent.to(target).render("PUT", "/latest/api/token", &ttl))
+        })
+        .collect();
+    thread::scope(|scope| -> Result<()> {
+        let running: Vec<_> = loads
+            .iter()
+            .zip(&agents)
+            .map(|((target, request), (_, agent))| {
+                let load = Load::new(*target, request).workers(2).duration(Duration::from_millis(1500));
+                scope.spawn(move || agent.load(&load))
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(500));
+        on_node(&rig, FLUSH)?;
+        // These have never met our table: it is the second lock that serves them.
+        let after: Vec<_> = loads
+            .iter()
+            .zip(&later)
+            .map(|((target, request), agent)| {
+                let load = Load::new(*target, request).workers(2).duration(Duration::from_millis(700));
+                scope.spawn(move || agent.load(&load))
+            })
+            .collect();
+        for thread in after {
+            let report = thread.join().map_err(|_| anyhow::anyhow!("the later load's thread panicked"))??;
+            ensure!(report.failed() == 0, "after the flush: {report:?}");
+            ensure!(report.with_status(200) > 50 && report.answered() == report.with_status(200), "{report:?}");
+        }
+        let tables = on_node(&rig, "nft list tables")?;
+        ensure!(!tables.contains("podrole"), "our table is back, so nobody knows who served: {tables}");
+        for thread in running {
+            let report = thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))??;
+            // What was in flight at the flush has lost its rewriting; whatever comes after is served.
+            ensure!(report.failed() <= 4, "{report:?}");
+            ensure!(report.with_status(200) > 100 && report.answered() == report.with_status(200), "{report:?}");
+        }
+        Ok(())
+    })?;
+    no_leak(&rig)
+}
+
+fn table_alone() -> Result<()> {
+    let mut rig = ready()?;
+    let agents = agents(&rig)?;
+    open_second_lock(&rig)?;
+    for (_, agent) in &agents {
+        served_both(&rig, agent, "own-role")?;
+        for address in METADATA {
+            ensure!(!connects(agent, address, 8080), "{address}:8080");
+        }
+    }
+    rig.daemon_mut()?.kill9()?;
+    for (_, agent) in &agents {
+        for address in METADATA {
+            ensure!(!connects(agent, address, 80), "{address}");
+        }
+    }
+    no_leak(&rig)
+}
+
+fn both_gone() -> Result<()> {
+    let mut rig = ready()?;
+    let agents = agents(&rig)?;
+    rig.daemon_mut()?.kill9()?;
+    on_node(&rig, FLUSH)?;
+    for (pod, agent) in &agents {
+        for address in METADATA {
+            // IPv4 is not even refused: the kernel has no route for a reset from an address that is not its own.
+            ensure!(!connects(agent, address, 80), "{}: {address}", pod.name());
+        }
+    }
+    node_is_well(&rig)?;
+    no_leak(&rig)
+}
+
+fn other_ports() -> Result<()> {
+    let rig = ready()?;
+    let agents = agents(&rig)?;
+    on_node(&rig, FLUSH)?;
+    for (_, agent) in &agents {
+        for address in METADATA {
+            for port in [53, 443, 8080] {
+                silent(agent, address, port)?;
+            }
+            let question = agent.datagram(&Target::new((address, 53)).timeout(SHORT), b"question");
+            ensure!(question.is_err(), "udp {address}:53 answers");
+        }
+    }
+    no_leak(&rig)
+}
+
+/// An ingress controller on the host's network, say, has every address's port 80: the second lock cannot listen, and the first one
+/// serves all the same.
+fn port_80_taken() -> Result<()> {
+    let mut rig = rig()?;
+    let program = "import socket, time\n\
+        servers = [socket.create_server((host, 80), family=family) for host, family in \
+        (('0.0.0.0', socket.AF_INET), ('::', socket.AF_INET6))]\n\
+        print('ready', flush=True)\n\
+        time.sleep(30)";
+    let mut server = Process::start("web", rig.node.command().args(["python3", "-c", program]))?;
+    server.wait_for_log("ready", Duration::from_secs(5))?;
+    rig.start(&[])?;
+    for (_, agent) in agents(&rig)? {
+        served_both(&rig, &agent, "own-role")?;
+    }
+    ensure!(rig.daemon()?.metric("podrole_faults_total", &[("fault", "second_lock")])? > 0.0, "nobody was told");
+    no_leak(&rig)
+}
+
+fn node_is_well(rig: &Rig) -> Result<()> {
+    let node = rig.node.agent()?;
+    for client in [node.v4(), node.v6()] {
+        ensure!(client.credentials()?.role == NODE_ROLE, "the node lost its own metadata");
+    }
+    Ok(())
+}
+
+fn agents(rig: &Rig) -> Result<Vec<(Pod, Agent)>> {
+    [("bridged", Shape::Bridge), ("routed", Shape::PointToPoint)]
+        .into_iter()
+        .map(|(name, shape)| {
+            let pod = rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role"))?;
+            let agent = pod.agent("app")?;
+            Ok((pod, agent))
+        })
+        .collect()
+}

@@ -1,0 +1,153 @@
+//! Somebody else rewrites packets too, or the connection was there before us.
+
+use anyhow::{Result, ensure};
+use podrole_lab::agent::{Agent, Connection, End, Target};
+use podrole_lab::node::{METADATA_V4, METADATA_V6, WAN_V4, WAN_V6};
+use podrole_lab::pod::{Pod, PodSpec, Shape};
+use podrole_lab::proc::until;
+use podrole_lab::rig::{ROLE, Rig};
+use podrole_lab::world::{Trial, scratch};
+
+use crate::support::{NODE_ROLE, SHORT, TEAM, leak, nft, no_leak, on_wan, ready, refused, rig, served_both, soon};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("a_rewrite_after_ours_changes_nothing", after_ours),
+    Trial::new("a_rewrite_before_ours_leads_nowhere", before_ours),
+    Trial::new("packets_kept_from_connection_tracking_are_served_or_dropped", untracked),
+    Trial::new("a_connection_from_before_podrole_is_cut_off", older_than_the_rules),
+    Trial::new("control_a_connection_goes_on_without_podrole", goes_on),
+];
+
+/// `-100` is where kube-proxy rewrites.
+fn after_ours() -> Result<()> {
+    let rig = ready()?;
+    rewrite(&rig, -100)?;
+    for (_, agent) in agents(&rig)? {
+        served_both(&rig, &agent, "own-role")?;
+    }
+    ensure!(rig.imds.from_pods().is_empty(), "{:?}", rig.imds.from_pods());
+    no_leak(&rig)
+}
+
+/// Before ours and behind connection tracking: such a chain decides where the packet goes.
+fn before_ours() -> Result<()> {
+    let rig = ready()?;
+    rewrite(&rig, -195)?;
+    let agents = agents(&rig)?;
+    for (_, agent) in &agents {
+        refused(&rig, agent.to(Target::v4().timeout(SHORT)))?;
+        refused(&rig, agent.to(Target::v6().timeout(SHORT)))?;
+    }
+    ensure!(rig.imds.from_pods().is_empty(), "{:?}", rig.imds.from_pods());
+    no_leak(&rig)?;
+    // Control: it is the forward chain's look at the original destination that stops it.
+    nft(&rig, "flush chain inet podrole guard_forward")?;
+    for client in [agents[0].1.v4(), agents[0].1.v6()] {
+        ensure!(client.credentials()?.role == NODE_ROLE);
+    }
+    ensure!(!rig.imds.from_pods().is_empty());
+    Ok(())
+}
+
+/// `notrack` takes a packet past every NAT chain, ours too: the second lock serves it.
+fn untracked() -> Result<()> {
+    let rig = ready()?;
+    nft(
+        &rig,
+        &format!(
+            "table inet foreign {{
+                chain raw {{
+                    type filter hook prerouting priority -310;
+                    ip daddr {METADATA_V4} notrack
+                    ip6 daddr {METADATA_V6} notrack
+                }}
+            }}"
+        ),
+    )?;
+    for (_, agent) in agents(&rig)? {
+        served_both(&rig, &agent, "own-role")?;
+    }
+    no_leak(&rig)
+}
+
+fn older_than_the_rules() -> Result<()> {
+    let mut rig = rig()?;
+    let agents = agents(&rig)?;
+    let mut open = Vec::new();
+    for (_, agent) in &agents {
+        for target in [Target::v4(), Target::v6()] {
+            open.push((target, agent.open(&target)?));
+        }
+    }
+    // They lead to the cloud's own service: that much has leaked before there was anybody to stop it.
+    until("the cloud's service to take them", SHORT, || Ok((rig.imds.from_pods().len() == open.len()).then_some(())))?;
+    rig.start(&[])?;
+    rig.imds.clear()?;
+    for (target, connection) in &open {
+        let answer = ask(connection, target)?;
+        ensure!(answer.is_empty(), "the old connection is answered: {}", String::from_utf8_lossy(&answer));
+    }
+    no_leak(&rig)?;
+    for (_, agent) in &agents {
+        served_both(&rig, agent, "own-role")?;
+    }
+    no_leak(&rig)
+}
+
+fn goes_on() -> Result<()> {
+    let rig = rig()?;
+    let agents = agents(&rig)?;
+    let target = Target::v4();
+    let connection = agents[0].1.open(&target)?;
+    rig.imds.clear()?;
+    let answer = ask(&connection, &target)?;
+    ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    leak(&rig)
+}
+
+/// What comes back to one request on an open connection, within a moment.
+fn ask(connection: &Connection<'_>, target: &Target) -> Result<Vec<u8>> {
+    let request =
+        format!("GET /latest/meta-data/iam/security-credentials/ HTTP/1.1\r\nHost: {}\r\n\r\n", target.address());
+    // A reset that was there already is an answer too: none.
+    if connection.send(request.as_bytes()).is_err() {
+        return Ok(Vec::new());
+    }
+    let received = connection.read(SHORT);
+    Ok(received
+        .map(|received| if received.end == End::Reset { Vec::new() } else { received.bytes })
+        .unwrap_or_default())
+}
+
+/// Somebody sends what is for the metadata address to a host beyond the uplink, which passes it to the cloud's service.
+fn rewrite(rig: &Rig, priority: i32) -> Result<()> {
+    let chain = |priority: i32, from: [String; 2], to: [String; 2]| {
+        format!(
+            "table inet foreign {{ chain before {{ type nat hook prerouting priority {priority}; \
+             ip daddr {} tcp dport 80 dnat ip to {}; ip6 daddr {} tcp dport 80 dnat ip6 to {}; }}; }}",
+            from[0], to[0], from[1], to[1]
+        )
+    };
+    let metadata = || [METADATA_V4.to_string(), METADATA_V6.to_string()];
+    let host = || [WAN_V4.to_string(), WAN_V6.to_string()];
+    nft(rig, &chain(priority, metadata(), host()))?;
+    let beyond = chain(-100, host(), metadata());
+    let file = scratch().join("beyond.nft");
+    std::fs::write(&file, beyond)?;
+    on_wan(rig, &format!("nft -f {}", file.display()))?;
+    // The host does pass it on: the node itself, which nobody rewrites, gets there by that address.
+    let node = rig.node.agent()?;
+    ensure!(node.to(soon(WAN_V4.into())).credentials()?.role == NODE_ROLE);
+    Ok(())
+}
+
+fn agents(rig: &Rig) -> Result<Vec<(Pod, Agent)>> {
+    [("bridged", Shape::Bridge), ("routed", Shape::PointToPoint)]
+        .into_iter()
+        .map(|(name, shape)| {
+            let pod = rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role"))?;
+            let agent = pod.agent("app")?;
+            Ok((pod, agent))
+        })
+        .collect()
+}

@@ -1,0 +1,179 @@
+//! What the trials have in common: a rig, and the few judgements that all of them make.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use podrole_lab::agent::{Agent, Client, CredsError, Failure, Response, Target};
+use podrole_lab::node::{METADATA_V4, METADATA_V6};
+use podrole_lab::pod::Pod;
+use podrole_lab::proc;
+use podrole_lab::rig::{ControlPlane, Rig, RigOptions};
+
+/// The namespace of most trials' pods: it allows every role.
+pub(crate) const TEAM: &str = "team";
+/// The role of the node in the cloud's metadata service.
+pub(crate) const NODE_ROLE: &str = "node-role";
+/// Long enough for an answer that comes, short enough to wait for one that never does.
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
+/// Both metadata addresses.
+pub(crate) const METADATA: [IpAddr; 2] = [IpAddr::V4(METADATA_V4), IpAddr::V6(METADATA_V6)];
+
+/// Where our rule sends pods' requests.
+pub(crate) const LISTENERS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(169, 254, 170, 77)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x77))];
+/// Addresses of services, which only rules know.
+pub(crate) const SERVICES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 99)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x99))];
+
+/// A rig without a daemon.
+pub(crate) fn rig() -> Result<Rig> {
+    let binary = Some(PathBuf::from(env!("CARGO_BIN_EXE_podrole")));
+    let rig = Rig::new(RigOptions { binary, ..RigOptions::default() })?;
+    rig.namespace(TEAM, &["*"])?;
+    Ok(rig)
+}
+
+/// A rig whose daemon is ready.
+pub(crate) fn ready() -> Result<Rig> {
+    let mut rig = rig()?;
+    rig.start(&[])?;
+    Ok(rig)
+}
+
+/// `client` gets credentials of `role`, in what STS, not podrole, says about them.
+pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &str) -> Result<()> {
+    let credentials = client.credentials().map_err(|error| anyhow::anyhow!("no credentials of {role}: {error}"))?;
+    let real = rig.role_of(&credentials);
+    ensure!(real.as_deref() == Some(role), "asked for {role}, got {real:?}: {credentials:?}");
+    ensure!(credentials.role == role, "the list says {}", credentials.role);
+    Ok(())
+}
+
+/// The same over IPv4 and IPv6.
+pub(crate) fn served_both(rig: &Rig, agent: &Agent, role: &str) -> Result<()> {
+    served(rig, agent.v4(), role).context("over IPv4")?;
+    served(rig, agent.v6(), role).context("over IPv6")
+}
+
+/// `client` gets no credentials: not of the node, not of anybody, not in any words.
+pub(crate) fn refused<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>) -> Result<CredsError> {
+    match client.credentials() {
+        Ok(credentials) => bail!("got credentials of {:?}: {credentials:?}", rig.role_of(&credentials)),
+        Err(error) => {
+            let said = format!("{error:?}");
+            ensure!(!rig.imds.credentials().are_in(&said), "the node's credentials are in {said}");
+            Ok(error)
+        }
+    }
+}
+
+/// Nothing from any pod has reached the cloud's metadata service.
+pub(crate) fn no_leak(rig: &Rig) -> Result<()> {
+    let (packets, seen) = (rig.imds.leaked_packets()?, rig.imds.from_pods());
+    ensure!(packets == 0 && seen.is_empty(), "{packets} packets leaked: {seen:?}");
+    Ok(())
+}
+
+/// Something has: what a control must see.
+pub(crate) fn leak(rig: &Rig) -> Result<()> {
+    ensure!(rig.imds.leaked_packets()? > 0, "the control shows no leak, so the trial it controls shows nothing");
+    Ok(())
+}
+
+/// A client of the metadata service at `address` that gives up soon.
+pub(crate) fn soon(address: IpAddr) -> Target {
+    Target::new((address, 80)).timeout(SHORT)
+}
+
+/// Connects from a pod, for no longer than a moment; true if somebody took the connection.
+pub(crate) fn connects(agent: &Agent, address: IpAddr, port: u16) -> bool {
+    agent.reach((address, port).into(), SHORT).is_ok()
+}
+
+/// Nobody answers a `GET /` at `address:port`: it is refused, dropped, cut or closed without a word.
+pub(crate) fn silent(agent: &Agent, address: IpAddr, port: u16) -> Result<Failure> {
+    match agent.to(Target::new((address, port)).timeout(SHORT)).get("/", &[]) {
+        Ok(answer) => bail!("{address}:{port} answers: {answer:?}"),
+        Err(failure) => Ok(failure),
+    }
+}
+
+/// Runs nft on the node with this script.
+pub(crate) fn nft(rig: &Rig, script: &str) -> Result<()> {
+    let mut command = rig.node.command();
+    proc::feed(command.args(["nft", "-f", "-"]), script.as_bytes()).map(drop).with_context(|| format!("nft:\n{script}"))
+}
+
+/// Runs a command line on the node.
+pub(crate) fn on_node(rig: &Rig, line: &str) -> Result<String> {
+    proc::run(rig.node.command().args(line.split(' ')))
+}
+
+/// Runs a command line behind the uplink.
+pub(crate) fn on_wan(rig: &Rig, line: &str) -> Result<String> {
+    proc::run(rig.node.wan_command().args(line.split(' ')))
+}
+
+/// Starts a daemon that has no chance to be ready, and waits until the node's traffic leads to it.
+pub(crate) fn start_unready(rig: &mut Rig) -> Result<()> {
+    rig.launch(&[])?;
+    let redirected = proc::until("the redirect", Duration::from_secs(15), || {
+        let daemon = rig.daemon()?;
+        Ok(daemon.metric("podrole_redirect_applied_total", &[]).is_ok_and(|applied| applied > 0.0).then_some(()))
+    });
+    redirected.with_context(|| rig.daemon().map(podrole_lab::daemon::Daemon::logs).unwrap_or_default())?;
+    ensure!(!rig.daemon()?.is_ready(), "it says that it is ready");
+    Ok(())
+}
+
+/// Takes the second lock away, for controls: the rules and routes that deliver metadata traffic to the node itself.
+pub(crate) fn open_second_lock(rig: &Rig) -> Result<()> {
+    for family in ["-4", "-6"] {
+        let rules = on_node(rig, &format!("ip {family} rule show"))?;
+        for rule in rules.lines().filter(|rule| METADATA.iter().any(|address| rule.contains(&address.to_string()))) {
+            let pref = rule.split(':').next().context("a rule has a preference")?;
+            on_node(rig, &format!("ip {family} rule del pref {pref}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The port to which our rule sends pods' requests.
+pub(crate) fn listener_port(rig: &Rig) -> Result<u16> {
+    let listed = on_node(rig, "nft list chain inet podrole redirect_pods")?;
+    let port = listed.split("169.254.170.77:").nth(1).and_then(|rest| rest.split_whitespace().next());
+    port.with_context(|| format!("no port in {listed}"))?.parse().context("the port is a number")
+}
+
+/// Runs a program of an attacker, in a container, with these arguments.
+pub(crate) fn python(pod: &Pod, program: &str, args: &[&str]) -> Result<Output> {
+    let mut command = pod.command("app")?;
+    proc::output(command.args(["python3", "-c", program]).args(args), b"", Duration::from_secs(20))
+}
+
+/// What a command printed, both ways.
+pub(crate) fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs `work` and tells how long it took.
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let begin = Instant::now();
+    let result = work();
+    (result, begin.elapsed())
+}
+
+/// A role list request with a token that is good for it: one request that the daemon may hold.
+pub(crate) fn ask_role(client: Client<'_>, token: &str) -> Result<Response, Failure> {
+    client.get("/latest/meta-data/iam/security-credentials/", &[("X-aws-ec2-metadata-token", token)])
+}
+
+/// Packets counted by the counter of that name in the table `inet probe`.
+pub(crate) fn counted(rig: &Rig, name: &str) -> Result<u64> {
+    let listed = on_node(rig, &format!("nft list counter inet probe {name}"))?;
+    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets");
+    words.nth(1).and_then(|number| number.parse().ok()).with_context(|| format!("no number in {listed}"))
+}

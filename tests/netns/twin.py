@@ -1,0 +1,19 @@
+# Forges established sockets that say they are another pod's connections: CAP_NET_ADMIN may put a socket into any state.
+#
+# Arguments: the other pod's address, the first port, how many. Says "ready" and holds them for some seconds.
+import socket
+import sys
+import time
+
+address, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+TCP_REPAIR = 19
+held = []
+for port in range(first, first + count):
+    twin = socket.socket()
+    twin.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    twin.bind((address, port))
+    # In repair no packet is sent: the socket is established because it says so.
+    twin.connect(("169.254.169.254", 80))
+    held.append(twin)
+print("ready", flush=True)
+time.sleep(20)

@@ -1,0 +1,130 @@
+//! STS fails in its ways, and the real SDKs say something useful, or never notice.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use podrole_lab::proc;
+use podrole_lab::sts::Fault;
+use podrole_lab::world::Trial;
+
+use crate::bystander::Bystander;
+use crate::programs::{ALL, Programs, Sdk};
+use crate::support::{
+    BUDGET, TEAM, becomes, calls_for, double, figure, no_leak, refused, role_arn, served, session_arn, with_role,
+};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("a_role_that_sts_denies_is_told_in_the_sdks_own_errors", denied),
+    Trial::new("throttling_is_not_noticed_while_credentials_are_valid", throttled),
+    Trial::new("sts_down_from_the_start_is_waited_out", down_at_start),
+    Trial::new("slow_sts_costs_one_answer_of_come_again", slow),
+];
+
+/// Refusals of STS are remembered for ten seconds at first.
+const FORGIVEN: Duration = Duration::from_secs(30);
+/// Long enough for three SDKs after the refresh at 48 % of it, at the latest.
+const LIFE_SECONDS: u32 = 60;
+
+fn denied() -> Result<()> {
+    let programs = Programs::find()?;
+    let mut rig = double()?;
+    rig.start(&[])?;
+    let bystander = Bystander::start(&rig)?;
+    let arn = role_arn("denied-role");
+    rig.sts.fail_role(&arn, Some(Fault::AccessDenied));
+    let pod = with_role(&rig, TEAM, "web", "denied-role")?;
+    bystander.served_while(&rig, || {
+        let said = |sdk| -> Result<String> {
+            let found = programs.run(&rig, &pod, sdk)?;
+            ensure!(found.arn.is_empty(), "{sdk:?} is {found:?}");
+            Ok(found.error)
+        };
+        let (go, boto, cli) = (said(Sdk::Go)?, said(Sdk::Boto)?, said(Sdk::Cli)?);
+        figure("Go says", &go);
+        figure("boto3 says", &boto);
+        figure("the AWS CLI says", cli.trim());
+        ensure!(go.contains("podrole may not assume") && go.contains(&arn), "Go does not tell: {go}");
+        ensure!(boto.contains("NoCredentialsError"), "boto3 says {boto}");
+        ensure!(cli.contains("Unable to locate credentials"), "the AWS CLI says {cli}");
+        Ok(())
+    })?;
+    let calls = calls_for(&rig, "denied-role");
+    ensure!(calls <= 2, "{calls} calls for a role that is denied");
+    // The trust policy is put right, and nobody touches the node.
+    rig.sts.fail_role(&arn, None);
+    proc::until("the refusal to be forgotten", FORGIVEN, || Ok(pod.agent("app")?.credentials().ok()))?;
+    programs.run(&rig, &pod, Sdk::Go)?.is(&session_arn(&pod, "denied-role")?)?;
+    no_leak(&rig)
+}
+
+fn throttled() -> Result<()> {
+    let programs = Programs::find()?;
+    let mut rig = double()?;
+    rig.start(&[])?;
+    rig.sts.set_lifetime(LIFE_SECONDS);
+    let pod = with_role(&rig, TEAM, "web", "web-role")?;
+    let agent = pod.agent("app")?;
+    let first = served(&rig, agent.v4(), "web-role")?;
+    rig.sts.fail_role(&role_arn("web-role"), Some(Fault::Throttling));
+    let refreshed = rig.sts.wait(Duration::from_secs(LIFE_SECONDS.into()), |calls| {
+        calls.iter().any(|call| call.error() == Some("Throttling"))
+    });
+    ensure!(refreshed, "it never asked STS again: {:?}", rig.sts.assume_calls());
+    for sdk in ALL {
+        programs.run(&rig, &pod, sdk)?.is(&session_arn(&pod, "web-role")?).with_context(|| format!("{sdk:?}"))?;
+    }
+    let still = served(&rig, agent.v4(), "web-role")?;
+    ensure!(still.access_key_id == first.access_key_id, "new credentials from a STS that is throttling");
+    rig.sts.set_lifetime(0);
+    rig.sts.fail_role(&role_arn("web-role"), None);
+    proc::until("new credentials once it has stopped", Duration::from_secs(60), || {
+        let now = served(&rig, agent.v4(), "web-role")?;
+        Ok((now.access_key_id != first.access_key_id).then_some(()))
+    })?;
+    no_leak(&rig)
+}
+
+fn down_at_start() -> Result<()> {
+    let programs = Programs::find()?;
+    let mut rig = double()?;
+    rig.sts.down(true)?;
+    let pod = with_role(&rig, TEAM, "web", "web-role")?;
+    // As the init container does: from here on nothing reaches the cloud's metadata, whoever answers.
+    let guard = rig.podrole(&["guard"])?;
+    ensure!(guard.status.success(), "{guard:?}");
+    rig.launch(&[])?;
+    let agent = pod.agent("app")?;
+    proc::until("a session token", Duration::from_secs(20), || Ok(agent.v4().token().ok()))?;
+    for client in [agent.v4(), agent.v6()] {
+        let begin = Instant::now();
+        let error = refused(&rig, client)?;
+        ensure!(error.status() == Some(503) && begin.elapsed() < BUDGET, "{error} after {:?}", begin.elapsed());
+    }
+    ensure!(!rig.daemon()?.is_ready(), "it says that it is ready");
+    rig.sts.down(false)?;
+    let begin = Instant::now();
+    rig.daemon_mut()?.wait_ready(Duration::from_secs(60))?;
+    figure("ready after STS is up", format_args!("{} ms", begin.elapsed().as_millis()));
+    becomes(&rig, agent.v4(), "web-role", &[])?;
+    for sdk in ALL {
+        programs.run(&rig, &pod, sdk)?.is(&session_arn(&pod, "web-role")?)?;
+    }
+    no_leak(&rig)
+}
+
+fn slow() -> Result<()> {
+    let programs = Programs::find()?;
+    let mut rig = double()?;
+    rig.start(&[])?;
+    rig.sts.set_delay(Duration::from_secs(2));
+    let pod = with_role(&rig, TEAM, "web", "web-role")?;
+    let agent = pod.agent("app")?;
+    let begin = Instant::now();
+    let error = refused(&rig, agent.v4())?;
+    ensure!(error.status() == Some(503) && begin.elapsed() < BUDGET, "{error} after {:?}", begin.elapsed());
+    // The call goes on without the client, whose next attempt has the benefit: Go makes one by itself.
+    programs.run(&rig, &pod, Sdk::Go)?.is(&session_arn(&pod, "web-role")?)?;
+    programs.run(&rig, &pod, Sdk::Boto)?.is(&session_arn(&pod, "web-role")?)?;
+    ensure!(calls_for(&rig, "web-role") == 1, "{:?}", rig.sts.assume_calls());
+    no_leak(&rig)
+}
