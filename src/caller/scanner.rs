@@ -24,6 +24,15 @@ enum Ask {
     Changed,
 }
 
+/// How much a look must see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// What is new. What was seen before may be taken from memory: such looks are as frequent as pods come and go.
+    News,
+    /// Everything, as it is now: somebody missed something.
+    Everything,
+}
+
 /// When misses may cause a look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
@@ -41,18 +50,18 @@ impl Scanner {
     pub(super) fn spawn(
         name: &str,
         rate: Rate,
-        mut look: impl FnMut() -> Option<Duration> + Send + 'static,
+        mut look: impl FnMut(Look) -> Option<Duration> + Send + 'static,
     ) -> std::io::Result<Self> {
         let (asks, asked) = mpsc::channel();
         let (first_done, first) = mpsc::channel();
         let thread = std::thread::Builder::new().name(name.into());
         thread.spawn(move || {
-            let mut again = look();
+            let mut again = look(Look::Everything);
             let _ = first_done.send(());
             let mut bucket = Bucket::full(rate);
             let mut last_look = SystemClock.boot();
             while let Some(waiting) = next(&asked, &mut bucket, again, last_look) {
-                again = look();
+                again = look(if waiting.is_empty() { Look::News } else { Look::Everything });
                 last_look = SystemClock.boot();
                 for asker in waiting {
                     // One that gave up meanwhile is not there to be told.
@@ -65,7 +74,7 @@ impl Scanner {
         Ok(Self { asks })
     }
 
-    /// Returns when a look that began after the call has ended.
+    /// Returns when a look at everything that began after the call has ended.
     pub(super) async fn look(&self) {
         let (done, wait) = oneshot::channel();
         if self.asks.send(Ask::Miss(done)).is_ok() {
@@ -73,7 +82,7 @@ impl Scanner {
         }
     }
 
-    /// Something changed: look soon.
+    /// Something changed: look for news soon.
     pub(super) fn changed(&self) {
         let _ = self.asks.send(Ask::Changed);
     }
@@ -155,7 +164,7 @@ mod tests {
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = looks.clone();
         let rate = Rate { burst: 1, every: Duration::from_millis(50) };
-        let look = move || {
+        let look = move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
             None
         };
@@ -166,5 +175,23 @@ mod tests {
         // The bucket is empty now: these fifty wait for one look together.
         futures_util::future::join_all((0..50).map(|_| scanner.look())).await;
         assert_eq!(looks.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn only_an_asker_is_worth_a_look_at_everything() {
+        let (said, looks) = mpsc::channel();
+        let rate = Rate { burst: 1, every: Duration::from_millis(50) };
+        let look = move |how| {
+            let _ = said.send(how);
+            None
+        };
+        let scanner = Scanner::spawn("test", rate, look).unwrap();
+        assert_eq!(looks.recv(), Ok(Look::Everything), "the first");
+        scanner.changed();
+        assert_eq!(looks.recv(), Ok(Look::News));
+        scanner.changed();
+        scanner.look().await;
+        let all: Vec<Look> = looks.try_iter().collect();
+        assert_eq!(all.last(), Some(&Look::Everything), "{all:?}");
     }
 }

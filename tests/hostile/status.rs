@@ -12,7 +12,7 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, WEB, arn, get, path_of, ready, rig, web};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_pod_that_is_not_known_yet_is_told_to_come_again", unknown),
+    Trial::new("a_pod_that_is_not_known_yet_is_told_to_come_again", unknown).alone(),
     Trial::new("a_pod_without_a_right_is_told_that_there_is_nothing", nothing),
     Trial::new("what_sts_refuses_for_good_is_said_in_a_code", denied),
     Trial::new("what_sts_may_grant_later_is_a_503", later),

@@ -12,10 +12,10 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, ask_role, no_leak, ready, served, timed};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_pod_that_the_watch_shows_late_is_served_in_the_same_request", late_pod),
-    Trial::new("a_namespace_that_the_watch_shows_late_is_served_in_the_same_request", late_namespace),
-    Trial::new("a_pod_that_the_watch_does_not_show_is_told_to_come_again", unseen_pod),
-    Trial::new("a_namespace_that_the_watch_does_not_show_is_told_to_come_again", unseen_namespace),
+    Trial::new("a_pod_that_the_watch_shows_late_is_served_in_the_same_request", late_pod).alone(),
+    Trial::new("a_namespace_that_the_watch_shows_late_is_served_in_the_same_request", late_namespace).alone(),
+    Trial::new("a_pod_that_the_watch_does_not_show_is_told_to_come_again", unseen_pod).alone(),
+    Trial::new("a_namespace_that_the_watch_does_not_show_is_told_to_come_again", unseen_namespace).alone(),
     Trial::new("control_a_pod_that_is_known_to_have_no_role_is_told_so_at_once", known),
 ];
 

@@ -45,7 +45,10 @@ pub(crate) fn ready() -> Result<Rig> {
 
 /// `client` gets credentials of `role`, in what STS, not podrole, says about them.
 pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &str) -> Result<()> {
-    let credentials = client.credentials().map_err(|error| anyhow::anyhow!("no credentials of {role}: {error}"))?;
+    let credentials = client.credentials().map_err(|error| {
+        let recently = rig.daemon().map(|daemon| daemon.recently()).unwrap_or_default();
+        anyhow::anyhow!("no credentials of {role}: {error}; of late:\n{recently}")
+    })?;
     let real = rig.role_of(&credentials);
     ensure!(real.as_deref() == Some(role), "asked for {role}, got {real:?}: {credentials:?}");
     ensure!(credentials.role == role, "the list says {}", credentials.role);

@@ -10,7 +10,7 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, ask_role, no_leak, ready, refused, rig, start_unready};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("tokens_need_neither_watch_nor_api_server_nor_sts", alone),
+    Trial::new("tokens_need_neither_watch_nor_api_server_nor_sts", alone).alone(),
     Trial::new("control_without_them_there_are_no_credentials", credentials_need_them),
     Trial::new("tokens_are_bound_to_their_container", bound),
     Trial::new("daemon_started_without_an_api_server_gives_tokens", started_alone),

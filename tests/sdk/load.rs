@@ -9,7 +9,7 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, calls_for, figure, no_leak, real, with_role};
 
 pub(crate) const TRIALS: &[Trial] =
-    &[Trial::new("500_concurrent_cold_requests_of_one_identity_are_one_call_to_sts", one_call)];
+    &[Trial::new("500_concurrent_cold_requests_of_one_identity_are_one_call_to_sts", one_call).alone()];
 
 /// From each pod: below what the daemon allows one pod at once.
 const EACH: usize = 250;

@@ -72,7 +72,10 @@ pub(crate) fn session_arn(pod: &Pod, role: &str) -> Result<String> {
 
 /// `client` gets credentials of `role`, in what STS, not podrole, says about them.
 pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &str) -> Result<Creds> {
-    let credentials = client.credentials().map_err(|error| anyhow::anyhow!("no credentials of {role}: {error}"))?;
+    let credentials = client.credentials().map_err(|error| {
+        let recently = rig.daemon().map(|daemon| daemon.recently()).unwrap_or_default();
+        anyhow::anyhow!("no credentials of {role}: {error}; of late:\n{recently}")
+    })?;
     let real = rig.role_of(&credentials);
     ensure!(real.as_deref() == Some(role), "asked for {role}, got {real:?}: {credentials:?}");
     Ok(credentials)

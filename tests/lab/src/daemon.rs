@@ -30,6 +30,8 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHO
 const FILES: &str = "podrole-";
 /// A daemon drains before it ends.
 const END: Duration = Duration::from_secs(30);
+/// Lines of the log in the report of a failure.
+const RECENT_LINES: usize = 40;
 
 /// How the daemon is started.
 #[derive(Clone, Debug)]
@@ -188,6 +190,14 @@ impl Daemon {
     /// Everything it logged so far.
     pub fn logs(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// The last that it said and did, for the report of a failure: libraries' own words left out.
+    pub fn recently(&self) -> String {
+        let logs = self.logs();
+        let own: Vec<&str> = logs.lines().filter(|line| !line.contains("TRACE")).collect();
+        let last = own.len().saturating_sub(RECENT_LINES);
+        own.get(last..).unwrap_or_default().join("\n")
     }
 
     /// `GET path` from its admin address: status and body.

@@ -32,12 +32,13 @@ pub struct Trial {
     run: fn() -> Result<()>,
     timeout: Duration,
     may_skip: bool,
+    alone: bool,
 }
 
 impl Trial {
     /// A trial that may take two minutes.
     pub const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, timeout: PATIENCE, may_skip: false }
+        Self { name, run, timeout: PATIENCE, may_skip: false, alone: false }
     }
 
     /// The same trial with another limit of time.
@@ -51,6 +52,12 @@ impl Trial {
     #[must_use]
     pub const fn may_skip(self) -> Self {
         Self { may_skip: true, ..self }
+    }
+
+    /// The same trial, run when no other is: it asserts a time, and what a neighbour takes of the machine is not the daemon's.
+    #[must_use]
+    pub const fn alone(self) -> Self {
+        Self { alone: true, ..self }
     }
 }
 
@@ -116,18 +123,21 @@ fn run_all(name: &str, options: &Options, trials: &[Trial]) -> Result<ExitCode> 
     let world = enter(name)?;
     println!("\nrunning {} test{}", chosen.len(), if chosen.len() == 1 { "" } else { "s" });
     let begin = Instant::now();
-    let queue = Mutex::new(VecDeque::from(chosen));
     let tally = Mutex::new(Tally::default());
-    thread::scope(|scope| {
-        for _ in 0..options.threads {
-            scope.spawn(|| {
-                while let Some(trial) = lock(&queue).pop_front() {
-                    let outcome = observe(trial, options);
-                    lock(&tally).count(trial.name, outcome);
-                }
-            });
-        }
-    });
+    let (alone, together): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|trial| trial.alone);
+    for (trials, threads) in [(together, options.threads), (alone, 1)] {
+        let queue = Mutex::new(VecDeque::from(trials));
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(trial) = lock(&queue).pop_front() {
+                        let outcome = observe(trial, options);
+                        lock(&tally).count(trial.name, outcome);
+                    }
+                });
+            }
+        });
+    }
     drop(world);
     let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     tally.report(filtered, begin.elapsed());
