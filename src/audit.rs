@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::clock::Clock;
 use crate::issuer::StsCall;
 use crate::metrics::{Fault, Metrics};
-use crate::types::{ContainerId, PodEntry};
+use crate::types::{ContainerId, Denial, PodEntry};
 
 use denials::Denials;
 
@@ -132,11 +132,11 @@ impl Audit {
     }
 
     /// A pod was denied. At most one line per pod and reason in ten seconds; the next one tells how many it stands for.
-    pub fn denial(&self, subject: &Subject<'_>, reason: &'static str, explanation: impl FnOnce() -> String) {
+    pub fn denial(&self, subject: &Subject<'_>, reason: Denial, explanation: impl FnOnce() -> String) {
         let counted = self.denials.count(&subject.pod.uid, reason, self.clock.boot(), || {
             let mut line = self.line("Deny");
             line.insert("decision".into(), json!("deny"));
-            line.insert("reason".into(), json!(reason));
+            line.insert("reason".into(), json!(reason.name()));
             self.add_subject(&mut line, subject);
             line.insert("why".into(), json!(explanation()));
             line

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::pods::index::Index;
 use crate::pods::store::Store;
 use crate::policy::{Decision, DenyReason, Grant, Rules, ServiceAccount, Subject};
-use crate::types::{ContainerId, KernelIdentity, PodEntry, PodUid};
+use crate::types::{ContainerId, Denial, KernelIdentity, PodEntry, PodUid};
 
 use owner::{Caller, Owned, Ownership};
 
@@ -179,7 +179,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
             Route::Credentials { role, extended } => {
                 let (owned, grant) = self.granted(connection, &mut caller, deadline).await?;
                 if grant.role.name() != &**role {
-                    self.audit_denial(&owned.pod, owned.container(), "WrongRole", || {
+                    self.audit_denial(&owned.pod, owned.container(), Denial::WrongRole, || {
                         format!("the pod asked for another role's name than its own, {}", grant.role.name())
                     });
                     return Err(Outcome::WrongRole);
@@ -266,7 +266,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
         self.until(caller, deadline, |bridge, index, caller| match owner::of(index, caller, connection) {
             Ownership::Refused { why, by } => {
                 if let Some((pod, proof)) = by {
-                    bridge.audit_denial(pod, Some(&proof.identity.container), why.reason(), || why.explain().into());
+                    bridge.audit_denial(pod, Some(&proof.identity.container), why.denial(), || why.explain().into());
                 }
                 Err(Outcome::NotOwner(why))
             }
@@ -332,7 +332,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
     }
 
     fn denied(&self, owned: &Owned, reason: DenyReason) -> Outcome {
-        self.audit_denial(&owned.pod, owned.container(), reason.name(), || reason.explain());
+        self.audit_denial(&owned.pod, owned.container(), reason.denial(), || reason.explain());
         Outcome::Denied(reason)
     }
 
@@ -340,7 +340,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
         &self,
         pod: &PodEntry,
         container: Option<&ContainerId>,
-        reason: &'static str,
+        reason: Denial,
         why: impl FnOnce() -> String,
     ) {
         self.parties.metrics.denial(reason);

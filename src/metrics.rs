@@ -9,6 +9,8 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use crate::types::Denial;
+
 /// One second is a boundary: it is the whole patience of the common SDKs.
 const REQUEST_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 2.5];
 const STS_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -187,8 +189,8 @@ impl Metrics {
     }
 
     /// One denial by policy.
-    pub fn denial(&self, reason: &'static str) {
-        self.denials.with_label_values(&[reason]).inc();
+    pub fn denial(&self, reason: Denial) {
+        self.denials.with_label_values(&[reason.name()]).inc();
     }
 
     /// One proof of identity.

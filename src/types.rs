@@ -2,12 +2,14 @@
 
 mod allow;
 mod credentials;
+mod denial;
 mod pod;
 mod role;
 mod session;
 
 pub use allow::{AllowList, AllowListError, Glob};
 pub use credentials::{Credentials, Secret};
+pub use denial::{Denial, DenialClass};
 pub use pod::{
     Annotation, BadAnnotation, ContainerId, ContainerRole, KernelIdentity, NamespaceEntry, PodEntry, PodUid,
     ServiceAccountEntry,

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::types::PodUid;
+use crate::types::{Denial, PodUid};
 
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// What was denied lately. Bounded by the node's pods times the closed list of reasons.
 #[derive(Debug, Default)]
-pub(super) struct Denials(Mutex<HashMap<(PodUid, &'static str), Seen>>);
+pub(super) struct Denials(Mutex<HashMap<(PodUid, Denial), Seen>>);
 
 #[derive(Debug)]
 struct Seen {
@@ -29,7 +29,7 @@ impl Denials {
     pub(super) fn count(
         &self,
         pod: &PodUid,
-        reason: &'static str,
+        reason: Denial,
         now: Duration,
         line: impl FnOnce() -> Map<String, Value>,
     ) -> Option<(Map<String, Value>, u64)> {
@@ -73,7 +73,7 @@ impl Denials {
         lines
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(PodUid, &'static str), Seen>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(PodUid, Denial), Seen>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,17 +88,17 @@ mod tests {
         let (a, b) = (PodUid::parse("a").unwrap(), PodUid::parse("b").unwrap());
         let at = Duration::from_secs;
         let count = |pod, reason, second| denials.count(pod, reason, at(second), Map::new).map(|(_, count)| count);
-        assert_eq!(count(&a, "NoRole", 0), Some(1));
+        assert_eq!(count(&a, Denial::NoRole, 0), Some(1));
         for second in 1..10 {
-            assert_eq!(count(&a, "NoRole", second), None);
+            assert_eq!(count(&a, Denial::NoRole, second), None);
         }
-        assert_eq!(count(&b, "NoRole", 5), Some(1), "another pod has its own line");
-        assert_eq!(count(&a, "OwnRole", 5), Some(1), "and so has another reason");
-        assert_eq!(count(&a, "NoRole", 10), Some(10));
-        assert_eq!(count(&a, "NoRole", 11), None);
+        assert_eq!(count(&b, Denial::NoRole, 5), Some(1), "another pod has its own line");
+        assert_eq!(count(&a, Denial::OwnRole, 5), Some(1), "and so has another reason");
+        assert_eq!(count(&a, Denial::NoRole, 10), Some(10));
+        assert_eq!(count(&a, Denial::NoRole, 11), None);
         let left: Vec<u64> = denials.forget(&a).into_iter().map(|(_, count)| count).collect();
         assert_eq!(left, [1], "what was not written yet is written when the pod goes");
-        assert_eq!(count(&a, "NoRole", 11), Some(1));
+        assert_eq!(count(&a, Denial::NoRole, 11), Some(1));
     }
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
         let a = PodUid::parse("a").unwrap();
         let at = Duration::from_secs;
         for second in 0..5 {
-            denials.count(&a, "NoRole", at(second), Map::new);
+            denials.count(&a, Denial::NoRole, at(second), Map::new);
         }
         assert!(denials.overdue(at(9)).is_empty());
         let left: Vec<u64> = denials.overdue(at(10)).into_iter().map(|(_, count)| count).collect();

@@ -7,7 +7,7 @@ use super::Unready;
 use crate::caller::resolver::Proofs;
 use crate::caller::{Connection, Proof};
 use crate::pods::index::{Index, Lookup};
-use crate::types::{ContainerId, NamespaceEntry, PodEntry, ServiceAccountEntry};
+use crate::types::{ContainerId, Denial, NamespaceEntry, PodEntry, ServiceAccountEntry};
 
 /// A caller on its way through one request.
 #[derive(Debug)]
@@ -133,12 +133,12 @@ impl NotOwner {
         }
     }
 
-    /// The same in an audit line's spelling.
-    pub(super) fn reason(self) -> &'static str {
+    /// The same in the closed list that all of podrole shares.
+    pub(super) fn denial(self) -> Denial {
         match self {
-            Self::Ambiguous => "Ambiguous",
-            Self::ForeignNamespace => "ForeignNamespace",
-            Self::Squatters => "Squatters",
+            Self::Ambiguous => Denial::Ambiguous,
+            Self::ForeignNamespace => Denial::ForeignNamespace,
+            Self::Squatters => Denial::Squatters,
         }
     }
 

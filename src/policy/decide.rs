@@ -2,7 +2,7 @@
 
 use super::{ContainerRoles, Rules, SessionScope};
 use crate::types::{
-    BadAnnotation, ContainerId, ExternalId, NamespaceEntry, PodEntry, RoleArn, RoleRef, ServiceAccountEntry,
+    BadAnnotation, ContainerId, Denial, ExternalId, NamespaceEntry, PodEntry, RoleArn, RoleRef, ServiceAccountEntry,
     SessionName,
 };
 
@@ -218,19 +218,19 @@ impl From<DenyReason> for Refusal {
 // === impl DenyReason ===
 
 impl DenyReason {
-    /// The stable name: a metric label, an audit field, an Event's reason.
-    pub fn name(&self) -> &'static str {
+    /// The same in the closed list that all of podrole shares.
+    pub fn denial(&self) -> Denial {
         match self {
-            Self::AboveCeiling(_) => "AboveCeiling",
-            Self::BadAllowList(_) => "BadAllowList",
-            Self::BadExternalId(_) => "BadExternalId",
-            Self::BadRole(_) => "BadRole",
-            Self::BadSessionName(_) => "BadSessionName",
-            Self::ContainerRolesRefused => "ContainerRolesRefused",
-            Self::NamespaceNotPermitted(_) => "NamespaceNotPermitted",
-            Self::NoRole => "NoRole",
-            Self::OwnRole(_) => "OwnRole",
-            Self::PodFinished => "PodFinished",
+            Self::AboveCeiling(_) => Denial::AboveCeiling,
+            Self::BadAllowList(_) => Denial::BadAllowList,
+            Self::BadExternalId(_) => Denial::BadExternalId,
+            Self::BadRole(_) => Denial::BadRole,
+            Self::BadSessionName(_) => Denial::BadSessionName,
+            Self::ContainerRolesRefused => Denial::ContainerRolesRefused,
+            Self::NamespaceNotPermitted(_) => Denial::NamespaceNotPermitted,
+            Self::NoRole => Denial::NoRole,
+            Self::OwnRole(_) => Denial::OwnRole,
+            Self::PodFinished => Denial::PodFinished,
         }
     }
 

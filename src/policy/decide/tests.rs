@@ -73,7 +73,7 @@ fn decide_for(rules: &Rules, pod: &PodEntry, namespace: &NamespaceEntry, contain
 fn role_of(decision: Decision) -> Result<String, &'static str> {
     match decision {
         Decision::Allow(grant) => Ok(grant.role.path_and_name().to_owned()),
-        Decision::Deny(reason) => Err(reason.name()),
+        Decision::Deny(reason) => Err(reason.denial().name()),
         Decision::NotYet(NotYet::Container) => Err("wait for the container"),
         Decision::NotYet(NotYet::Namespace) => Err("wait for the namespace"),
         Decision::NotYet(NotYet::ServiceAccount) => Err("wait for the service account"),
