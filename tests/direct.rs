@@ -96,6 +96,8 @@ struct Test {
     kernel: FakeKernel,
     issuer: FakeIssuer,
     store: Arc<Store>,
+    ruling: Arc<ArcSwapOption<Ruling>>,
+    facts: Arc<ArcSwap<Facts>>,
     bridge: Arc<Bridge<FakeKernel, FakeIssuer, Anchored>>,
 }
 
@@ -136,21 +138,24 @@ impl Test {
         };
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
         let audit = Audit::new(io::sink(), "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap();
+        let ruling = Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms }));
+        let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
+        let facts = Arc::new(ArcSwap::from_pointee(facts));
         let bridge = Arc::new(Bridge::new(Parties {
             identity: Identity::Kernel(Resolver::new(kernel.clone())),
             store: store.clone(),
             service_accounts: false,
-            ruling: Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms })),
+            ruling: ruling.clone(),
             cache: Arc::new(ArcSwapOption::from_pointee(cache)),
             keys: Arc::new(ArcSwap::from_pointee(KeyRing::new(vec![key]))),
-            facts: Arc::new(ArcSwap::from_pointee(Facts { region: Some("us-west-2".into()), ..Facts::default() })),
+            facts: facts.clone(),
             imds_v1: false,
             clock,
             nonce: || [7; 12],
             audit: Arc::new(audit),
             metrics,
         }));
-        Self { kernel, issuer, store, bridge }
+        Self { kernel, issuer, store, ruling, facts, bridge }
     }
 
     fn socket(&self, netns: u64, cookie: u64, pod: &str, container: &str) {
@@ -248,6 +253,27 @@ async fn a_pod_that_comes_in_time_is_served() {
         after(600, || test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"*\"]"}))),
     );
     assert_eq!(answer.0, 200, "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fact_that_may_still_come_is_not_missing() {
+    const PARTITION: &str = "/latest/meta-data/services/partition";
+    const DOCUMENT: &str = "/latest/dynamic/instance-identity/document";
+    let test = Test::new();
+    assert_eq!(test.get(PARTITION).await.0, 404, "all there is to know is known, and this is not");
+    let ruling = test.ruling.swap(None);
+    assert_eq!(test.get("/latest/meta-data/placement/region").await, (200, "us-west-2".into()));
+    let begin = Instant::now();
+    assert_eq!(test.get(PARTITION).await.0, 503);
+    // In steps of 20 ms, none beyond the budget.
+    assert_eq!(begin.elapsed().as_millis(), 780);
+    assert_eq!(test.get(DOCUMENT).await.0, 503, "half a document is none");
+    let known = after(300, || {
+        test.facts.store(Arc::new(Facts { partition: Some("aws".into()), ..Facts::default() }));
+        test.ruling.store(ruling);
+    });
+    let (answer, ()) = tokio::join!(test.get(PARTITION), known);
+    assert_eq!(answer, (200, "aws".into()));
 }
 
 #[tokio::test(start_paused = true)]
