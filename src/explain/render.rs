@@ -132,7 +132,9 @@ impl Page {
         };
         self.line("Decision", &format!("{word}  {}", answer.reason.unwrap_or_default()));
         // A command that does it says more than what to do in general.
-        for (label, value) in [("Why", &answer.why), ("Fix", answer.command.as_ref().map_or(&answer.fix, |_| &answer.command))] {
+        for (label, value) in
+            [("Why", &answer.why), ("Fix", answer.command.as_ref().map_or(&answer.fix, |_| &answer.command))]
+        {
             if let Some(value) = value {
                 self.line(label, value);
             }

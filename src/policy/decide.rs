@@ -142,10 +142,11 @@ impl Rules {
 
     fn grant(&self, subject: Subject<'_>) -> Result<Grant, Refusal> {
         let pod = subject.pod;
+        // First, as whoever serves requests must have seen it before it asks here.
+        let namespace = subject.namespace.ok_or(Refusal::NotYet(NotYet::Namespace))?;
         if pod.finished {
             return Err(DenyReason::PodFinished.into());
         }
-        let namespace = subject.namespace.ok_or(Refusal::NotYet(NotYet::Namespace))?;
         let role = self.requested(subject)?;
         let role = role.resolve(&self.base).map_err(|error| {
             DenyReason::BadRole(BadAnnotation::Role { key: "role, completed with --base-role-arn,".into(), error })
