@@ -218,7 +218,9 @@ fn ask(
             // A wrong namespace is the likelier mistake, so it is the one to name.
             Err(ReadError::NotFound(pod)) => {
                 return Err(match reader.read(Object::Namespace(&namespace)).await {
-                    Err(ReadError::NotFound(namespace)) => ReadError::NotFound(namespace),
+                    Err(ReadError::NotFound(namespace)) => ReadError::NotFound(format!(
+                        "{namespace}; choose one with --namespace, or another cluster with --context"
+                    )),
                     Ok(_) | Err(_) => {
                         ReadError::NotFound(format!("{pod}; kubectl get pods -n {namespace} shows those that are"))
                     }

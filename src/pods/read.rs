@@ -66,7 +66,7 @@ pub enum ReadError {
     #[error("{0:?} is not a name that a Kubernetes object can have")]
     Name(String),
     /// No answer, or none that can be read.
-    #[error("{0:#}")]
+    #[error("{}", causes(.0))]
     Failed(#[from] anyhow::Error),
 }
 
@@ -114,7 +114,11 @@ impl Reader {
                 404 => ReadError::NotFound(object.to_string()),
                 code => anyhow::anyhow!("the API server answers {code} for {object}: {}", status.message).into(),
             },
-            other => anyhow::Error::new(other).context("cannot ask the API server").into(),
+            other => anyhow::Error::new(other)
+                .context(
+                    "cannot ask the API server (is this the right --context, and can its server be reached from here?)",
+                )
+                .into(),
         })
     }
 }
@@ -196,6 +200,20 @@ impl std::fmt::Display for Object<'_> {
             Self::ServiceAccount(namespace, name) => write!(f, "service account {name} in namespace {namespace}"),
         }
     }
+}
+
+/// The whole chain, less what a link repeats of the next.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn check_name(name: &str) -> Result<(), ReadError> {
