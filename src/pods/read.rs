@@ -107,18 +107,18 @@ impl Reader {
         let request = request.context("cannot make a request")?;
         let answer = tokio::time::timeout(PATIENCE, self.client.request::<Value>(request)).await;
         let answer = answer.map_err(|_| anyhow::anyhow!("the API server gave no answer within {PATIENCE:?}"))?;
-        answer.map_err(|error| match error {
-            kube::Error::Api(status) => match status.code {
+        answer.map_err(|error| {
+            let kube::Error::Api(status) = error else {
+                return anyhow::Error::new(error)
+                    .context("cannot ask the API server (is this the right --context, and can its server be reached from here?)")
+                    .into();
+            };
+            match status.code {
                 401 => ReadError::Unauthorized(status.message),
                 403 => ReadError::Forbidden { what: object.to_string(), said: status.message },
                 404 => ReadError::NotFound(object.to_string()),
                 code => anyhow::anyhow!("the API server answers {code} for {object}: {}", status.message).into(),
-            },
-            other => anyhow::Error::new(other)
-                .context(
-                    "cannot ask the API server (is this the right --context, and can its server be reached from here?)",
-                )
-                .into(),
+            }
         })
     }
 }

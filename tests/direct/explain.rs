@@ -9,7 +9,7 @@ mod sides;
 use std::collections::BTreeMap;
 
 use cases::Case;
-use sides::{Answer, Files, by_binary, by_daemon, by_explain};
+use sides::{Answer, Files, by_binary, by_daemon, by_explain, run_binary};
 
 const CASES: u64 = 1000;
 /// Through the real binary, as a process.
@@ -91,5 +91,37 @@ async fn a_flag_that_differs_is_noticed() {
     println!("of {CONTROLS} cases differ: {differences:?}");
     for (flag, _) in changes {
         assert!(differences[flag] > 0, "{flag} makes no difference: {differences:?}");
+    }
+}
+
+/// By the binary: exit codes, and mistakes all at once and on a line each.
+#[test]
+fn mistakes_are_said_with_what_to_do() {
+    let files = Files::new("mistakes");
+    let missing = files.path("missing").display().to_string();
+    let account = "--account=111122223333";
+    for (args, environment, code, says) in [
+        (&["web"][..], None, 64, &["--base-role-arn (or --account) is required"][..]),
+        (&[account], None, 64, &["which pod?", "--file"]),
+        (
+            &["web", "--account=12", "--own-role=x", "--role-ceiling=web", "--require-allow=yes"],
+            Some("PODROLE_ALOW"),
+            64,
+            &[
+                "--account: \"12\"",
+                "--own-role: \"x\"",
+                "--role-ceiling: \"web\"",
+                "--require-allow: \"yes\"",
+                "PODROLE_ALOW",
+            ],
+        ),
+        (&["web", account, "--output=xml"], None, 64, &["xml", "text, json"]),
+        (&[account, "--file", &missing], None, 3, &["cannot read", "missing"]),
+        (&["web", account, "--kubeconfig", &missing], None, 3, &["cannot use", "missing"]),
+    ] {
+        let output = run_binary(args, environment);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(output.stdout.is_empty() && says.iter().all(|part| said.contains(part)), "{args:?}: {said}");
     }
 }

@@ -254,9 +254,10 @@ fn containers(random: &mut Random, host_network: bool) -> (Vec<(String, Option<S
 }
 
 fn push(list: &mut Value, item: Value) {
-    match list {
-        Value::Array(items) => items.push(item),
-        other => *other = json!([item]),
+    if let Some(items) = list.as_array_mut() {
+        items.push(item);
+    } else {
+        *list = json!([item]);
     }
 }
 

@@ -198,6 +198,13 @@ pub(super) fn by_binary(case: &Case, file: &Path, expected: &BTreeMap<String, An
     assert!(output.stdout.iter().all(printable), "a terminal would obey something in this document");
 }
 
+/// With nothing in the environment but one variable, if any.
+pub(super) fn run_binary(args: &[&str], variable: Option<&str>) -> std::process::Output {
+    #[expect(clippy::disallowed_methods, reason = "the rule is the daemon's; this is the binary under test")]
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podrole"));
+    command.env_clear().envs(variable.map(|name| (name, "x"))).arg("explain").args(args).output().unwrap()
+}
+
 fn answers(report: &Report) -> BTreeMap<String, Answer> {
     assert_eq!(report.pods.len(), 1);
     report.pods[0].containers.iter().map(|container| (container.name.clone(), answer(container))).collect()
@@ -227,6 +234,10 @@ impl Files {
         Self(path)
     }
 
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
     /// As YAML, as JSON documents one after the other, or as a list, in turn.
     pub(super) fn write(&self, case: &Case) -> PathBuf {
         let path = self.0.join("objects");
@@ -250,20 +261,20 @@ impl Drop for Files {
 /// Block YAML, with scalars in JSON's quotes, which are YAML's too.
 fn yaml(value: &Value, depth: usize) -> String {
     let indent = "  ".repeat(depth);
-    match value {
-        Value::Object(fields) if !fields.is_empty() => fields
-            .iter()
-            .map(|(key, value)| match value {
-                Value::Object(inner) if !inner.is_empty() => {
-                    format!("{indent}{}:\n{}", json!(key), yaml(value, depth + 1))
-                }
-                Value::Array(inner) if !inner.is_empty() => {
-                    format!("{indent}{}:\n{}", json!(key), yaml(value, depth + 1))
-                }
-                _ => format!("{indent}{}: {value}\n", json!(key)),
-            })
-            .collect(),
-        Value::Array(items) => items.iter().map(|item| format!("{indent}- {item}\n")).collect(),
-        scalar => format!("{indent}{scalar}\n"),
+    let field = |(key, value): (&String, &Value)| {
+        let nested = value.as_object().is_some_and(|fields| !fields.is_empty())
+            || value.as_array().is_some_and(|items| !items.is_empty());
+        if nested {
+            format!("{indent}{}:\n{}", json!(key), yaml(value, depth + 1))
+        } else {
+            format!("{indent}{}: {value}\n", json!(key))
+        }
+    };
+    if let Some(fields) = value.as_object() {
+        fields.iter().map(field).collect()
+    } else if let Some(items) = value.as_array() {
+        items.iter().map(|item| format!("{indent}- {item}\n")).collect()
+    } else {
+        format!("{indent}{value}\n")
     }
 }
