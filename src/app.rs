@@ -113,7 +113,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     let bridge = Arc::new(Bridge::new(Parties {
         identity,
         store: store.clone(),
-        service_accounts: config.service_account_roles,
+        service_accounts: config.policy.service_account_roles,
         ruling: discovered.ruling.clone(),
         cache: discovered.cache.clone(),
         keys: keys.clone(),
@@ -229,7 +229,7 @@ async fn start_watches(
     let kubeconfig = config.kubeconfig.clone();
     let client = supervisor.runtime().spawn(async move { watch::client(kubeconfig.as_deref()).await });
     let client = client.await?.context("cannot set up the Kubernetes client")?;
-    let settings = watch::Settings { node: config.node.clone(), service_accounts: config.service_account_roles };
+    let settings = watch::Settings { node: config.node.clone(), service_accounts: config.policy.service_account_roles };
     let chance = plumbing::chance();
     supervisor.forever("watch", watch::run(client, settings, store.clone(), metrics.clone(), ready, chance));
     Ok(())

@@ -1,6 +1,7 @@
 //! Subcommands: one file each, from arguments to an exit code.
 
 pub mod cleanup;
+pub mod explain;
 pub mod guard;
 pub mod run;
 
@@ -30,6 +31,8 @@ enum Command {
     Guard,
     /// Remove what run and guard set up, and say what that opens
     Cleanup,
+    /// Say which role a pod gets, and why
+    Explain(Box<explain::ExplainArgs>),
 }
 
 /// The daemon: it stands above the command line, so main hands it in.
@@ -54,6 +57,7 @@ pub fn main(
         Command::Run(args) => run::main(*args, environment, daemon),
         Command::Guard => guard::main(environment),
         Command::Cleanup => cleanup::main(),
+        Command::Explain(args) => explain::main(*args, environment),
     }
 }
 

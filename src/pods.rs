@@ -6,5 +6,6 @@
 
 pub mod convert;
 pub mod index;
+pub mod read;
 pub mod store;
 pub mod watch;

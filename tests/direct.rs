@@ -2,6 +2,9 @@
 //! Every wait here is exact, which no test with real clocks can say.
 #![expect(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
+#[path = "direct/explain.rs"]
+mod explain;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -69,11 +72,13 @@ struct FakeIssuer {
     takes: Arc<Mutex<Duration>>,
     refuses: Arc<Mutex<Option<Code>>>,
     calls: Arc<AtomicU64>,
+    last: Arc<Mutex<Option<IssueRequest>>>,
 }
 
 impl Issuer for FakeIssuer {
     async fn issue(&self, request: &IssueRequest) -> Result<Credentials, IssueError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        *self.last.lock().unwrap() = Some(request.clone());
         let takes = *self.takes.lock().unwrap();
         tokio::time::sleep(takes).await;
         if let Some(code) = *self.refuses.lock().unwrap() {
@@ -99,6 +104,8 @@ struct Test {
     ruling: Arc<ArcSwapOption<Ruling>>,
     facts: Arc<ArcSwap<Facts>>,
     bridge: Arc<Bridge<FakeKernel, FakeIssuer, Anchored>>,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
 }
 
 impl Test {
@@ -112,14 +119,6 @@ impl Test {
     }
 
     fn empty() -> Self {
-        let clock = Anchored(Instant::now());
-        let metrics = Arc::new(Metrics::new());
-        let kernel = FakeKernel::default();
-        let issuer =
-            FakeIssuer { clock: clock.clone(), takes: Arc::default(), refuses: Arc::default(), calls: Arc::default() };
-        let runtime = tokio::runtime::Handle::current();
-        let cache = CredentialCache::new(issuer.clone(), clock.clone(), || 0.5, runtime, metrics.clone());
-        let store = Arc::new(Store::new(Box::new(|_| {})));
         let base = BaseArn::parse("arn:aws:iam::111122223333:role/").unwrap();
         let rules = Rules {
             ceiling: vec![Glob::parse("arn:aws:iam::111122223333:role/*").unwrap()],
@@ -131,20 +130,37 @@ impl Test {
             session_scope: SessionScope::Pod,
             node: "n".into(),
         };
+        Self::with(rules, false, io::sink())
+    }
+
+    fn with(rules: Rules, service_accounts: bool, audit: impl io::Write + Send + 'static) -> Self {
+        let clock = Anchored(Instant::now());
+        let metrics = Arc::new(Metrics::new());
+        let kernel = FakeKernel::default();
+        let issuer = FakeIssuer {
+            clock: clock.clone(),
+            takes: Arc::default(),
+            refuses: Arc::default(),
+            calls: Arc::default(),
+            last: Arc::default(),
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let cache = CredentialCache::new(issuer.clone(), clock.clone(), || 0.5, runtime, metrics.clone());
+        let store = Arc::new(Store::new(Box::new(|_| {})));
         let terms = IssueTerms {
             source: Source::AssumeRole { first_hop: None },
             duration: Duration::from_secs(3600),
             region: "us-west-2".into(),
         };
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
-        let audit = Audit::new(io::sink(), "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap();
+        let audit = Arc::new(Audit::new(audit, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap());
         let ruling = Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms }));
         let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
         let facts = Arc::new(ArcSwap::from_pointee(facts));
         let bridge = Arc::new(Bridge::new(Parties {
             identity: Identity::Kernel(Resolver::new(kernel.clone())),
             store: store.clone(),
-            service_accounts: false,
+            service_accounts,
             ruling: ruling.clone(),
             cache: Arc::new(ArcSwapOption::from_pointee(cache)),
             keys: Arc::new(ArcSwap::from_pointee(KeyRing::new(vec![key]))),
@@ -152,10 +168,10 @@ impl Test {
             imds_v1: false,
             clock,
             nonce: || [7; 12],
-            audit: Arc::new(audit),
-            metrics,
+            audit: audit.clone(),
+            metrics: metrics.clone(),
         }));
-        Self { kernel, issuer, store, ruling, facts, bridge }
+        Self { kernel, issuer, store, ruling, facts, bridge, audit, metrics }
     }
 
     fn socket(&self, netns: u64, cookie: u64, pod: &str, container: &str) {
