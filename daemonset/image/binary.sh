@@ -26,16 +26,18 @@ rust_flags() {
 unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_INCREMENTAL RUSTC_WRAPPER CFLAGS CXXFLAGS LDFLAGS || true
 CARGO_ENCODED_RUSTFLAGS=$(rust_flags | tr '\n' '\037' | sed 's/\x1f$//')
 export CARGO_TARGET_DIR CARGO_ENCODED_RUSTFLAGS
-# Debian's cross compiler, for AWS-LC and to link with. Elsewhere than on an arm64 machine.
+fail() { printf 'binary: %s\n' "$*" >&2; exit 1; }
 case $target:$(uname -m) in
-    aarch64-*:aarch64 | x86_64-*) ;;
-    aarch64-*)
-        [ -d "$(rustc --print target-libdir --target "$target")" ] || {
-            printf 'binary: Rust has no standard library for %s here: run rustup target add %s\n' "$target" "$target" >&2
-            exit 1
-        }
-        export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    aarch64-*:aarch64 | x86_64-*:x86_64) ;;
+    aarch64-*:x86_64)
+        [ -d "$(rustc --print target-libdir --target "$target")" ] ||
+            fail "Rust has no standard library for $target here: run rustup target add $target"
+        # Debian's cross compiler, for AWS-LC and to link with.
+        CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+        export CC_aarch64_unknown_linux_gnu CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER
         ;;
+    *) fail "$target cannot be built on $(uname -m)" ;;
 esac
 # With a target named, the flags are not those of build scripts, and `cargo build --release` keeps its own results. Without symbols
 # the binary is a tenth smaller; where it panicked, it says by file and line.
