@@ -25,7 +25,8 @@ again() {
         umask 077
         GIT_DIR=$(git rev-parse --absolute-git-dir)
         cd "$work/a longer path/to the source"
-        export GIT_DIR GIT_WORK_TREE="$PWD" GIT_OPTIONAL_LOCKS=0 TZ=Pacific/Chatham LANG=C.UTF-8 TMPDIR="$work" PODROLE_IMAGE_DIR="$work/$1"
+        export GIT_DIR GIT_WORK_TREE="$PWD" GIT_OPTIONAL_LOCKS=0 PODROLE_IMAGE_DIR="$work/$1"
+        export TZ=Pacific/Chatham LANG=C.UTF-8 TMPDIR="$work"
         if [ "${REBUILD:-}" = 1 ]; then
             export CARGO_TARGET_DIR="$work/target"
         else
