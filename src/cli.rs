@@ -1,6 +1,8 @@
 //! Subcommands: one file each, from arguments to an exit code.
 
+pub mod check;
 pub mod cleanup;
+pub mod docs;
 pub mod guard;
 pub mod run;
 
@@ -10,6 +12,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, RunArgs};
+
+use check::CheckArgs;
 
 /// Wrong flags or settings: `EX_USAGE` of sysexits.
 pub const USAGE: u8 = 64;
@@ -28,6 +32,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Close this node's metadata service to pods, before anything else runs
     Guard,
+    /// Is this node set up as run needs it? What is not, and what to do (takes the flags of run)
+    Check(Box<CheckArgs>),
     /// Remove what run and guard set up, and say what that opens
     Cleanup,
 }
@@ -53,6 +59,7 @@ pub fn main(
     match cli.command {
         Command::Run(args) => run::main(*args, environment, daemon),
         Command::Guard => guard::main(environment),
+        Command::Check(args) => check::main(*args, environment),
         Command::Cleanup => cleanup::main(),
     }
 }

@@ -78,7 +78,8 @@ pub fn missing_capabilities() -> impl Iterator<Item = CannotProve> {
         .map(|(_, name, what)| CannotProve::Capability { name, what })
 }
 
-fn check_mount(path: &Path) -> Result<(), CannotProve> {
+/// Whether a cgroup2 hierarchy is mounted at `path`.
+pub fn check_mount(path: &Path) -> Result<(), CannotProve> {
     let found = match rustix::fs::statfs(path) {
         Ok(stat) if u64::try_from(stat.f_type).is_ok_and(|kind| kind == CGROUP2) => return Ok(()),
         Ok(stat) => format!("file system type {:#x}", stat.f_type),
@@ -87,7 +88,8 @@ fn check_mount(path: &Path) -> Result<(), CannotProve> {
     Err(CannotProve::NoCgroup2 { path: path.display().to_string(), found })
 }
 
-fn check_lookup(path: &Path) -> Result<(), CannotProve> {
+/// Whether the kernel tells the cgroup of a socket of our own, and that is in the tree at `path`.
+pub fn check_lookup(path: &Path) -> Result<(), CannotProve> {
     let found = own_socket().map_err(CannotProve::NoSocketCgroup)?;
     if holds_inode(path, found, 0) {
         return Ok(());

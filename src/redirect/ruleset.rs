@@ -23,7 +23,7 @@ pub const TABLE: &str = "podrole";
 /// Before conntrack, so that nothing rewrites a packet before we judge it.
 const PRIO_GUARD: i32 = -300;
 /// NAT chains must stand behind conntrack (-200); kube-proxy's stand at -100.
-const PRIO_REDIRECT: i32 = -190;
+pub const PRIO_REDIRECT: i32 = -190;
 
 /// What the table should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,11 +80,7 @@ impl Ruleset {
 
     /// Whether `observed` guards at least as this does, whatever port it redirects to: the guard of an instance that serves.
     pub fn guards_in(&self, observed: &Nftables<'static>) -> bool {
-        let redirected = observed.objects.iter().find_map(|object| {
-            let NfObject::ListObject(NfListObject::Rule(rule)) = object else { return None };
-            rule.expr.iter().filter(|_| rule.chain == "redirect_pods").find_map(dnat_port)
-        });
-        Self { port: redirected, ..self.clone() }.is_in(observed)
+        Self { port: redirect_port(observed), ..self.clone() }.is_in(observed)
     }
 
     fn objects(&self) -> impl Iterator<Item = NfListObject<'static>> {
@@ -118,6 +114,27 @@ impl Ruleset {
         objects.push(rule("metadata_local", vec![counter(), drop()]));
         objects.into_iter()
     }
+}
+
+/// The port that `observed`, our table as listed by nft, redirects pods to; `None`: it only guards.
+pub fn redirect_port(observed: &Nftables<'static>) -> Option<u16> {
+    redirects(observed).flat_map(|rule| rule.expr.iter()).find_map(dnat_port)
+}
+
+/// How many packets, the first of each connection, `observed` has redirected since it was made.
+pub fn redirected_packets(observed: &Nftables<'static>) -> usize {
+    let packets = |statement: &Statement<'_>| match statement {
+        Statement::Counter(Counter::Anonymous(Some(counter))) => counter.packets,
+        _ => None,
+    };
+    redirects(observed).flat_map(|rule| rule.expr.iter()).filter_map(packets).sum()
+}
+
+fn redirects<'a>(observed: &'a Nftables<'static>) -> impl Iterator<Item = &'a Rule<'static>> {
+    observed.objects.iter().filter_map(|object| match object {
+        NfObject::ListObject(NfListObject::Rule(rule)) if rule.chain == "redirect_pods" => Some(rule),
+        _ => None,
+    })
 }
 
 /// One address family's half of the rules.
