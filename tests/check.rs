@@ -35,7 +35,12 @@ const CASES: [&[Case]; 5] = [node::CASES, redirect::CASES, kubernetes::CASES, aw
 fn main() -> ExitCode {
     podrole_lab::hook();
     let cases = CASES.concat().into_iter().map(|(_, trial)| trial);
-    let others = [node::TRIALS, whole::TRIALS, &[Trial::new("every_check_has_a_case_that_breaks_a_node", complete)]];
+    let others = [
+        node::TRIALS,
+        redirect::TRIALS,
+        whole::TRIALS,
+        &[Trial::new("every_check_has_a_case_that_breaks_a_node", complete)],
+    ];
     run_trials("check", cases.chain(others.concat()).collect())
 }
 

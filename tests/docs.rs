@@ -36,9 +36,9 @@ fn differences_are_found() {
     write(&root, &pages);
     assert_eq!(differences(&root, &pages), Vec::<String>::new());
     let paths: Vec<PathBuf> = pages.iter().map(|page| root.join(&page.path)).collect();
-    fs::write(&paths[0], "edited").unwrap();
-    fs::remove_file(&paths[1]).unwrap();
-    fs::write(root.join("docs/checks/PR-X99.md"), "left over").unwrap();
+    fs::write(&paths[0], "edited").expect("a page can be written");
+    fs::remove_file(&paths[1]).expect("a page can be removed");
+    fs::write(root.join("docs/checks/PR-X99.md"), "left over").expect("a page can be written");
     assert_eq!(differences(&root, &pages).len(), 3);
     write(&root, &pages);
     assert_eq!(differences(&root, &pages), Vec::<String>::new());
@@ -53,8 +53,8 @@ fn links_lead_somewhere() {
     assert!(files.len() > 40, "only {} files found: is this the documentation?", files.len());
     let mut broken = Vec::new();
     for file in &files {
-        let text = fs::read_to_string(file).unwrap();
-        let here = file.parent().unwrap();
+        let text = fs::read_to_string(file).expect("a page is text");
+        let here = file.parent().expect("a file has a directory");
         broken.extend(
             links(&text).filter(|link| !leads_somewhere(here, link)).map(|link| format!("{}: {link}", file.display())),
         );
@@ -69,7 +69,7 @@ fn links_lead_somewhere() {
 fn flags_exist() {
     use clap::CommandFactory as _;
     let command = podrole::cli::Cli::command();
-    let run = command.find_subcommand("run").unwrap();
+    let run = command.find_subcommand("run").expect("there is a subcommand run");
     let known: BTreeSet<String> =
         run.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect();
     let pages = pages();
@@ -84,15 +84,15 @@ const OTHERS: [&str; 4] = ["--http-tokens", "--http-put-response-hop-limit", "--
 
 fn write(root: &Path, pages: &[Page]) {
     for directory in GENERATED {
-        fs::create_dir_all(root.join(directory)).unwrap();
+        fs::create_dir_all(root.join(directory)).expect("a directory can be made");
         for path in markdown(&root.join(directory)) {
             if !pages.iter().any(|page| root.join(&page.path) == path) {
-                fs::remove_file(path).unwrap();
+                fs::remove_file(path).expect("a page can be removed");
             }
         }
     }
     for page in pages {
-        fs::write(root.join(&page.path), &page.text).unwrap();
+        fs::write(root.join(&page.path), &page.text).expect("a page can be written");
     }
 }
 
@@ -104,7 +104,7 @@ fn differences(root: &Path, pages: &[Page]) -> Vec<String> {
         .collect();
     for directory in GENERATED {
         for path in markdown(&root.join(directory)) {
-            let path = path.strip_prefix(root).unwrap().display().to_string();
+            let path = path.strip_prefix(root).expect("found below the root").display().to_string();
             if !pages.iter().any(|page| page.path == path) {
                 wrong.push(format!("{path} is nobody's page"));
             }

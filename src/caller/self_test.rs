@@ -13,6 +13,13 @@ use super::sock_diag::SockDiag;
 /// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
 const CGROUP2: u64 = 0x6367_7270;
 
+/// The capabilities that everything here needs, each with what for.
+pub const NEEDED: [(CapabilitySet, &str, &str); 3] = [
+    (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "nftables, routes, and other processes' sockets"),
+    (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "to enter pods' network namespaces"),
+    (CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "to listen on port 80 of the metadata address"),
+];
+
 /// Why kernel identity cannot work here, and what would help.
 #[derive(Debug, Error)]
 pub enum CannotProve {
@@ -67,12 +74,7 @@ pub fn run(cgroup_root: &Path) -> Result<(), Vec<CannotProve>> {
 /// What is missing of the capabilities that everything here needs.
 pub fn missing_capabilities() -> impl Iterator<Item = CannotProve> {
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let needed = [
-        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "nftables, routes, and other processes' sockets"),
-        (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "to enter pods' network namespaces"),
-        (CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "to listen on port 80 of the metadata address"),
-    ];
-    needed
+    NEEDED
         .into_iter()
         .filter(move |(bit, ..)| !effective.contains(*bit))
         .map(|(_, name, what)| CannotProve::Capability { name, what })

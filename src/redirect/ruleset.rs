@@ -10,7 +10,8 @@ use nftables::batch::Batch;
 use nftables::expr::{
     CT, CTDir, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField,
 };
-use nftables::schema::{Chain, NfListObject, NfObject, Nftables, Rule, Set, SetType, SetTypeValue, Table};
+pub use nftables::schema::Nftables;
+use nftables::schema::{Chain, NfListObject, NfObject, Rule, Set, SetType, SetTypeValue, Table};
 use nftables::stmt::{Counter, JumpTarget, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
@@ -123,18 +124,28 @@ pub fn redirect_port(observed: &Nftables<'static>) -> Option<u16> {
 
 /// How many packets, the first of each connection, `observed` has redirected since it was made.
 pub fn redirected_packets(observed: &Nftables<'static>) -> usize {
-    let packets = |statement: &Statement<'_>| match statement {
-        Statement::Counter(Counter::Anonymous(Some(counter))) => counter.packets,
-        _ => None,
+    let packets = |statement: &Statement<'_>| {
+        if let Statement::Counter(Counter::Anonymous(Some(counter))) = statement { counter.packets } else { None }
     };
     redirects(observed).flat_map(|rule| rule.expr.iter()).filter_map(packets).sum()
 }
 
 fn redirects<'a>(observed: &'a Nftables<'static>) -> impl Iterator<Item = &'a Rule<'static>> {
-    observed.objects.iter().filter_map(|object| match object {
-        NfObject::ListObject(NfListObject::Rule(rule)) if rule.chain == "redirect_pods" => Some(rule),
-        _ => None,
-    })
+    let rules = observed.objects.iter().filter_map(|object| {
+        if let NfObject::ListObject(NfListObject::Rule(rule)) = object { Some(rule) } else { None }
+    });
+    rules.filter(|rule| rule.chain == "redirect_pods")
+}
+
+/// The interfaces that `observed` takes for uplinks.
+pub fn uplinks_in(observed: &Nftables<'static>) -> Vec<String> {
+    let sets = observed.objects.iter().filter_map(|object| {
+        if let NfObject::ListObject(NfListObject::Set(set)) = object { set.elem.as_ref() } else { None }
+    });
+    let names = sets
+        .flat_map(|elements| elements.iter())
+        .filter_map(|element| if let Expression::String(name) = element { Some(name.to_string()) } else { None });
+    names.collect()
 }
 
 /// One address family's half of the rules.

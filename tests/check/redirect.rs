@@ -8,10 +8,10 @@ use podrole::cli::check::table::Check;
 use podrole_lab::node::{METADATA_V4, METADATA_V6};
 use podrole_lab::proc;
 use podrole_lab::rig::Rig;
-use podrole_lab::world::Trial;
+use podrole_lab::world::{Trial, skip};
 
 use crate::Case;
-use crate::support::{Node, SOON, TEAM, healthy, named, nft, on_node, rig, silent};
+use crate::support::{Node, SOON, TEAM, check, healthy, named, nft, on_node, rig, silent};
 
 pub(crate) const CASES: &[Case] = &[
     (Check::NftRuns, Trial::new("r01_no_nft_and_one_that_does_not_run", nft_runs)),
@@ -23,6 +23,12 @@ pub(crate) const CASES: &[Case] = &[
     (Check::ForeignBefore, Trial::new("r07_somebody_elses_rule_before_ours", foreign_before)),
     (Check::ForeignBehind, Trial::new("r08_what_kube2iam_leaves_behind", foreign_behind)),
     (Check::EbpfDatapath, Trial::new("r09_an_interface_of_ciliums", ebpf)),
+];
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("r08_the_rule_of_kube2iam_by_iptables", kube2iam),
+    // Newer kernels are built without it.
+    Trial::new("r08_rules_of_iptables_legacy_are_not_looked_at_and_that_is_said", legacy).may_skip(),
 ];
 
 fn nft_runs() -> Result<()> {
@@ -78,7 +84,9 @@ fn table() -> Result<()> {
     on_node(&rig, "ip link set up1 up")?;
     on_node(&rig, "ip link set up1far up")?;
     on_node(&rig, "ip route add default dev up1 table 77")?;
-    named(&rig, &[], Check::Table, &[]).map(drop)
+    let said = named(&rig, &[], Check::Table, &[])?;
+    ensure!(said.found(Check::Table)?.contains("up0, up1"), "{}", said.found(Check::Table)?);
+    Ok(())
 }
 
 fn again(rig: &mut Rig, pod: &podrole_lab::pod::Pod) -> Result<()> {
@@ -133,6 +141,58 @@ fn routing() -> Result<()> {
         ensure!(rig.podrole(&["guard"])?.status.success());
         silent(&rig, &[], Check::RoutingLock)?;
     }
+    Ok(())
+}
+
+/// The very command by which kube2iam makes its rule.
+fn kube2iam() -> Result<()> {
+    let Node { rig, pod: _pod } = healthy()?;
+    if on_node(&rig, "iptables-nft --version").is_err() {
+        return skip("iptables is not installed");
+    }
+    on_node(
+        &rig,
+        "iptables-nft -t nat -A PREROUTING ! -i docker0 -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.9:8181",
+    )?;
+    let reported = named(&rig, &[], Check::ForeignBehind, &[])?;
+    ensure!(
+        reported.found(Check::ForeignBehind)?.contains("made by iptables"),
+        "{}",
+        reported.found(Check::ForeignBehind)?
+    );
+    on_node(&rig, reported.fix(Check::ForeignBehind)?)?;
+    silent(&rig, &[], Check::ForeignBehind)?;
+    ensure!(!on_node(&rig, "iptables-nft -t nat -S")?.contains("169.254.169.254"));
+    Ok(())
+}
+
+/// What nft cannot see is said not to have been looked at.
+fn legacy() -> Result<()> {
+    let Node { rig, pod: _pod } = healthy()?;
+    if on_node(&rig, "iptables-legacy --version").is_err() {
+        return skip("iptables is not installed");
+    }
+    if let Err(error) = on_node(&rig, "iptables-legacy -t nat -S") {
+        return skip(&format!("this kernel has no iptables of old: {error:#}"));
+    }
+    let said = check(&rig, &[])?;
+    ensure!(said.bad()?.is_empty() && said.code == Some(0), "{:#}", said.report);
+    ensure!(said.result(Check::ForeignBehind)? == "skipped", "{:#}", said.report);
+    ensure!(said.found(Check::ForeignBehind)?.contains("iptables-legacy"), "{:#}", said.report);
+    nft(
+        &rig,
+        &format!(
+            "table ip other {{
+                chain in {{
+                    type nat hook prerouting priority -100;
+                    ip daddr {METADATA_V4} tcp dport 80 redirect to :8181
+                }}
+            }}
+            "
+        ),
+    )?;
+    let said = named(&rig, &[], Check::ForeignBehind, &[])?;
+    ensure!(said.found(Check::ForeignBehind)?.contains("iptables-legacy"), "{:#}", said.report);
     Ok(())
 }
 

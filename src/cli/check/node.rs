@@ -69,7 +69,7 @@ fn kernel(release: &str) -> Outcome {
 fn capabilities() -> Outcome {
     let missing: Vec<String> = self_test::missing_capabilities().map(|error| error.to_string()).collect();
     if missing.is_empty() {
-        Outcome::ok("CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_NET_BIND_SERVICE")
+        Outcome::ok(self_test::NEEDED.map(|(_, name, _)| name).join(", "))
     } else {
         Outcome::failed(missing.join("\n"))
     }
@@ -166,6 +166,13 @@ fn state(directory: &Path) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_names_every_capability() {
+        let meaning = Check::Capabilities.about().meaning;
+        assert_eq!(meaning.matches("CAP_").count(), self_test::NEEDED.len());
+        assert!(self_test::NEEDED.iter().all(|(_, name, _)| meaning.contains(name)));
+    }
 
     #[test]
     fn versions() {

@@ -173,7 +173,7 @@ fn verdict(check: Check, outcome: &Outcome) -> Verdict {
 
 fn fix(check: Check, outcome: &Outcome) -> Option<&str> {
     match outcome {
-        Outcome::Failed { fix, .. } => Some(fix.as_deref().unwrap_or(check.about().fix)),
+        Outcome::Failed { fix, .. } => Some(fix.as_deref().unwrap_or_else(|| check.about().fix)),
         Outcome::Ok(_) | Outcome::Skipped(_) => None,
     }
 }
