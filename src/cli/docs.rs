@@ -38,7 +38,10 @@ fn check(check: Check) -> Page {
 
 fn check_index() -> Page {
     let mut text = format!(
-        "{GENERATED}\n\n# Checks\n\nWhat `podrole check` looks at. A code keeps its meaning; what it prints beside it may change.\n"
+        "{GENERATED}\n\n# Checks\n\nWhat `podrole check` looks at. A code keeps its meaning; what it prints beside it may change.\n\n\
+         The form for programs, `-o json`, has the schema `podrole.check/v1`: `success`, `summary`, and `areas`, each with its \
+         `checks`; a check has `code`, `title`, `result` (`ok`, `warning`, `error`, `skipped`), `found`, `fix` (null where nothing \
+         is wrong) and `page`. Members may come; none goes or changes its meaning.\n"
     );
     for area in Area::ALL {
         let _ = write!(text, "\n## {}\n\n| code | what holds | else |\n|---|---|---|\n", area.name());
@@ -64,8 +67,8 @@ fn denial(denial: Denial) -> Page {
 
 fn denial_index() -> Page {
     let mut text = format!(
-        "{GENERATED}\n\n# Denials\n\nWhy a pod that podrole knows gets no credentials: the reason in the audit log, in the metric \
-         `podrole_denials_total` and in the answer.\n"
+        "{GENERATED}\n\n# Denials\n\nWhy a pod that podrole knows gets no credentials: the reason in the audit log and in the metric \
+         `podrole_denials_total`.\n"
     );
     for class in [DenialClass::RoleDenied, DenialClass::RoleInvalid, DenialClass::AssumeRoleFailed] {
         let _ = write!(text, "\n## {}\n\n", class.name());

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use podrole::cli::check::table::Check;
-use podrole_lab::cluster::Cluster;
+use podrole_lab::cluster::{Cluster, User};
 use podrole_lab::proc;
 use podrole_lab::rig::Rig;
 use podrole_lab::world::{Trial, skip};
@@ -80,6 +80,7 @@ fn without(wanted: Check, resource: usize) -> Result<()> {
         let said = named(&rig, &flags, wanted, &[])?;
         let found = said.found(wanted)?;
         ensure!(found.contains(verb) && !found.contains("nor"), "{found}");
+        ensure!(!said.report.to_string().contains(rig.kube.token(User::Podrole)), "the token is in the report");
     }
     if wanted == Check::ServiceAccountsAccess {
         // Not asked for where it is not used.

@@ -72,34 +72,33 @@ impl<'a> Ruleset<'a> {
         match kind {
             // What is sent from there, or to anywhere but there, is no request of a pod's.
             "match" if body["op"] == "!=" || body["left"]["payload"]["field"] == "saddr" => false,
+            "vmap" if body["key"]["payload"]["field"] == "saddr" => false,
             "match" => self.names(rule, &body["right"]),
-            "vmap" => self.names(rule, &body["data"]),
+            "vmap" => self.is_key(rule, &body["data"]),
             // `dnat to ip daddr map { … }`; a plain address there is where it goes, not what it takes.
-            "dnat" => self.names(rule, &body["addr"]["map"]["data"]),
+            "dnat" => self.is_key(rule, &body["addr"]["map"]["data"]),
             _ => false,
         }
     }
 
-    /// Whether a metadata address is in `value`: as such, in a prefix, a range, a list or a set by name.
+    /// Whether a metadata address is in `value`, which may be a set or map by its name.
     fn names(&self, rule: &Value, value: &Value) -> bool {
-        match value {
-            Value::String(text) => match text.strip_prefix('@') {
-                Some(name) => self.sets.iter().any(|set| {
-                    set["name"] == name
-                        && set["table"] == rule["table"]
-                        && set["family"] == rule["family"]
-                        && self.names(rule, &set["elem"])
-                }),
-                None => text.parse().is_ok_and(is_metadata),
-            },
-            Value::Array(values) => values.iter().any(|value| self.names(rule, value)),
-            Value::Object(members) => match (members.get("prefix"), members.get("range")) {
-                (Some(prefix), _) => in_prefix(prefix).unwrap_or_default(),
-                (None, Some(range)) => in_range(range).unwrap_or_default(),
-                (None, None) => members.values().any(|value| self.names(rule, value)),
-            },
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        }
+        holds_metadata(self.by_name(rule, value).unwrap_or(value))
+    }
+
+    /// Whether a metadata address is a key of the map `value`, which may be one by its name.
+    fn is_key(&self, rule: &Value, value: &Value) -> bool {
+        let data = self.by_name(rule, value).unwrap_or(value);
+        let pairs = data.get("set").unwrap_or(data).as_array().map(Vec::as_slice).unwrap_or_default();
+        pairs.iter().any(|pair| holds_metadata(&pair[0]))
+    }
+
+    /// The elements of the set or map that `value` names, in the table of `rule`.
+    fn by_name(&self, rule: &Value, value: &Value) -> Option<&'a Value> {
+        let name = value.as_str()?.strip_prefix('@')?;
+        let own =
+            |set: &&&Value| set["name"] == name && set["table"] == rule["table"] && set["family"] == rule["family"];
+        self.sets.iter().find(own).map(|set| &set["elem"])
     }
 
     /// Chains that `rule` leads to.
@@ -109,7 +108,7 @@ impl<'a> Ruleset<'a> {
         for (kind, body) in statements(rule) {
             match kind {
                 "jump" | "goto" => targets.extend(body["target"].as_str()),
-                "vmap" => collect_targets(&body["data"], &mut targets),
+                "vmap" => collect_targets(self.by_name(rule, &body["data"]).unwrap_or_else(|| &body["data"]), &mut targets),
                 _ => {}
             }
         }
@@ -158,6 +157,20 @@ impl<'a> Ruleset<'a> {
             removal: format!("nft delete rule {family} {table} {chain} handle {handle}"),
             before,
         })
+    }
+}
+
+/// Whether a metadata address is in `value`: as such, in a prefix, a range or a list.
+fn holds_metadata(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.parse().is_ok_and(is_metadata),
+        Value::Array(values) => values.iter().any(holds_metadata),
+        Value::Object(members) => match (members.get("prefix"), members.get("range")) {
+            (Some(prefix), _) => in_prefix(prefix).unwrap_or_default(),
+            (None, Some(range)) => in_range(range).unwrap_or_default(),
+            (None, None) => members.values().any(holds_metadata),
+        },
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -239,6 +239,8 @@ mod tests {
         );
         let json: Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!((&json["success"], &json["areas"][0]["checks"][0]["result"]), (&json!(false), &json!("error")));
+        let members: Vec<&String> = json["areas"][0]["checks"][0].as_object().unwrap().keys().collect();
+        assert_eq!(members, ["code", "fix", "found", "page", "result", "title"]);
         assert_eq!(json["summary"], json!({"ok": 0, "warning": 1, "error": 1, "skipped": 0}));
     }
 

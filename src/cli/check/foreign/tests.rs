@@ -9,6 +9,7 @@ fn one(prio: i64, expr: Value) -> Vec<Foreign> {
         {"table": {"family": "ip", "name": "nat", "handle": 1}},
         {"chain": {"family": "ip", "table": "nat", "name": "PREROUTING", "handle": 1, "type": "nat", "hook": "prerouting", "prio": prio, "policy": "accept"}},
         {"set": {"family": "ip", "table": "nat", "name": "imds", "type": "ipv4_addr", "handle": 4, "elem": ["10.0.0.1", "169.254.169.254"]}},
+        {"map": {"family": "ip", "table": "nat", "name": "ways", "type": "ipv4_addr", "map": "verdict", "elem": [["169.254.169.254", {"goto": {"target": "sub"}}]]}},
         {"chain": {"family": "ip", "table": "nat", "name": "sub", "handle": 5}},
         {"chain": {"family": "ip", "table": "nat", "name": "deeper", "handle": 6}},
         {"rule": {"family": "ip", "table": "nat", "chain": "sub", "handle": 7, "expr": [{"jump": {"target": "deeper"}}]}},
@@ -57,6 +58,19 @@ fn every_way_to_name_the_address() {
     }
     let map = json!([{"vmap": {"key": {"payload": {"protocol": "ip", "field": "daddr"}}, "data": {"set": [["169.254.169.254", {"goto": {"target": "sub"}}]]}}}]);
     assert_eq!(one(-100, map).len(), 1);
+    let vmap =
+        |field: &str| json!([{"vmap": {"key": {"payload": {"protocol": "ip", "field": field}}, "data": "@ways"}}]);
+    assert_eq!((one(-100, vmap("daddr")).len(), one(-100, vmap("saddr")).len()), (1, 0));
+    let dnat_by = |data: Value| json!([{"dnat": {"addr": {"map": {"key": {"payload": {"protocol": "ip", "field": "daddr"}}, "data": data}}}}]);
+    assert_eq!(
+        one(-100, dnat_by(json!({"set": [["10.0.0.1", "10.0.0.2"], ["169.254.169.254", "10.0.0.9"]]}))).len(),
+        1
+    );
+    assert_eq!(
+        one(-100, dnat_by(json!({"set": [["10.0.0.1", "169.254.169.254"]]}))),
+        [],
+        "there it leads to, not from"
+    );
     let six = json!([daddr(json!("fd00:ec2::254")), {"redirect": {"port": 1}}]);
     assert_eq!(one(-100, six).len(), 1);
 }
