@@ -79,6 +79,20 @@ fn flags_exist() {
     assert!(named.contains("--cgroup-root"), "the pages name flags: {named:?}");
 }
 
+/// A metric that the documentation names is one that the daemon has.
+#[test]
+fn metrics_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = fs::read_to_string(root.join("src/metrics.rs")).expect("the metrics are there");
+    let exists = |name: &str| source.contains(&format!("\"{name}\""));
+    let mut texts: Vec<String> = pages().into_iter().map(|page| page.text).collect();
+    texts.extend(markdown_in(root).iter().map(|path| fs::read_to_string(path).expect("a page is text")));
+    let named: BTreeSet<&str> = texts.iter().flat_map(|text| metrics(text)).collect();
+    let unknown: Vec<&&str> = named.iter().filter(|name| !exists(name)).collect();
+    assert!(unknown.is_empty(), "no metrics of podrole: {unknown:?}");
+    assert!(named.len() > 10 && !exists("podrole_nonsense_total"), "{named:?}");
+}
+
 /// Flags of other programs: the AWS CLI, cargo.
 const OTHERS: [&str; 4] = ["--http-tokens", "--http-put-response-hop-limit", "--instance-id", "--test"];
 
@@ -141,4 +155,9 @@ fn leads_somewhere(here: &Path, link: &str) -> bool {
 fn flags(text: &str) -> impl Iterator<Item = &str> {
     let ends = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     text.split(ends).filter(|word| word.starts_with("--") && word.len() > 4 && !word.starts_with("---"))
+}
+
+fn metrics(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'))
+        .filter(|word| word.starts_with("podrole_"))
 }

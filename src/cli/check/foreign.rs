@@ -108,7 +108,9 @@ impl<'a> Ruleset<'a> {
         for (kind, body) in statements(rule) {
             match kind {
                 "jump" | "goto" => targets.extend(body["target"].as_str()),
-                "vmap" => collect_targets(self.by_name(rule, &body["data"]).unwrap_or_else(|| &body["data"]), &mut targets),
+                "vmap" => {
+                    collect_targets(self.by_name(rule, &body["data"]).unwrap_or_else(|| &body["data"]), &mut targets)
+                }
                 _ => {}
             }
         }
