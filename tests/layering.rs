@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "pods::watch",
             "pods::store",
             "pods::read",
+            "pods::access",
             "redirect::nft",
             "redirect::routing",
             "caller::netns",
@@ -73,9 +74,9 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule { why: "only issuer/ talks to AWS", names: AWS, only: &["issuer::sts", "issuer::base"] },
     Rule {
-        why: "only pods/watch.rs and pods/read.rs talk to Kubernetes",
+        why: "only pods/{watch,read,access}.rs talk to Kubernetes",
         names: &["kube"],
-        only: &["pods::watch", "pods::read"],
+        only: &["pods::watch", "pods::read", "pods::access"],
     },
     Rule { why: "only metrics.rs knows the metrics library", names: &["prometheus"], only: &["metrics"] },
     Rule { why: "only redirect/nft.rs starts processes", names: CHILDREN, only: &["redirect::nft"] },

@@ -13,6 +13,13 @@ use super::sock_diag::SockDiag;
 /// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
 const CGROUP2: u64 = 0x6367_7270;
 
+/// The capabilities that everything here needs, each with what for.
+pub const NEEDED: [(CapabilitySet, &str, &str); 3] = [
+    (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "nftables, routes, and other processes' sockets"),
+    (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "to enter pods' network namespaces"),
+    (CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "to listen on port 80 of the metadata address"),
+];
+
 /// Why kernel identity cannot work here, and what would help.
 #[derive(Debug, Error)]
 pub enum CannotProve {
@@ -67,18 +74,14 @@ pub fn run(cgroup_root: &Path) -> Result<(), Vec<CannotProve>> {
 /// What is missing of the capabilities that everything here needs.
 pub fn missing_capabilities() -> impl Iterator<Item = CannotProve> {
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let needed = [
-        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "nftables, routes, and other processes' sockets"),
-        (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "to enter pods' network namespaces"),
-        (CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "to listen on port 80 of the metadata address"),
-    ];
-    needed
+    NEEDED
         .into_iter()
         .filter(move |(bit, ..)| !effective.contains(*bit))
         .map(|(_, name, what)| CannotProve::Capability { name, what })
 }
 
-fn check_mount(path: &Path) -> Result<(), CannotProve> {
+/// Whether a cgroup2 hierarchy is mounted at `path`.
+pub fn check_mount(path: &Path) -> Result<(), CannotProve> {
     let found = match rustix::fs::statfs(path) {
         Ok(stat) if u64::try_from(stat.f_type).is_ok_and(|kind| kind == CGROUP2) => return Ok(()),
         Ok(stat) => format!("file system type {:#x}", stat.f_type),
@@ -87,7 +90,8 @@ fn check_mount(path: &Path) -> Result<(), CannotProve> {
     Err(CannotProve::NoCgroup2 { path: path.display().to_string(), found })
 }
 
-fn check_lookup(path: &Path) -> Result<(), CannotProve> {
+/// Whether the kernel tells the cgroup of a socket of our own, and that is in the tree at `path`.
+pub fn check_lookup(path: &Path) -> Result<(), CannotProve> {
     let found = own_socket().map_err(CannotProve::NoSocketCgroup)?;
     if holds_inode(path, found, 0) {
         return Ok(());
