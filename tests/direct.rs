@@ -148,6 +148,7 @@ impl Test {
             clock,
             nonce: || [7; 12],
             audit: Arc::new(audit),
+            events: None,
             metrics,
         }));
         Self { kernel, issuer, store, bridge }

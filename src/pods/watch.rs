@@ -47,6 +47,17 @@ pub struct Settings {
 
 /// A client for the API server named by `kubeconfig`, or by the pod we run in.
 pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    Ok(Client::try_from(client_config(kubeconfig).await?)?)
+}
+
+/// The same for calls that count: one that fails is not repeated behind the caller's back.
+pub async fn client_of_single_attempts(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let mut config = client_config(kubeconfig).await?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+async fn client_config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
     let mut config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -59,7 +70,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     // A pooled connection's idle time is not the server's silence.
     config.reset_reader_on_write = true;
     config.headers.push((http::header::USER_AGENT, concat!("podrole/", env!("CARGO_PKG_VERSION")).parse()?));
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }
 
 /// Runs all watches until the process ends; each releases its guard when its first list is in the store.
