@@ -2,6 +2,9 @@
 //! Every wait here is exact, which no test with real clocks can say.
 #![expect(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
+#[path = "direct/denials.rs"]
+mod denials;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +20,8 @@ use podrole::cache::CredentialCache;
 use podrole::caller::resolver::Resolver;
 use podrole::caller::{ClientSocket, Connection, Kernel, NetnsId, Sockets};
 use podrole::clock::Clock;
+use podrole::events::Events;
+use podrole::events::schedule::Limits;
 use podrole::imds::{Facts, Key, KeyRing};
 use podrole::issuer::{Code, IssueError, IssueRequest, Issuer, Source};
 use podrole::metrics::Metrics;
@@ -76,6 +81,9 @@ impl Issuer for FakeIssuer {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let takes = *self.takes.lock().unwrap();
         tokio::time::sleep(takes).await;
+        if request.role.name() == "refused" {
+            return Err(IssueError::from_code(Code::AccessDenied));
+        }
         if let Some(code) = *self.refuses.lock().unwrap() {
             return Err(IssueError::from_code(code));
         }
@@ -97,6 +105,9 @@ struct Test {
     issuer: FakeIssuer,
     store: Arc<Store>,
     bridge: Arc<Bridge<FakeKernel, FakeIssuer, Anchored>>,
+    events: Arc<Events>,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
 }
 
 impl Test {
@@ -110,6 +121,11 @@ impl Test {
     }
 
     fn empty() -> Self {
+        Self::with(Limits::default(), io::sink())
+    }
+
+    /// No pod and no namespace; Events within `limits`, audit lines to `out`.
+    fn with(limits: Limits, out: impl io::Write + Send + 'static) -> Self {
         let clock = Anchored(Instant::now());
         let metrics = Arc::new(Metrics::new());
         let kernel = FakeKernel::default();
@@ -135,7 +151,9 @@ impl Test {
             region: "us-west-2".into(),
         };
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
-        let audit = Audit::new(io::sink(), "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap();
+        let audit = Audit::new(out, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap();
+        let audit = Arc::new(audit);
+        let events = Arc::new(Events::new(limits, Arc::new(clock.clone()), metrics.clone()));
         let bridge = Arc::new(Bridge::new(Parties {
             identity: Identity::Kernel(Resolver::new(kernel.clone())),
             store: store.clone(),
@@ -147,11 +165,11 @@ impl Test {
             imds_v1: false,
             clock,
             nonce: || [7; 12],
-            audit: Arc::new(audit),
-            events: None,
-            metrics,
+            audit: audit.clone(),
+            events: Some(events.clone()),
+            metrics: metrics.clone(),
         }));
-        Self { kernel, issuer, store, bridge }
+        Self { kernel, issuer, store, bridge, events, audit, metrics }
     }
 
     fn socket(&self, netns: u64, cookie: u64, pod: &str, container: &str) {
