@@ -42,7 +42,7 @@ impl KubeEvents {
         Event {
             metadata: ObjectMeta {
                 // The server completes it: a daemon that starts anew cannot run into its own.
-                generate_name: Some(format!("{}.", prefix(&report.name))),
+                generate_name: Some(prefix(&report.name)),
                 namespace: text(&report.namespace),
                 ..ObjectMeta::default()
             },
@@ -96,10 +96,10 @@ impl std::fmt::Debug for KubeEvents {
     }
 }
 
-fn prefix(name: &str) -> &str {
-    let end = name.floor_char_boundary(PREFIX - 1);
-    // A label ends in a letter or a digit.
-    name[..end].trim_end_matches(['-', '.'])
+/// Without what follows it must be a name as well; a dash at the end is overlooked.
+fn prefix(name: &str) -> String {
+    let start = &name[..name.floor_char_boundary(PREFIX - 1)];
+    format!("{}-", start.trim_end_matches(['-', '.']))
 }
 
 fn is_not_found(error: &kube::Error) -> bool {
@@ -128,4 +128,47 @@ fn causes(error: &kube::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_name_starts_as_the_pods() {
+        for (name, expected) in [("web", "web-"), ("web-0.a", "web-0.a-"), ("web-", "web-")] {
+            assert_eq!(prefix(name), expected);
+        }
+        let long = format!("{}.{}", "a".repeat(56), "b".repeat(100));
+        assert_eq!(prefix(&long), format!("{}-", "a".repeat(56)));
+        assert_eq!(prefix(&"x".repeat(253)).len(), PREFIX);
+    }
+
+    #[test]
+    fn errors_say_whether_another_attempt_is_worth_it() {
+        let class = |code: u16, message: &str| {
+            let status: kube::core::Status =
+                serde_json::from_value(json!({"status": "Failure", "code": code, "message": message, "reason": "R"}))
+                    .unwrap();
+            match sorted(&kube::Error::Api(Box::new(status))) {
+                SinkError::Forbidden(_) => "forbidden",
+                SinkError::Gone => "gone",
+                SinkError::Later(_) => "later",
+                SinkError::Never(_) => "never",
+            }
+        };
+        for (code, message, expected) in [
+            (403, "User \"podrole\" cannot create resource \"events\"", "forbidden"),
+            (403, "unable to create new content in namespace a because it is being terminated", "never"),
+            (404, "namespaces \"a\" not found", "never"),
+            (422, "is invalid", "never"),
+            (401, "Unauthorized", "later"),
+            (409, "already exists", "later"),
+            (429, "too many requests", "later"),
+            (500, "failed calling webhook", "later"),
+            (503, "unavailable", "later"),
+        ] {
+            assert_eq!(class(code, message), expected, "{code} {message}");
+        }
+    }
 }
