@@ -81,10 +81,9 @@ impl Sink for KubeEvents {
                 let count = i32::try_from(series.count).unwrap_or(i32::MAX);
                 let patch = json!({"series": {"count": count, "lastObservedTime": now}});
                 let patched = api.patch_metadata(&series.event, &PatchParams::default(), &Patch::Merge(patch)).await;
-                patched.map(|_| series.event.clone()).map_err(|error| match sorted(&error) {
-                    SinkError::Never(_) if is_not_found(&error) => SinkError::Gone,
-                    sorted => sorted,
-                })
+                patched
+                    .map(|_| series.event.clone())
+                    .map_err(|error| if is_not_found(&error) { SinkError::Gone } else { sorted(&error) })
             }
         }
     }
