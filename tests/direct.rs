@@ -207,13 +207,16 @@ impl Test {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let connection = Connection {
-            peer: SocketAddr::new(IpAddr::from(IP), 40000),
-            server: SocketAddr::new(IpAddr::from([169, 254, 169, 254]), 80),
-        };
-        let (parts, body) = self.bridge.handle(&connection, &head).await.into_parts();
+        let (parts, body) = self.bridge.handle(&connection(), &head).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (parts.status.as_u16(), String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+fn connection() -> Connection {
+    Connection {
+        peer: SocketAddr::new(IpAddr::from(IP), 40000),
+        server: SocketAddr::new(IpAddr::from([169, 254, 169, 254]), 80),
     }
 }
 

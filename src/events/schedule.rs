@@ -76,7 +76,7 @@ struct Entry {
     /// Denials that its Event stands for.
     count: u32,
     last: Duration,
-    /// Its last write failed.
+    /// Its last write failed, and none of another has succeeded since.
     failed: bool,
     written: Option<Written>,
 }
@@ -203,15 +203,16 @@ impl Schedule {
     /// to wait before asking again, unless something is [`Told::Waiting`] meanwhile.
     pub fn next(&mut self, now: Duration) -> Result<Report, Duration> {
         self.refill(now);
-        let Some((uid, at)) = self.first_waiting() else { return Err(TIDY) };
         if now < self.resume {
             return Err(self.resume - now);
         }
         if self.tokens == 0 {
             return Err((self.counted + self.limits.every).saturating_sub(now));
         }
-        self.tokens -= 1;
+        // Only now: it looks through everything.
+        let Some((uid, at)) = self.first_waiting() else { return Err(TIDY) };
         let Some(pod) = self.pods.get_mut(&uid) else { return Err(TIDY) };
+        self.tokens -= 1;
         let entry = &mut pod.entries[at];
         entry.state = State::Writing;
         let series = entry.written.as_ref().filter(|written| written.note == entry.note);
@@ -236,12 +237,13 @@ impl Schedule {
         let limits = self.limits;
         self.pause = limits.pause;
         self.resume = now;
+        // Whatever failed before may have been the API server's trouble, which is over.
+        self.pods.values_mut().flat_map(|pod| &mut pod.entries).for_each(|entry| entry.failed = false);
         if let Some(pod) = self.pods.get_mut(&report.pod) {
             pod.told = true;
         }
         let Some(entry) = self.entry(&report.pod, report.reason) else { return };
         entry.state = State::Quiet;
-        entry.failed = false;
         entry.written = Some(Written { event, note: report.note.clone() });
         entry.due = now + entry.repeat;
         entry.repeat = (entry.repeat * 2).min(limits.longest_repeat);
