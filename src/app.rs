@@ -27,6 +27,9 @@ use crate::caller::resolver::Resolver;
 use crate::caller::self_test;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, IdentityMode};
+use crate::events::Events;
+use crate::events::api::KubeEvents;
+use crate::events::schedule::Limits;
 use crate::imds::{Facts, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
@@ -106,10 +109,13 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     let audit = Audit::new(std::io::stdout(), config.node.clone(), shared_clock.clone(), metrics.clone());
     let audit = Arc::new(audit.context("cannot start the audit log")?);
 
+    let events = config.events.then(|| Events::new(Limits::default(), shared_clock.clone(), metrics.clone()));
+    let events = events.map(Arc::new);
+
     let discovered = Discovered::default();
     let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config, &metrics)?));
     let bridge_slot: Arc<ArcSwapOption<Bridge<_, _, _>>> = Arc::default();
-    let store = Arc::new(Store::new(on_gone(&discovered, &bridge_slot, &audit)));
+    let store = Arc::new(Store::new(on_gone(&discovered, &bridge_slot, &audit, &events)));
     let bridge = Arc::new(Bridge::new(Parties {
         identity,
         store: store.clone(),
@@ -122,6 +128,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
         clock,
         nonce: state::nonce,
         audit: audit.clone(),
+        events: events.clone(),
         metrics: metrics.clone(),
     }));
     bridge_slot.store(Some(bridge.clone()));
@@ -161,6 +168,9 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     info!(port, "Pods' metadata traffic comes here");
 
     start_watches(&config, &store, &metrics, [start.pods, start.namespaces], &supervisor).await?;
+    if let Some(events) = events {
+        start_events(&config, events, &supervisor).await?;
+    }
     supervisor.once(plumbing::lock_routes(start.routing));
     supervisor.forever("audit", audit.clone().sweep());
     supervisor.forever("keys", rotate_keys(config.state_dir.clone(), keys, metrics.clone()));
@@ -235,6 +245,14 @@ async fn start_watches(
     Ok(())
 }
 
+async fn start_events(config: &Config, events: Arc<Events>, supervisor: &Supervisor) -> anyhow::Result<()> {
+    let kubeconfig = config.kubeconfig.clone();
+    let client = async move { watch::client_of_single_attempts(kubeconfig.as_deref()).await };
+    let client = supervisor.runtime().spawn(client).await?.context("cannot set up the Kubernetes client for Events")?;
+    supervisor.forever("events", events.publish(KubeEvents::new(client, &config.instance), plumbing::chance));
+    Ok(())
+}
+
 type LiveBridge = Bridge<Namespaces, discover::LiveIssuer, SystemClock>;
 
 /// What must be forgotten about a pod that is gone.
@@ -242,8 +260,10 @@ fn on_gone(
     discovered: &Discovered,
     bridge: &Arc<ArcSwapOption<LiveBridge>>,
     audit: &Arc<Audit>,
+    events: &Option<Arc<Events>>,
 ) -> crate::pods::store::OnGone {
     let (cache, bridge, audit) = (discovered.cache.clone(), bridge.clone(), audit.clone());
+    let events = events.clone();
     Box::new(move |uid| {
         if let Some(cache) = cache.load_full() {
             cache.forget(uid);
@@ -252,6 +272,9 @@ fn on_gone(
             bridge.forget(uid);
         }
         audit.forget(uid);
+        if let Some(events) = &events {
+            events.forget(uid);
+        }
     })
 }
 

@@ -18,12 +18,13 @@ use tokio::time::Instant;
 use tracing::{debug, error};
 
 use crate::audit::{Audit, Delivery, Subject as AuditSubject};
-use crate::cache::{CredentialCache, Issued};
+use crate::cache::{CredentialCache, Issued, Miss};
 use crate::caller::resolver::{Proofs, Resolver, Unproven};
 use crate::caller::{Connection, Kernel};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::imds::{self, Facts, KeyRing, Listing, Route, SessionToken, TokenBinding, classify, session_token};
-use crate::issuer::{IssueRequest, Issuer, Source};
+use crate::issuer::{IssueError, IssueRequest, Issuer, Source};
 use crate::metrics::Metrics;
 use crate::pods::index::Index;
 use crate::pods::store::Store;
@@ -88,6 +89,8 @@ pub struct Parties<K, I, C> {
     pub nonce: fn() -> [u8; 12],
     /// Who got what.
     pub audit: Arc<Audit>,
+    /// Who is told why not; `None`: nobody.
+    pub events: Option<Arc<Events>>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
 }
@@ -343,15 +346,24 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
         Outcome::Denied(reason)
     }
 
-    fn audit_denial(
-        &self,
-        pod: &PodEntry,
-        container: Option<&ContainerId>,
-        reason: Denial,
-        why: impl FnOnce() -> String,
-    ) {
+    fn audit_denial(&self, pod: &PodEntry, container: Option<&ContainerId>, reason: Denial, why: impl Fn() -> String) {
+        self.parties.audit.denial(&AuditSubject { pod, container }, reason, &why);
+        self.tell_denial(pod, reason, why);
+    }
+
+    /// The call to STS that was refused has its audit line, and everybody who asks meanwhile shares it.
+    fn tell_refusal(&self, owned: &Owned, grant: &Grant, miss: &Miss) {
+        if let Miss::Failed(IssueError::Denied { code, hint }) = miss {
+            let why = || format!("STS refuses role {} ({code}): {hint}", grant.role);
+            self.tell_denial(&owned.pod, Denial::AssumeRoleRefused, why);
+        }
+    }
+
+    fn tell_denial(&self, pod: &PodEntry, reason: Denial, why: impl FnOnce() -> String) {
         self.parties.metrics.denial(reason);
-        self.parties.audit.denial(&AuditSubject { pod, container }, reason, why);
+        if let Some(events) = &self.parties.events {
+            events.denied(pod, reason, why);
+        }
     }
 
     /// Credentials of `grant`; after any wait, only if the very same socket is still there and still has the same right.
@@ -385,7 +397,10 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
             }
         };
         // What cannot be delivered need not be checked.
-        let issued = settled.map_err(|miss| Outcome::NotIssued { miss, role: grant.role.clone() })?;
+        let issued = settled.map_err(|miss| {
+            self.tell_refusal(owned, grant, &miss);
+            Outcome::NotIssued { miss, role: grant.role.clone() }
+        })?;
         if caller.waited {
             self.check_again(connection, caller, owned, grant)?;
         }

@@ -50,6 +50,10 @@ pub struct Config {
     pub netns_dir: PathBuf,
     /// The cgroup2 mount.
     pub cgroup_root: PathBuf,
+    /// Whether denied pods get Events.
+    pub events: bool,
+    /// Who signs Events: our own pod, or the node.
+    pub instance: Arc<str>,
     /// The region; `None`: the metadata service's.
     pub region: Option<Arc<str>>,
     /// How to log.
@@ -104,14 +108,16 @@ impl Config {
             state_dir,
             netns_dir,
             cgroup_root,
+            events,
+            pod_name,
             region,
             log_format,
             log,
         } = args;
         let p = &mut problems;
         let () = p.choice("--credential-source", &credential_source, &[("assume-role", ())]).unwrap_or_default();
+        let node: Arc<str> = p.required("--node-name", node_name).into();
         let config = Self {
-            node: p.required("--node-name", node_name).into(),
             kubeconfig: kubeconfig.map(Into::into),
             platform: p
                 .choice("--platform", &platform, &[("ec2", Platform::Ec2), ("none", Platform::None)])
@@ -131,6 +137,9 @@ impl Config {
             state_dir: state_dir.into(),
             netns_dir: netns_dir.into(),
             cgroup_root: cgroup_root.into(),
+            events: p.boolean("--events", &events),
+            instance: pod_name.filter(|name| !name.is_empty()).map_or_else(|| node.clone(), Into::into),
+            node,
             region: p.region(region.or_else(|| environment.get("AWS_REGION").cloned())),
             log_format: p
                 .choice("--log-format", &log_format, &[("json", LogFormat::Json), ("text", LogFormat::Text)])

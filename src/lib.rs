@@ -6,11 +6,12 @@
 //!  L6    cli  config  telemetry                 one file per subcommand; arguments -> Config, all errors at once
 //!  L5    server  admin                          listeners, connections, limits | metrics, live, ready
 //!  L4    bridge                                 the use case: (connection, request) -> reply; the one Outcome enum
-//!  L3    cache  caller::resolver  audit  explain
+//!  L3    cache  caller::resolver  audit  events  explain
 //!  L2    issuer::{base,sts}  pods::{access,read,store,watch}  redirect::{nft,routing}  caller::{netns,sock_diag,cgroup_tree,self_test}
-//!        upstream::client  state                <- all external I/O
-//!  L1    policy  imds  pods::{index,convert}  redirect::ruleset  cache::slot  caller::cgroup_path      <- pure
-//!        ports: issuer  redirect  caller  upstream
+//!        upstream::client  events::api  state   <- all external I/O
+//!  L1    policy  imds  pods::{index,convert}  redirect::ruleset  cache::slot  caller::cgroup_path
+//!        events::schedule                         <- pure
+//!        ports: issuer  redirect  caller  upstream  events::sink
 //!  L0    types  clock
 //!  rail  metrics  readiness  tasks
 //! ```
@@ -26,6 +27,7 @@ pub mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod events;
 pub mod explain;
 pub mod imds;
 pub mod issuer;

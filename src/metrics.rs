@@ -33,6 +33,7 @@ pub struct Metrics {
     watch_errors: IntCounterVec,
     watch_last_event: IntGaugeVec,
     audit: IntCounterVec,
+    events: IntCounterVec,
     faults: IntCounterVec,
     redirect_applied: IntCounter,
     identity_mode: IntGaugeVec,
@@ -59,6 +60,19 @@ pub enum CacheLookup {
     Wait,
     /// A recent refusal was there.
     Refused,
+}
+
+/// What became of an attempt to tell a pod's owner something by an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventResult {
+    /// Written, or an earlier one counted on.
+    Published,
+    /// Not written; it is tried again.
+    Failed,
+    /// The same, for want of a right.
+    Forbidden,
+    /// Never written: there was no room, the pod went first, or the API server will not have it.
+    Dropped,
 }
 
 /// Faults of the daemon's own that an operator should see, though nobody was refused for them.
@@ -90,7 +104,11 @@ impl Metrics {
                 &["route"],
             )
             .expect("a valid name"),
-            denials: counters("podrole_denials_total", "Requests denied by policy, by reason.", &["reason"]),
+            denials: counters(
+                "podrole_denials_total",
+                "Requests of known pods that were denied, by reason.",
+                &["reason"],
+            ),
             identity_seconds: Histogram::with_opts(
                 HistogramOpts::new("podrole_identity_proof_seconds", "Time to prove who is calling.")
                     .buckets(vec![2e-6, 5e-6, 1e-5, 2.5e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]),
@@ -129,6 +147,11 @@ impl Metrics {
             )
             .expect("a valid name"),
             audit: counters("podrole_audit_records_total", "Audit lines written, by action.", &["action"]),
+            events: counters(
+                "podrole_events_total",
+                "Kubernetes Events of denied pods, by what became of each.",
+                &["result"],
+            ),
             faults: counters(
                 "podrole_faults_total",
                 "Faults that degrade the daemon without refusing anybody.",
@@ -172,6 +195,7 @@ impl Metrics {
             Box::new(self.watch_errors.clone()),
             Box::new(self.watch_last_event.clone()),
             Box::new(self.audit.clone()),
+            Box::new(self.events.clone()),
             Box::new(self.faults.clone()),
             Box::new(self.redirect_applied.clone()),
             Box::new(self.identity_mode.clone()),
@@ -188,7 +212,7 @@ impl Metrics {
         self.request_seconds.with_label_values(&[route]).observe(took.as_secs_f64());
     }
 
-    /// One denial by policy.
+    /// One denial.
     pub fn denial(&self, reason: Denial) {
         self.denials.with_label_values(&[reason.name()]).inc();
     }
@@ -243,6 +267,17 @@ impl Metrics {
     /// An audit line was written.
     pub fn audit(&self, action: &'static str) {
         self.audit.with_label_values(&[action]).inc();
+    }
+
+    /// What became of an Event.
+    pub fn event(&self, result: EventResult) {
+        let label = match result {
+            EventResult::Published => "published",
+            EventResult::Failed => "failed",
+            EventResult::Forbidden => "forbidden",
+            EventResult::Dropped => "dropped",
+        };
+        self.events.with_label_values(&[label]).inc();
     }
 
     /// Something of our own went wrong.

@@ -2,6 +2,8 @@
 //! Every wait here is exact, which no test with real clocks can say.
 #![expect(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
+#[path = "direct/denials.rs"]
+mod denials;
 #[path = "direct/explain.rs"]
 mod explain;
 
@@ -20,6 +22,8 @@ use podrole::cache::CredentialCache;
 use podrole::caller::resolver::Resolver;
 use podrole::caller::{ClientSocket, Connection, Kernel, NetnsId, Sockets};
 use podrole::clock::Clock;
+use podrole::events::Events;
+use podrole::events::schedule::Limits;
 use podrole::imds::{Facts, Key, KeyRing};
 use podrole::issuer::{Code, IssueError, IssueRequest, Issuer, Source};
 use podrole::metrics::Metrics;
@@ -81,6 +85,9 @@ impl Issuer for FakeIssuer {
         *self.last.lock().unwrap() = Some(request.clone());
         let takes = *self.takes.lock().unwrap();
         tokio::time::sleep(takes).await;
+        if request.role.name() == "refused" {
+            return Err(IssueError::from_code(Code::AccessDenied));
+        }
         if let Some(code) = *self.refuses.lock().unwrap() {
             return Err(IssueError::from_code(code));
         }
@@ -104,6 +111,7 @@ struct Test {
     ruling: Arc<ArcSwapOption<Ruling>>,
     facts: Arc<ArcSwap<Facts>>,
     bridge: Arc<Bridge<FakeKernel, FakeIssuer, Anchored>>,
+    events: Arc<Events>,
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
 }
@@ -119,21 +127,11 @@ impl Test {
     }
 
     fn empty() -> Self {
-        let base = BaseArn::parse("arn:aws:iam::111122223333:role/").unwrap();
-        let rules = Rules {
-            ceiling: vec![Glob::parse("arn:aws:iam::111122223333:role/*").unwrap()],
-            base,
-            own_roles: vec![],
-            require_allow: true,
-            allow: HashMap::new(),
-            container_roles: ContainerRoles::Shared,
-            session_scope: SessionScope::Pod,
-            node: "n".into(),
-        };
-        Self::with(rules, false, io::sink())
+        Self::with(rules(), false, Limits::default(), io::sink())
     }
 
-    fn with(rules: Rules, service_accounts: bool, audit: impl io::Write + Send + 'static) -> Self {
+    /// No pod and no namespace; Events within `limits`, audit lines to `audit`.
+    fn with(rules: Rules, service_accounts: bool, limits: Limits, audit: impl io::Write + Send + 'static) -> Self {
         let clock = Anchored(Instant::now());
         let metrics = Arc::new(Metrics::new());
         let kernel = FakeKernel::default();
@@ -154,6 +152,7 @@ impl Test {
         };
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
         let audit = Arc::new(Audit::new(audit, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap());
+        let events = Arc::new(Events::new(limits, Arc::new(clock.clone()), metrics.clone()));
         let ruling = Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms }));
         let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
         let facts = Arc::new(ArcSwap::from_pointee(facts));
@@ -169,9 +168,10 @@ impl Test {
             clock,
             nonce: || [7; 12],
             audit: audit.clone(),
+            events: Some(events.clone()),
             metrics: metrics.clone(),
         }));
-        Self { kernel, issuer, store, ruling, facts, bridge, audit, metrics }
+        Self { kernel, issuer, store, ruling, facts, bridge, events, audit, metrics }
     }
 
     fn socket(&self, netns: u64, cookie: u64, pod: &str, container: &str) {
@@ -209,13 +209,31 @@ impl Test {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let connection = Connection {
-            peer: SocketAddr::new(IpAddr::from(IP), 40000),
-            server: SocketAddr::new(IpAddr::from([169, 254, 169, 254]), 80),
-        };
-        let (parts, body) = self.bridge.handle(&connection, &head).await.into_parts();
+        let (parts, body) = self.bridge.handle(&connection(), &head).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (parts.status.as_u16(), String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+fn connection() -> Connection {
+    Connection {
+        peer: SocketAddr::new(IpAddr::from(IP), 40000),
+        server: SocketAddr::new(IpAddr::from([169, 254, 169, 254]), 80),
+    }
+}
+
+/// Every role of the base account.
+fn rules() -> Rules {
+    let base = BaseArn::parse("arn:aws:iam::111122223333:role/").unwrap();
+    Rules {
+        ceiling: vec![Glob::parse("arn:aws:iam::111122223333:role/*").unwrap()],
+        base,
+        own_roles: vec![],
+        require_allow: true,
+        allow: HashMap::new(),
+        container_roles: ContainerRoles::Shared,
+        session_scope: SessionScope::Pod,
+        node: "n".into(),
     }
 }
 

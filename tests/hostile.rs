@@ -8,6 +8,8 @@
 mod audit;
 #[path = "hostile/corpus.rs"]
 mod corpus;
+#[path = "hostile/denials.rs"]
+mod denials;
 #[path = "hostile/imds_v1.rs"]
 mod imds_v1;
 #[path = "hostile/planted.rs"]
@@ -35,8 +37,9 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 9] = [
+    let modules: [&[Trial]; 10] = [
         audit::TRIALS,
+        denials::TRIALS,
         imds_v1::TRIALS,
         planted::TRIALS,
         platform::TRIALS,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("L0", &["types", "clock"]),
     // The traits at side effects and the words they speak; the pure modules may use those words.
-    ("L1 (ports)", &["issuer", "redirect", "caller", "upstream"]),
+    ("L1 (ports)", &["issuer", "redirect", "caller", "upstream", "events::sink"]),
     (
         PURE,
         &[
@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "redirect::ruleset",
             "cache::slot",
             "caller::cgroup_path",
+            "events::schedule",
         ],
     ),
     (
@@ -42,10 +43,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "caller::scanner",
             "caller::self_test",
             "upstream::client",
+            "events::api",
             "state",
         ],
     ),
-    ("L3", &["cache", "caller::resolver", "audit", "explain"]),
+    ("L3", &["cache", "caller::resolver", "audit", "events", "explain"]),
     ("L4", &["bridge"]),
     ("L5", &["server", "admin"]),
     // One after the other: a subcommand reads its configuration, which names a log format.
@@ -73,11 +75,7 @@ struct Rule {
 
 const RULES: &[Rule] = &[
     Rule { why: "only issuer/ talks to AWS", names: AWS, only: &["issuer::sts", "issuer::base"] },
-    Rule {
-        why: "only pods/{watch,read,access}.rs talk to Kubernetes",
-        names: &["kube"],
-        only: &["pods::watch", "pods::read", "pods::access"],
-    },
+    Rule { why: "only pods/{watch,read,access}.rs and events/api.rs talk to Kubernetes", names: &["kube"], only: KUBE },
     Rule { why: "only metrics.rs knows the metrics library", names: &["prometheus"], only: &["metrics"] },
     Rule { why: "only redirect/nft.rs starts processes", names: CHILDREN, only: &["redirect::nft"] },
     Rule { why: "only clock.rs reads a clock", names: CLOCKS, only: &["clock"] },
@@ -124,6 +122,7 @@ const OUTSIDE: &[&str] = &[
     "tokio::process",
 ];
 const AWS: &[&str] = &["aws_sdk_*", "aws_config", "aws_credential_types", "aws_smithy_*", "aws_types"];
+const KUBE: &[&str] = &["pods::watch", "pods::read", "pods::access", "events::api"];
 const CHILDREN: &[&str] = &[
     "std::process::Command",
     "process::Command",
@@ -192,6 +191,8 @@ fn violations_are_found() {
         ("cache.rs", "use tokio::net::TcpStream;", "cache names tokio::net::TcpStream"),
         ("bridge.rs", "#[cfg(test)] mod tests { } fn f() { std::fs::read(p) }", "bridge names std::fs::read"),
         ("app.rs", "use kube::Client;", "app names kube::Client: only pods/"),
+        ("events.rs", "use kube::Client;", "events names kube::Client: only pods/"),
+        ("events/schedule.rs", "fn f() { tokio::spawn(g()); }", "events::schedule names tokio::spawn"),
         ("cache.rs", "use aws_sdk_sts::Client;", "cache names aws_sdk_sts::Client: only issuer/"),
         ("server.rs", "let c = prometheus::Counter::new();", "only metrics.rs"),
         ("audit.rs", "let now = SystemTime::now();", "only clock.rs"),

@@ -55,6 +55,12 @@ pub struct RunArgs {
     /// The host's cgroup2 mount
     #[arg(long, env = "PODROLE_CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: String,
+    /// Whether denied pods get Kubernetes Events: true | false
+    #[arg(long, env = "PODROLE_EVENTS", default_value = "true")]
+    pub events: String,
+    /// Name of the pod that podrole itself runs in; Events are signed with it [default: --node-name]
+    #[arg(long, env = "PODROLE_POD_NAME")]
+    pub pod_name: Option<String>,
     /// AWS region [default: AWS_REGION, then the metadata service's]
     #[arg(long, env = "PODROLE_REGION")]
     pub region: Option<String>,

@@ -47,14 +47,24 @@ pub struct Settings {
 
 /// A client for the API server named by `kubeconfig`, or by the pod we run in.
 pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let config = match kubeconfig {
+    finish(config_of(kubeconfig).await?)
+}
+
+/// The same for calls that count: one that fails is not repeated behind the caller's back.
+pub async fn client_of_single_attempts(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let mut config = config_of(kubeconfig).await?;
+    config.default_retry = false;
+    finish(config)
+}
+
+async fn config_of(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
+    Ok(match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
         }
         None => kube::Config::incluster().context("not in a pod with a service account: set --kubeconfig")?,
-    };
-    finish(config)
+    })
 }
 
 /// A client that does not wait for ever.

@@ -44,8 +44,12 @@ fn nothing(flags: &[&str]) -> Result<()> {
     rig.daemon_mut()?.terminate()?;
     secrets::none_got_out(&rig, &more)?;
     let needles = secrets::planted(&rig)?.into_iter().chain(more).collect::<Vec<_>>();
-    let hits = secrets::search(&needles, "the answers", &said.concat());
-    ensure!(hits.is_empty(), "{hits:?}");
+    let sent: String = rig.kube.requests().iter().map(|sent| format!("{} {}\n", sent.path, sent.body)).collect();
+    ensure!(sent.contains("Event") && sent.contains("AssumeRoleRefused"), "no Event was written: {sent}");
+    for (place, text) in [("the answers", said.concat()), ("what the API server was sent", sent.into_bytes())] {
+        let hits = secrets::search(&needles, place, &text);
+        ensure!(hits.is_empty(), "{hits:?}");
+    }
     ensure!(!rig.daemon()?.logs().is_empty() && !rig.daemon()?.audit()?.is_empty(), "nothing was searched");
     Ok(())
 }

@@ -83,6 +83,13 @@ fn escaped(format: &str) -> Result<()> {
     }
     ensure!(rig.sts.assume_calls().len() == 1, "{:?}", rig.sts.assume_calls());
     let daemon = rig.daemon()?;
+    let events = rig.kube.list("Event");
+    ensure!(!events.is_empty(), "no Event was written");
+    for event in &events {
+        let note = event["note"].as_str().context("an Event has a note")?;
+        ensure!(note.lines().count() == 1 && note.len() <= 1024, "{}", note.escape_debug());
+        clean("event", note, |_| true)?;
+    }
     clean("audit", &daemon.audit_text()?, |line| line.starts_with("{\""))?;
     let begins: fn(&str) -> bool =
         if format == "json" { |line| line.starts_with("{\"") } else { |line| line.starts_with("20") };

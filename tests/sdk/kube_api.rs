@@ -15,7 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::programs::{ALL, Programs};
-use crate::support::{TEAM, becomes, double, figure, no_leak, real, real_ready, served, session_arn, spec, with_role};
+use crate::support::{
+    TEAM, becomes, becomes_refused, double, figure, no_leak, real, real_ready, served, session_arn, spec, with_role,
+};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("lists_are_asked_of_the_api_servers_cache_by_name_and_as_metadata", lists),
@@ -74,9 +76,15 @@ fn limited_user() -> Result<()> {
     let by_account = rig.pod(spec(TEAM, "irsa").service_account("deploy"))?;
     becomes(&rig, by_pod.agent("app")?.v4(), "web-role", &[])?;
     becomes(&rig, by_account.agent("app")?.v4(), "sa-role", &[])?;
+    // One without a role: to tell its owner takes a right as well.
+    becomes_refused(&rig, rig.pod(spec(TEAM, "plain"))?.agent("app")?.v4(), 404)?;
+    proc::until("an Event", UP, || {
+        let events = |labels: &[(&str, &str)]| rig.daemon()?.metric("podrole_events_total", labels);
+        Ok((events(&[])? == 1.0 && events(&[("result", "published")])? == 1.0).then_some(()))
+    })?;
     ensure!(rig.daemon()?.metric("podrole_watch_errors_total", &[])? == 0.0, "{}", rig.daemon()?.logs());
     // The control: this user is a limited one.
-    for (kind, query) in [("Secret", ""), ("ConfigMap", ""), ("Node", "")] {
+    for (kind, query) in [("Secret", ""), ("ConfigMap", ""), ("Node", ""), ("Event", "")] {
         match rig.kube.list(User::Podrole, kind, "", query) {
             Err(error) if is_status(&error, 403) => {}
             other => anyhow::bail!("podrole's user may list {kind}: {other:?}"),

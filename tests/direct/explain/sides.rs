@@ -16,7 +16,7 @@ use podrole::types::RoleArn;
 use serde_json::{Value, json};
 
 use super::cases::{Case, NODE, UID};
-use crate::{LIST, SlimMeta, Test, credentials, namespace_entry};
+use crate::{LIST, Limits, SlimMeta, Test, credentials, namespace_entry};
 
 /// What one container is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ async fn ask_daemon(case: &Case, config: &Config, container: &str) -> Answer {
     let own_roles = case.own_roles.iter().map(|role| RoleArn::parse(role).unwrap());
     let rules = config.policy.rules(case.account(), own_roles, config.node.clone()).unwrap();
     let lines = Lines::default();
-    let test = Test::with(rules, config.policy.service_account_roles, lines.clone());
+    let test = Test::with(rules, config.policy.service_account_roles, Limits::default(), lines.clone());
     test.socket(1, 1, UID, container);
     test.kernel.0.lock().unwrap()[0].0.host = case.host_network;
     test.apply(case.pod.clone());

@@ -37,8 +37,8 @@ use self::scratch::Scratch;
 pub enum User {
     /// A member of `system:masters`: may do everything.
     Admin,
-    /// What the daemon is in a cluster: get, list and watch pods, list and watch namespaces and service accounts, and whatever
-    /// [`Cluster::grant`] adds.
+    /// What the daemon is in a cluster: get, list and watch pods, list and watch namespaces and service accounts, create and patch
+    /// Events, and whatever [`Cluster::grant`] adds.
     Podrole,
 }
 

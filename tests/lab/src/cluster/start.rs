@@ -60,6 +60,7 @@ pub(super) fn start(options: ClusterOptions) -> Result<Cluster> {
         json!([
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
             {"apiGroups": [""], "resources": ["namespaces", "serviceaccounts"], "verbs": ["list", "watch"]},
+            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
         ]),
     )?;
     cluster.await_default_namespace(STARTUP)?;

@@ -1,0 +1,278 @@
+//! What becomes of denials: Events that are few and never in anybody's way, whatever pods do.
+
+use std::future::pending;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use http::request::Parts;
+use podrole::events::schedule::Limits;
+use podrole::events::sink::{Report, Sink, SinkError};
+use podrole::issuer::Code;
+use podrole::types::Denial;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{LIST, Test, WEB, connection, credentials, pod, rules};
+
+/// Where Events go: what was written, or why nothing is.
+#[derive(Clone, Default)]
+struct FakeSink {
+    attempts: Arc<Mutex<Vec<Report>>>,
+    fails: Arc<Mutex<Option<SinkError>>>,
+    hangs: bool,
+}
+
+impl Sink for FakeSink {
+    async fn write(&self, report: &Report, _: SystemTime) -> Result<Arc<str>, SinkError> {
+        self.attempts.lock().unwrap().push(report.clone());
+        if self.hangs {
+            pending::<()>().await;
+        }
+        match self.fails.lock().unwrap().clone() {
+            Some(error) => Err(error),
+            None => Ok(format!("{}.event", report.name).into()),
+        }
+    }
+}
+
+impl FakeSink {
+    fn attempts(&self) -> Vec<Report> {
+        self.attempts.lock().unwrap().clone()
+    }
+}
+
+/// Audit lines, kept.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Test {
+    fn publish(&self, sink: &FakeSink) {
+        tokio::spawn(self.events.clone().publish(sink.clone(), || 0.5));
+    }
+
+    fn counted(&self, series: &str) -> bool {
+        String::from_utf8(self.metrics.render().1).unwrap().lines().any(|line| line == series)
+    }
+}
+
+/// Time for other tasks, and none besides.
+async fn others() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_pod_is_told_at_once_what_and_how_to_mend_it() {
+    let test = Test::new();
+    let sink = FakeSink::default();
+    test.publish(&sink);
+    test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"other-*\"]"}));
+    assert_eq!(test.get(LIST).await.0, 404);
+    others().await;
+    let reports = sink.attempts();
+    let [report] = reports.as_slice() else { panic!("{reports:?}") };
+    assert_eq!((&*report.namespace, &*report.name, report.shown_uid.as_str()), ("shop", WEB, WEB));
+    assert_eq!((report.reason, report.reason.class().name()), (Denial::NamespaceNotPermitted, "RoleDenied"));
+    let role = "arn:aws:iam::111122223333:role/web";
+    assert!(report.note.starts_with("NamespaceNotPermitted: ") && report.note.contains(role), "{}", report.note);
+    assert!(report.note.ends_with(Denial::NamespaceNotPermitted.fix()), "{}", report.note);
+    assert!(test.counted("podrole_events_total{result=\"published\"} 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_final_refusal_by_sts_is_told_and_a_passing_one_is_not() {
+    let test = Test::new();
+    let sink = FakeSink::default();
+    test.publish(&sink);
+    for passing in [Code::Throttling, Code::ServerError, Code::Network, Code::ExpiredToken] {
+        *test.issuer.refuses.lock().unwrap() = Some(passing);
+        assert_eq!(test.get(&credentials("web")).await.0, 503);
+        others().await;
+        assert_eq!(sink.attempts(), [], "{passing}");
+    }
+    *test.issuer.refuses.lock().unwrap() = Some(Code::AccessDenied);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(test.get(&credentials("web")).await.0, 200, "a document that says why");
+    others().await;
+    let reports = sink.attempts();
+    let [report] = reports.as_slice() else { panic!("{reports:?}") };
+    assert_eq!((report.reason, report.reason.class().name()), (Denial::AssumeRoleRefused, "AssumeRoleFailed"));
+    assert!(report.note.contains("arn:aws:iam::111122223333:role/web (AccessDenied)"), "{}", report.note);
+    assert!(test.counted("podrole_denials_total{reason=\"AssumeRoleRefused\"} 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_request_waits_for_an_event() {
+    let test = Test::new();
+    let sink = FakeSink { hangs: true, ..FakeSink::default() };
+    test.publish(&sink);
+    let begin = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(test.get(&credentials("db")).await.0, 404);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    assert_eq!(sink.attempts().len(), 1, "one write at a time");
+    // It is given up after ten seconds and tried again after as many.
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    assert_eq!(sink.attempts().len(), 2);
+    assert!(test.counted("podrole_events_total{result=\"failed\"} 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_right_costs_a_few_attempts_an_hour_and_nothing_else() {
+    let test = Test::new();
+    let sink = FakeSink::default();
+    *sink.fails.lock().unwrap() = Some(SinkError::Forbidden("403".into()));
+    test.publish(&sink);
+    for _ in 0..3600 {
+        assert_eq!(test.get(&credentials("db")).await.0, 404);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let attempts = sink.attempts().len();
+    assert_eq!(attempts, 11, "after 0, 10, 30, 70, 150, 310 and 630 seconds, then every ten minutes");
+    assert!(test.counted(&format!("podrole_events_total{{result=\"forbidden\"}} {attempts}")));
+    *sink.fails.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(601)).await;
+    assert!(test.counted("podrole_events_total{result=\"published\"} 1"), "and it is told once it can be");
+}
+
+// === floods ===
+
+/// Twenty times a second, every second.
+const TICK: Duration = Duration::from_millis(50);
+const A_SECOND: u32 = 20_000;
+
+/// Pods that are each denied for a reason of their own, with the path that they ask for.
+fn denied_pods(copies: usize) -> Vec<(String, Value, &'static str)> {
+    const ROLE: &str = "iam.amazonaws.com/role";
+    let role = |role: &str| json!({ROLE: role});
+    let with = |key: &str, value: &str| json!({ROLE: "web", key: value});
+    let kinds = [
+        ("no-role", json!({}), LIST),
+        ("bad-role", role("not a role!"), LIST),
+        ("not-permitted", role("admin"), LIST),
+        ("above-ceiling", role("arn:aws:iam::444455556666:role/web"), LIST),
+        ("bad-session-name", with("iam.amazonaws.com/session-name", "no spaces"), LIST),
+        ("bad-external-id", with("iam.amazonaws.com/external-id", "no spaces"), LIST),
+        ("wrong-role", role("web"), "/latest/meta-data/iam/security-credentials/other"),
+        ("refused", role("refused"), "/latest/meta-data/iam/security-credentials/refused"),
+        ("finished", role("web"), LIST),
+        ("foreign", role("web"), LIST),
+    ];
+    let copy = |copy: usize| {
+        kinds.clone().map(|(kind, annotations, path)| {
+            let name = format!("{kind}-{copy}");
+            let mut object = pod(&name, annotations);
+            if kind == "finished" {
+                object["status"]["phase"] = json!("Succeeded");
+            }
+            if kind == "foreign" {
+                object["status"]["podIP"] = json!("10.0.0.77");
+            }
+            (name, object, path)
+        })
+    };
+    (0..copies).flat_map(copy).collect()
+}
+
+/// Thirty pods ask as often as told for as long; the pod `web` asks for its credentials once, in the middle.
+async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
+    let lines = Lines::default();
+    let test = Test::with(rules(), false, limits, lines.clone());
+    let sink = FakeSink::default();
+    test.publish(&sink);
+    tokio::spawn(test.audit.clone().sweep());
+    // Without session tokens: what is measured comes after them.
+    let allowed = json!({"iam.amazonaws.com/allowed-roles": "[\"web\", \"refused\"]", "podrole.dev/imds-v1": "allow"});
+    test.namespace(allowed);
+    let pods = denied_pods(3);
+    for (_, object, _) in &pods {
+        test.apply(object.clone());
+    }
+    test.apply(pod(WEB, json!({"iam.amazonaws.com/role": "web"})));
+    let begin = Instant::now();
+    let mut delivered = false;
+    let mut ticks: u32 = 0;
+    // Made once: what is measured is what becomes of them.
+    let request =
+        |path: &str| http::Request::get(path).header("host", "169.254.169.254").body(()).unwrap().into_parts().0;
+    let requests: Vec<Parts> = pods.iter().map(|(_, _, path)| request(path)).collect();
+    let connection = connection();
+    let mut asking = pods.iter().zip(&requests).cycle();
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        for _ in 0..A_SECOND / 20 {
+            let ((uid, ..), head) = asking.next().unwrap();
+            test.only(uid);
+            let reply = test.bridge.handle(&connection, head).await;
+            // Permanent refusals by STS are documents that say so.
+            assert!(reply.status() != 200 || uid.starts_with("refused"), "{uid}: {reply:?}");
+        }
+        if !delivered && begin.elapsed() >= Duration::from_secs(seconds / 2) {
+            test.only(WEB);
+            let (status, body) = test.send("GET", &credentials("web"), &[]).await;
+            assert!(status == 200 && body.contains("ASIA-web"), "{status} {body}");
+            delivered = true;
+        }
+        ticks += 1;
+        tokio::time::sleep_until(begin + TICK * ticks).await;
+    }
+    assert_eq!(u64::from(ticks), 20 * seconds);
+    test.audit.flush(Duration::from_secs(60));
+    let written = lines.0.lock().unwrap().clone();
+    (test, sink, written)
+}
+
+impl Test {
+    /// This pod alone has a socket.
+    fn only(&self, uid: &str) {
+        self.kernel.0.lock().unwrap().clear();
+        self.socket(1, 1, uid, "a");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_million_denials_are_ten_events_and_a_little_audit() {
+    let (test, sink, written) = flood(Limits::default(), 60).await;
+    let reports = sink.attempts();
+    let lines: Vec<Value> =
+        String::from_utf8(written.clone()).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let denied: u64 = lines.iter().filter_map(|line| line["count"].as_u64()).sum();
+    println!("figure: 1,200,000 denials in 60 s: {} Events, {} bytes of audit", reports.len(), written.len());
+    assert!(!reports.is_empty() && reports.len() <= 10, "{} Events", reports.len());
+    assert!(written.len() < 1_000_000, "{} bytes", written.len());
+    let issued: Vec<&Value> = lines.iter().filter(|line| line["action"] == "Deliver").collect();
+    assert!(issued.len() == 1 && issued[0]["access_key_id"] == "ASIA-web", "{issued:?}");
+    // Nothing is lost by it: every denial by podrole is in some line's number, and a tenth, by STS, in the metric.
+    assert_eq!(denied, 1_080_000);
+    assert!(test.counted("podrole_denials_total{reason=\"AssumeRoleRefused\"} 120000"));
+    assert!(test.counted(&format!("podrole_events_total{{result=\"published\"}} {}", reports.len())));
+    // And each went to another pod.
+    let mut pods: Vec<&str> = reports.iter().map(|report| &*report.name).collect();
+    pods.sort_unstable();
+    pods.dedup();
+    assert_eq!(pods.len(), reports.len());
+}
+
+/// The positive control: the same flood, a second of it, without the limits.
+#[tokio::test(start_paused = true)]
+async fn control_without_limits_a_flood_is_hundreds_of_events() {
+    let none = Limits {
+        every: Duration::ZERO,
+        repeat: Duration::ZERO,
+        longest_repeat: Duration::ZERO,
+        burst: u32::MAX,
+        ..Limits::default()
+    };
+    let (_, sink, _) = flood(none, 1).await;
+    assert!(sink.attempts().len() > 300, "{} Events", sink.attempts().len());
+}

@@ -1,0 +1,98 @@
+//! Pods that are denied as often as they can ask, for a minute: what it costs the API server and the log, and nobody else.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use podrole_lab::agent::{Agent, Load, LoadReport, Target};
+use podrole_lab::pod::PodSpec;
+use podrole_lab::proc;
+use podrole_lab::rig::Rig;
+use podrole_lab::world::Trial;
+
+use crate::support::{SOON, TEAM, TOKEN, WEB, audit_lines, path_of, rig, web};
+
+pub(crate) const TRIALS: &[Trial] =
+    &[Trial::new("a_minute_of_denials_is_ten_events_and_a_little_audit_and_others_are_served", minute)
+        .timeout(Duration::from_secs(180))
+        // It leaves nothing of the machine to a neighbour.
+        .alone()];
+
+const FLOOD: Duration = Duration::from_secs(60);
+/// From each pod at once: enough to keep the daemon busy all the time.
+const WORKERS: usize = 24;
+const MOST_EVENTS: usize = 10;
+const MOST_AUDIT: usize = 1_000_000;
+/// A build without optimisation on a busy machine makes a few thousand a second; fewer than this in all is no flood.
+const LEAST: f64 = 12_000.0;
+
+fn minute() -> Result<()> {
+    let mut rig = rig()?;
+    rig.namespace("strict", &["other-*"])?;
+    // With less said than in other trials: the log is not what is measured.
+    rig.start(&["--log", "info"])?;
+    let plain = [rig.pod(PodSpec::new(TEAM, "plain-a"))?, rig.pod(PodSpec::new(TEAM, "plain-b"))?];
+    let strict = rig.pod_with_role("strict", "strict", WEB)?;
+    let other = rig.pod_with_role(TEAM, "other", "other-role")?;
+    let asked = [
+        (plain[0].agent("app")?, path_of("")),
+        (plain[1].agent("app")?, path_of("any")),
+        (strict.agent("app")?, path_of("")),
+        // One that is granted a role, and asks for somebody else's.
+        (other.agent("app")?, path_of("somebody-elses")),
+    ];
+    rig.kube.clear();
+    let plans: Vec<(&Agent, Load)> =
+        asked.iter().map(|(agent, path)| Ok((agent, plan(agent, path)?))).collect::<Result<_>>()?;
+    let begin = Instant::now();
+    let running: Vec<_> = plans.iter().map(|(agent, plan)| agent.start_load(plan)).collect::<Result<_, _>>()?;
+    // In the middle of it a pod comes that has every right.
+    thread::sleep(FLOOD / 2);
+    let served = web(&rig)?;
+    let app = served.agent("app")?;
+    let credentials = proc::until("the new pod to be served", Duration::from_secs(10), || Ok(app.credentials().ok()))?;
+    ensure!(begin.elapsed() < FLOOD, "the flood was over before the other pod was served");
+    ensure!(rig.role_of(&credentials).as_deref() == Some(WEB), "{credentials:?}");
+    let reports: Vec<LoadReport> = running.into_iter().map(|load| load.wait()).collect::<Result<_, _>>()?;
+    let took = begin.elapsed();
+
+    let denied = rig.daemon()?.metric("podrole_denials_total", &[])?;
+    let writes = event_writes(&rig);
+    let audit = rig.daemon()?.audit_text()?.len();
+    println!(
+        "figure: {denied} denials in {took:?} ({:.0} a second): {writes} writes of Events, {audit} bytes of audit",
+        denied / took.as_secs_f64()
+    );
+    for report in &reports {
+        let answered = report.answered();
+        ensure!(report.with_status(404) == answered && answered > 0, "{:?} {:?}", report.statuses, report.failures);
+    }
+    ensure!(denied >= LEAST, "{denied} denials are no flood");
+    ensure!((3..=MOST_EVENTS).contains(&writes), "{writes} writes: {:#?}", rig.kube.list("Event"));
+    ensure!(audit < MOST_AUDIT, "{audit} bytes of audit");
+    // Nothing was lost on the way, for all that.
+    let lines = audit_lines(&rig, "Deliver", |lines| !lines.is_empty())?;
+    ensure!(lines.len() == 1 && lines[0]["access_key_id"] == credentials.access_key_id, "{lines:#?}");
+    ensure!(rig.daemon()?.metric("podrole_faults_total", &[("fault", "audit_lost")])? == 0.0);
+    // Every pod was told.
+    for pod in [&plain[0], &plain[1], &strict, &other] {
+        let told = |events: &[serde_json::Value]| events.iter().any(|event| event["regarding"]["uid"] == pod.uid());
+        ensure!(told(&rig.kube.list("Event")), "{} was told nothing", pod.name());
+    }
+    proc::until("the count to be the API server's", SOON, || {
+        let counted = rig.daemon()?.metric("podrole_events_total", &[("result", "published")])?;
+        Ok((event_writes(&rig) as f64 == counted).then_some(()))
+    })
+}
+
+fn plan(agent: &Agent, path: &str) -> Result<Load> {
+    let token = agent.v4().token()?;
+    let request = agent.v4().render("GET", path, &[(TOKEN, &token)]);
+    Ok(Load::new(Target::v4(), &request).workers(WORKERS).duration(FLOOD))
+}
+
+/// How often the daemon wrote, or tried to write, an Event.
+fn event_writes(rig: &Rig) -> usize {
+    let requests = rig.kube.requests();
+    requests.iter().filter(|r| r.method != "GET" && r.path.starts_with("/apis/events.k8s.io/v1/")).count()
+}
