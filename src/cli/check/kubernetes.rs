@@ -37,11 +37,18 @@ pub(super) async fn look(config: &Config, findings: &Findings) {
             Outcome::skipped("not used without --service-account-roles=true")
         }
     };
+    let events = async {
+        if config.events {
+            rights(&access, "events.k8s.io", "events", &["create", "patch"]).await
+        } else {
+            Outcome::skipped("not used with --events=false")
+        }
+    };
     let (pods, namespaces, accounts, events, node_pods) = tokio::join!(
         rights(&access, "", "pods", &["list", "watch"]),
         rights(&access, "", "namespaces", &["list", "watch"]),
         accounts,
-        rights(&access, "events.k8s.io", "events", &["create", "patch"]),
+        events,
         node_pods(&access, &config.node),
     );
     // Without the right to list pods, PR-K02 says so.
