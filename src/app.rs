@@ -30,7 +30,7 @@ use crate::config::{Config, IdentityMode};
 use crate::imds::{Facts, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
-use crate::pods::watch;
+use crate::pods::{taint, watch};
 use crate::readiness::Readiness;
 use crate::server::Server;
 use crate::state;
@@ -170,11 +170,12 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     drop(redirect_ready);
     info!(port, "Pods' metadata traffic comes here");
 
+    // Both before anybody could look whether all is ready.
+    let (standing, known) = (readiness.block("routing"), readiness.block("identity"));
     start_watches(&config, &store, &metrics, &readiness, &supervisor).await?;
-    supervisor.once(plumbing::lock_routes(readiness.block("routing")));
+    supervisor.once(plumbing::lock_routes(standing));
     supervisor.forever("audit", audit.clone().sweep());
     supervisor.forever("keys", rotate_keys(config.state_dir.clone(), keys, metrics.clone()));
-    let known = readiness.block("identity");
     let cache = discovered.cache.clone();
     supervisor.forever(
         "discovery",
@@ -241,6 +242,10 @@ async fn start_watches(
     let kubeconfig = config.kubeconfig.clone();
     let client = supervisor.runtime().spawn(async move { watch::client(kubeconfig.as_deref()).await });
     let client = client.await?.context("cannot set up the Kubernetes client")?;
+    if let Some(key) = &config.startup_taint {
+        let (client, node, key) = (client.clone(), config.node.clone(), key.clone());
+        supervisor.once(taint::remove_when_ready(client, node, key, readiness.clone()));
+    }
     let settings = watch::Settings { node: config.node.clone(), service_accounts: config.service_account_roles };
     let chance = plumbing::chance();
     supervisor.forever("watch", watch::run(client, settings, store.clone(), metrics.clone(), ready, chance));

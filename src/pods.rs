@@ -7,4 +7,5 @@
 pub mod convert;
 pub mod index;
 pub mod store;
+pub mod taint;
 pub mod watch;

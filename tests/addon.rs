@@ -25,6 +25,8 @@ mod rights;
 mod scrape;
 #[path = "addon/support.rs"]
 mod support;
+#[path = "addon/taint.rs"]
+mod taint;
 
 use std::process::ExitCode;
 
@@ -32,7 +34,7 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 7] = [
+    let modules: [&[Trial]; 8] = [
         admission::TRIALS,
         agree::TRIALS,
         apply::TRIALS,
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         manifests::TRIALS,
         rights::TRIALS,
         scrape::TRIALS,
+        taint::TRIALS,
     ];
     run_trials("addon", modules.concat())
 }

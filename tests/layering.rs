@@ -32,6 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "issuer::base",
             "pods::watch",
             "pods::store",
+            "pods::taint",
             "redirect::nft",
             "redirect::routing",
             "caller::netns",
@@ -71,7 +72,11 @@ struct Rule {
 
 const RULES: &[Rule] = &[
     Rule { why: "only issuer/ talks to AWS", names: AWS, only: &["issuer::sts", "issuer::base"] },
-    Rule { why: "only pods/watch.rs talks to Kubernetes", names: &["kube"], only: &["pods::watch"] },
+    Rule {
+        why: "only pods/watch.rs and pods/taint.rs talk to Kubernetes",
+        names: &["kube"],
+        only: &["pods::watch", "pods::taint"],
+    },
     Rule { why: "only metrics.rs knows the metrics library", names: &["prometheus"], only: &["metrics"] },
     Rule { why: "only redirect/nft.rs starts processes", names: CHILDREN, only: &["redirect::nft"] },
     Rule { why: "only clock.rs reads a clock", names: CLOCKS, only: &["clock"] },

@@ -18,7 +18,7 @@ pub(crate) const TRIALS: &[Trial] = &[
 ];
 
 /// One thing that may be done: (API group, resource, verb).
-type Right = (String, String, String);
+pub(crate) type Right = (String, String, String);
 
 /// Granted for what is not built yet; the trials hold that nothing uses it, and so tell when this must go.
 const NOT_YET: [(&str, &str, &str); 2] =
@@ -150,7 +150,7 @@ fn recovers(rig: &Rig<Cluster>, resource: &str, verb: &str) -> Result<()> {
 }
 
 /// Each (group, resource, verb) of a role, in order and once.
-fn rights(role: &Value) -> Result<Vec<Right>> {
+pub(crate) fn rights(role: &Value) -> Result<Vec<Right>> {
     let mut rights = Vec::new();
     for rule in list(&role["rules"]) {
         let texts = |key: &str| -> Vec<String> { list(&rule[key]).filter_map(Value::as_str).map(str::to_owned).collect() };
@@ -169,7 +169,7 @@ fn rights(role: &Value) -> Result<Vec<Right>> {
 }
 
 /// Gives the role these rights and no others.
-fn set(api: &Api, role: &Value, rights: &[Right]) -> Result<()> {
+pub(crate) fn set(api: &Api, role: &Value, rights: &[Right]) -> Result<()> {
     let mut role = role.clone();
     let rule = |(group, resource, verb): &Right| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]});
     role["rules"] = rights.iter().map(rule).collect();
@@ -179,7 +179,7 @@ fn set(api: &Api, role: &Value, rights: &[Right]) -> Result<()> {
 }
 
 /// Whether RBAC lets the manifests' account do something, in the API server's own word.
-fn may(kubectl: &Kubectl, group: &str, resource: &str, verb: &str) -> Result<bool> {
+pub(crate) fn may(kubectl: &Kubectl, group: &str, resource: &str, verb: &str) -> Result<bool> {
     let what = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
     let who = format!("--as=system:serviceaccount:{SYSTEM}:podrole");
     // "no" is an exit code of 1.
