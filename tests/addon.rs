@@ -19,6 +19,8 @@ mod corpus;
 mod egress;
 #[path = "addon/manifests.rs"]
 mod manifests;
+#[path = "addon/privileges.rs"]
+mod privileges;
 #[path = "addon/rights.rs"]
 mod rights;
 #[path = "addon/scrape.rs"]
@@ -34,12 +36,13 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 8] = [
+    let modules: [&[Trial]; 9] = [
         admission::TRIALS,
         agree::TRIALS,
         apply::TRIALS,
         egress::TRIALS,
         manifests::TRIALS,
+        privileges::TRIALS,
         rights::TRIALS,
         scrape::TRIALS,
         taint::TRIALS,
