@@ -104,3 +104,18 @@ fn brackets_are_right_around_either_kind_of_address() {
         assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{text}");
     }
 }
+
+#[test]
+fn taints_are_keys_as_kubernetes_has_them() {
+    for (text, good) in [
+        ("podrole.dev/not-ready", true),
+        ("not-ready", true),
+        ("podrole.dev/not-ready:NoSchedule", false),
+        ("podrole.dev/", false),
+        ("/x", false),
+        ("-x", false),
+        ("", false),
+    ] {
+        assert_eq!(config(&["--node-name=n", &format!("--startup-taint={text}")], &[]).is_ok(), good, "{text}");
+    }
+}

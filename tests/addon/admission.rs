@@ -37,7 +37,13 @@ fn corpora() -> Result<()> {
         let answer = dry(&api, sample)?;
         ensure!(answer.is_admitted(), "{:#}: {answer:?}", sample.object);
         let told = answer.warnings.iter().any(|warning| unquoted(warning).contains(sample.told));
-        ensure!(told && answer.warnings.len() == 1, "{:#}: not {:?} but {:?}", sample.object, sample.told, answer.warnings);
+        ensure!(
+            told && answer.warnings.len() == 1,
+            "{:#}: not {:?} but {:?}",
+            sample.object,
+            sample.told,
+            answer.warnings
+        );
     }
     kubectl.apply("overlays/admission-deny")?;
     in_force(&api, |answer| !answer.is_admitted())?;
@@ -56,7 +62,10 @@ fn corpora() -> Result<()> {
     let input = bad.first().context("a bad object")?.object.to_string();
     let said = kubectl.try_run(&["apply", "-n", "team", "-f", "-"], &input)?.err().context("kubectl took it")?;
     println!("figure: what kubectl says: {}", said.trim());
-    ensure!(said.contains("IAM does not allow in a role's name or path; podrole would give the pod no credentials"), "{said}");
+    ensure!(
+        said.contains("IAM does not allow in a role's name or path; podrole would give the pod no credentials"),
+        "{said}"
+    );
     Ok(())
 }
 
@@ -82,7 +91,10 @@ fn updates() -> Result<()> {
         let answer = api.merge(&path, &finish)?;
         ensure!(answer.is_admitted(), "{kind} cannot be finished: {answer:?}");
     }
-    ensure!(api.merge("/api/v1/namespaces/old", &json!({"metadata": {"labels": {"touched": "yes"}}}))?.is_admitted(), "labels");
+    ensure!(
+        api.merge("/api/v1/namespaces/old", &json!({"metadata": {"labels": {"touched": "yes"}}}))?.is_admitted(),
+        "labels"
+    );
     // The control: another bad value is another mistake.
     let worse = |value: &str| json!({"metadata": {"annotations": {ROLE: value}}});
     ensure!(api.merge(&format!("{PODS}/old"), &worse("worse *"))?.status == 422, "a new mistake passes");

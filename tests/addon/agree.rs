@@ -40,7 +40,10 @@ fn agree() -> Result<()> {
                 (Some(problem), Some(message)) => {
                     refused += 1;
                     let reason = problem.reason.as_deref().unwrap_or_default();
-                    ensure!(message.contains(key) && message.contains(reason), "{key}: {shown:.300}\n{problem:?}\n{message}");
+                    ensure!(
+                        message.contains(key) && message.contains(reason),
+                        "{key}: {shown:.300}\n{problem:?}\n{message}"
+                    );
                 }
                 (Some(problem), None) if problem.beyond_cel => unseen += 1,
                 other => anyhow::bail!("{key}: {shown:.3000}\ndaemon and policy: {other:?}\n{answer:?}"),
@@ -160,4 +163,3 @@ fn sample(runner: &mut TestRunner, patterns: &[String]) -> Result<Vec<String>> {
     }
     Ok(values)
 }
-

@@ -9,6 +9,7 @@ use crate::support::{Kubectl, SYSTEM, TARGETS, dir, object, real, render};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("everything_can_be_applied_without_a_warning", everything),
+    Trial::new("removal_as_readme_has_it", removal),
     Trial::new("a_pod_of_the_daemonset_is_admitted_where_it_is_to_run", pod),
 ];
 
@@ -53,6 +54,31 @@ fn everything() -> Result<()> {
     Ok(())
 }
 
+/// By `kubectl apply` as most people use it: what the overlay leaves out must go from what is there.
+fn removal() -> Result<()> {
+    let rig = real()?;
+    let kubectl = Kubectl::new(&rig)?;
+    let at = |target: &str| dir(target).display().to_string();
+    kubectl.run(&["apply", "-k", &at("base")])?;
+    let said = kubectl.run(&["apply", "-k", &at("overlays/cleanup")])?;
+    ensure!(said.err.is_empty(), "{}", said.err);
+    let live = kubectl.run(&["get", "daemonset", "podrole", "-n", SYSTEM, "-o", "json"])?;
+    let live: Value = serde_json::from_str(&live.out)?;
+    let pod = &live["spec"]["template"]["spec"];
+    ensure!(pod["initContainers"].is_null() && pod["volumes"].is_null(), "{pod:#}");
+    let container = &pod["containers"][0];
+    ensure!(container["args"] == json!(["cleanup", "--hold"]) && container["env"].is_null(), "{container:#}");
+    for left_out in ["volumeMounts", "livenessProbe", "readinessProbe", "startupProbe"] {
+        ensure!(container[left_out].is_null(), "{container:#}");
+    }
+    kubectl.run(&["delete", "-k", &at("base"), "--wait=false"])?;
+    for what in ["daemonset/podrole", "clusterrole/podrole", "clusterrolebinding/podrole", "serviceaccount/podrole"] {
+        let found = kubectl.try_run(&["get", what, "-n", SYSTEM], "")?;
+        ensure!(found.is_err_and(|error| error.contains("NotFound")), "{what} is left");
+    }
+    Ok(())
+}
+
 fn pod() -> Result<()> {
     let rig = real()?;
     let kubectl = Kubectl::new(&rig)?;
@@ -71,7 +97,8 @@ fn pod() -> Result<()> {
     // The control: the namespace's label is what admits it.
     for level in ["baseline", "restricted"] {
         let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}});
-        let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": level, "labels": Value::Null}});
+        let space =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": level, "labels": Value::Null}});
         ensure!(api.post("/api/v1/namespaces", &space)?.is_admitted(), "namespace {level}");
         ensure!(api.merge(&format!("/api/v1/namespaces/{level}"), &labels)?.is_admitted(), "label of {level}");
         let answer = api.post(&format!("/api/v1/namespaces/{level}/pods"), &pod)?;

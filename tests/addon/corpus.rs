@@ -37,7 +37,8 @@ pub(crate) fn bad() -> Vec<Sample> {
 
 fn samples(prefix: &str, cases: Vec<Case>) -> Vec<Sample> {
     let sample = |(number, (kind, annotations, told)): (usize, Case)| {
-        let annotations = Value::Object(annotations.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect());
+        let annotations =
+            Value::Object(annotations.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect());
         let (path, object) = object(kind, &format!("{prefix}-{number}"), &annotations);
         Sample { path, object, told }
     };
@@ -66,7 +67,15 @@ fn good_cases() -> Vec<Case> {
         one("Pod", ROLE, &format!("arn:aws:iam::111122223333:role/{longest_path}"), ""),
         one("Pod", APP, "web", ""),
         one("Pod", APP, "", ""),
-        ("Job", vec![(ROLE, "a".to_owned()), (APP, " ".to_owned()), (SIDECAR, "arn:aws:iam::444455556666:role/b".to_owned())], ""),
+        (
+            "Job",
+            vec![
+                (ROLE, "a".to_owned()),
+                (APP, " ".to_owned()),
+                (SIDECAR, "arn:aws:iam::444455556666:role/b".to_owned()),
+            ],
+            "",
+        ),
         ("Pod", vec![(ROLE, "web".to_owned()), (EXTERNAL_ID, "ab".to_owned())], ""),
         ("Pod", vec![(ROLE, "web".to_owned()), (EXTERNAL_ID, format!("{}:/", "x".repeat(1222)))], ""),
         ("CronJob", vec![(ROLE, "web".to_owned()), (SESSION_NAME, "ab".to_owned())], ""),
@@ -79,7 +88,11 @@ fn good_cases() -> Vec<Case> {
         one("Namespace", PERMITTED, "web-.*|arn:aws:iam::[0-9]+:role/x", ""),
         (
             "Namespace",
-            vec![(PERMITTED, ".".repeat(4096)), (EXTERNAL_ID, "team:a/b".to_owned()), (ALLOWED_ROLES, r#"["a"]"#.to_owned())],
+            vec![
+                (PERMITTED, ".".repeat(4096)),
+                (EXTERNAL_ID, "team:a/b".to_owned()),
+                (ALLOWED_ROLES, r#"["a"]"#.to_owned()),
+            ],
             "",
         ),
         one("Namespace", "podrole.dev/imds-v1", "allow", ""),
@@ -96,7 +109,8 @@ fn bad_cases() -> Vec<Case> {
     const ID: &str = "iam.amazonaws.com/external-id must be 2 to 1224 characters";
     const SESSION: &str = "iam.amazonaws.com/session-name must be 2 to 55 characters";
     const NOT_JSON: &str = "iam.amazonaws.com/allowed-roles is not a JSON array of strings, such as [\"web-*\"]";
-    const PATTERN: &str = "iam.amazonaws.com/allowed-roles has an empty pattern, or one with characters that no role ARN has";
+    const PATTERN: &str =
+        "iam.amazonaws.com/allowed-roles has an empty pattern, or one with characters that no role ARN has";
     let mut cases: Vec<Case> = KINDS.iter().map(|kind| one(kind, ROLE, "web role", CHARACTER)).collect();
     cases.extend([
         one("Pod", ROLE, "", EMPTY),
@@ -129,7 +143,12 @@ fn bad_cases() -> Vec<Case> {
         one("Namespace", ALLOWED_ROLES, r#"["web-*", 7]"#, NOT_JSON),
         one("Namespace", ALLOWED_ROLES, r#"["web-*",]"#, NOT_JSON),
         one("Namespace", ALLOWED_ROLES, r#"["web-*", "a b"]"#, PATTERN),
-        one("Namespace", PERMITTED, &".".repeat(4097), "iam.amazonaws.com/permitted is not a regular expression that can be used"),
+        one(
+            "Namespace",
+            PERMITTED,
+            &".".repeat(4097),
+            "iam.amazonaws.com/permitted is not a regular expression that can be used",
+        ),
         one("Namespace", EXTERNAL_ID, "", ID),
     ]);
     cases

@@ -15,7 +15,8 @@ use serde_json::Value;
 use crate::support::{Kubectl, TEAM, account, object, real, render, served, spec};
 
 pub(crate) const TRIALS: &[Trial] =
-    &[Trial::new("default_deny_egress_and_the_shipped_policy", default_deny).timeout(std::time::Duration::from_secs(240))];
+    &[Trial::new("default_deny_egress_and_the_shipped_policy", default_deny)
+        .timeout(std::time::Duration::from_secs(240))];
 
 /// Where a CNI judges: the hooks, and their priority.
 const AFTER_DNAT: (&str, &[&str], i32) = ("after", &["input", "forward"], 0);
@@ -57,8 +58,11 @@ fn default_deny() -> Result<()> {
                     ensure!(client.credentials().is_err(), "{}: served without the policy", what());
                 }
                 // And one half of the policy is for one kind of CNI each.
-                let half: Vec<String> =
-                    allowed.iter().filter(|rule| rule.contains("dport 80 ") == (place == AFTER_DNAT)).cloned().collect();
+                let half: Vec<String> = allowed
+                    .iter()
+                    .filter(|rule| rule.contains("dport 80 ") == (place == AFTER_DNAT))
+                    .cloned()
+                    .collect();
                 ensure!(half.len() == 2, "{half:?}");
                 judge(&rig, &pod, place, &half)?;
                 ensure!(agent.credentials().is_err(), "{}: served by the other half", what());

@@ -12,15 +12,17 @@ use podrole::cli::Cli;
 use podrole::config::{Config, IdentityMode, RunArgs};
 use podrole::redirect::{LISTEN_V4, LISTEN_V6};
 use podrole_lab::node::{METADATA_V4, METADATA_V6};
-use podrole_lab::world::Trial;
+use podrole_lab::proc;
+use podrole_lab::world::{self, Trial};
 use serde_json::{Value, json};
 
-use crate::support::{SYSTEM, TARGETS, object, render};
+use crate::support::{SYSTEM, TARGETS, dir, object, render};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("every_flag_in_the_manifests_is_one_of_the_program", flags),
     Trial::new("capabilities_are_those_the_program_asks_for", capabilities),
     Trial::new("the_pod_has_nothing_it_does_not_need", confined),
+    Trial::new("the_kustomization_in_readme_is_one", readme),
     Trial::new("the_egress_policy_allows_what_the_program_uses", egress),
 ];
 
@@ -37,7 +39,8 @@ fn flags() -> Result<()> {
         for container in containers(target)? {
             // A node of either kind: what the manifest makes of its address must be one.
             for host in ["10.0.0.5", "fd00::5"] {
-                let (subcommand, config) = settings(&container, host).with_context(|| format!("{target}: {container}"))?;
+                let (subcommand, config) =
+                    settings(&container, host).with_context(|| format!("{target}: {container}"))?;
                 let Some(config) = config else { continue };
                 runs += 1;
                 ensure!(subcommand == "run" && &*config.node == "node-1", "{target}: {config:?}");
@@ -74,6 +77,7 @@ fn settings(container: &Value, host: &str) -> Result<(String, Option<Config>)> {
         let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
             Some("spec.nodeName") => "node-1".to_owned(),
             Some("status.hostIP") => host.to_owned(),
+            Some("metadata.name") => "podrole-x7k2p".to_owned(),
             Some(other) => anyhow::bail!("{name} is {other}"),
             None => variable["value"].as_str().context("a variable without a value")?.replace("$(HOST_IP)", host),
         };
@@ -158,6 +162,26 @@ fn confined() -> Result<()> {
             ensure!(mount["name"] == "state", "{target}: {mount} can be written");
         }
     }
+    Ok(())
+}
+
+fn readme() -> Result<()> {
+    let text = include_str!("../../README.md");
+    let (_, block) = text.split_once("```yaml\n# my-podrole/kustomization.yaml\n").context("no example in README")?;
+    let (block, _) = block.split_once("```").context("an example without an end")?;
+    // Beside a copy of daemonset/, as in a checkout.
+    let mine = world::scratch().join("my-podrole");
+    std::fs::create_dir(&mine)?;
+    std::fs::write(mine.join("kustomization.yaml"), block)?;
+    proc::run(std::process::Command::new("cp").arg("-r").arg(dir(".")).arg(world::scratch().join("daemonset")))?;
+    let objects = render(mine.to_str().context("a path that is text")?)?;
+    let pod = &object(&objects, "DaemonSet", "podrole")?["spec"]["template"]["spec"];
+    for container in list(&pod["initContainers"]).chain(list(&pod["containers"])) {
+        ensure!(container["image"] == "registry.example.com/podrole:0.1.0", "{container}");
+    }
+    let (_, config) = settings(&pod["containers"][0], "10.0.0.5")?;
+    let base = config.context("no daemon")?.base.context("no --base-role-arn")?;
+    ensure!(base.as_str() == "arn:aws:iam::111122223333:role/pods/", "{base:?}");
     Ok(())
 }
 

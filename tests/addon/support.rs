@@ -147,9 +147,8 @@ pub(crate) fn spec(namespace: &str, name: &str) -> PodSpec {
 
 /// Waits until `client` has credentials of `role`, by STS's word.
 pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &str) -> Result<Creds> {
-    let credentials = proc::until(&format!("credentials of {role}"), Duration::from_secs(60), || {
-        Ok(client.credentials().ok())
-    });
+    let credentials =
+        proc::until(&format!("credentials of {role}"), Duration::from_secs(60), || Ok(client.credentials().ok()));
     let credentials = credentials.with_context(|| rig.daemon().map(|daemon| daemon.recently()).unwrap_or_default())?;
     let real = rig.role_of(&credentials);
     ensure!(real.as_deref() == Some(role), "asked for {role}, got {real:?}: {credentials:?}");

@@ -49,7 +49,8 @@ fn goes() -> Result<()> {
         // The control: with everything there the same daemon takes it off, and that alone.
         set(&api, role, &all)?;
         let gone = || Ok((taints(&kubectl, "node-1")? == ["keep"]).then_some(()));
-        proc::until("the taint to be gone", Duration::from_secs(60), gone).with_context(|| rig.daemon().map(|d| d.recently()).unwrap_or_default())?;
+        proc::until("the taint to be gone", Duration::from_secs(60), gone)
+            .with_context(|| rig.daemon().map(|d| d.recently()).unwrap_or_default())?;
         ensure!(rig.daemon()?.is_ready(), "gone before all is ready");
         ensure!(taints(&kubectl, "node-2")? == [TAINT], "another node's is gone");
     }
@@ -80,10 +81,16 @@ fn bounded() -> Result<()> {
         ("node-1", json!({"metadata": {"finalizers": ["a/b"]}}), "change nothing of a node but its taint"),
         ("node-1", json!({"spec": {"unschedulable": true}}), "change nothing of a node but its taint"),
         ("node-1", json!({"spec": {"providerID": "aws:///x/i-1"}}), "change nothing of a node but its taint"),
-        ("node-1", json!({"spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]}}), "change nothing of a node"),
+        (
+            "node-1",
+            json!({"spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]}}),
+            "change nothing of a node",
+        ),
     ];
     // Known to the server a moment after it was applied.
-    proc::until("the policy to be in force", SOON, || Ok(patch(&token, "node-2", &json!({"metadata": {"labels": {"probe": "x"}}}))?.err()))?;
+    proc::until("the policy to be in force", SOON, || {
+        Ok(patch(&token, "node-2", &json!({"metadata": {"labels": {"probe": "x"}}}))?.err())
+    })?;
     for (node, change, reason) in &cases {
         let refused = patch(&token, node, change)?.err().with_context(|| format!("{node} {change}: done"))?;
         ensure!(refused.contains(reason), "{node} {change}: {refused}");
