@@ -4,20 +4,25 @@
 //! it, allows its destination. Judged after DNAT, as Calico and most others do, and before, as those at the pod's interface do.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use podrole_lab::agent::{Agent, CredsError, Failure, Target};
+use podrole_lab::cluster::Cluster;
+use podrole_lab::node::WAN_V4;
 use podrole_lab::pod::{Pod, Shape};
 use podrole_lab::proc;
-use podrole_lab::rig::ROLE;
+use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::Trial;
 use serde_json::Value;
 
 use crate::support::{Kubectl, TEAM, account, object, real, render, served, spec};
 
 pub(crate) const TRIALS: &[Trial] =
-    &[Trial::new("default_deny_egress_and_the_shipped_policy", default_deny)
-        .timeout(std::time::Duration::from_secs(240))];
+    &[Trial::new("default_deny_egress_and_the_shipped_policy", default_deny).timeout(Duration::from_secs(240))];
 
+/// Long enough for an answer that comes, short enough to wait for one that never does.
+const SHORT: Duration = Duration::from_millis(500);
 /// Where a CNI judges: the hooks, and their priority.
 const AFTER_DNAT: (&str, &[&str], i32) = ("after", &["input", "forward"], 0);
 const BEFORE_DNAT: (&str, &[&str], i32) = ("before", &["prerouting"], -350);
@@ -49,13 +54,13 @@ fn default_deny() -> Result<()> {
                     served(&rig, client, "web").with_context(what)?;
                 }
                 // Deny is deny: what the policy does not name does not pass.
-                let beyond = agent.reach((podrole_lab::node::WAN_V4, 80).into(), std::time::Duration::from_millis(300));
-                ensure!(matches!(beyond, Err(podrole_lab::agent::Failure::TimedOut)), "{}: {beyond:?}", what());
+                let beyond = agent.reach((WAN_V4, 80).into(), SHORT);
+                ensure!(matches!(beyond, Err(Failure::TimedOut)), "{}: {beyond:?}", what());
 
                 // The control: by default such a pod reaches nothing.
                 judge(&rig, &pod, place, &[])?;
-                for client in [agent.v4(), agent.v6()] {
-                    ensure!(client.credentials().is_err(), "{}: served without the policy", what());
+                for target in [Target::v4(), Target::v6()] {
+                    dropped(&agent, target).with_context(|| format!("{}, no policy", what()))?;
                 }
                 // And one half of the policy is for one kind of CNI each.
                 let half: Vec<String> = allowed
@@ -65,7 +70,7 @@ fn default_deny() -> Result<()> {
                     .collect();
                 ensure!(half.len() == 2, "{half:?}");
                 judge(&rig, &pod, place, &half)?;
-                ensure!(agent.credentials().is_err(), "{}: served by the other half", what());
+                dropped(&agent, Target::v4()).with_context(|| format!("{}, the other half", what()))?;
                 on_node(&rig, "nft delete table inet cni")?;
             }
             served(&rig, agent.v4(), "web").context("with the rules gone")?;
@@ -73,6 +78,14 @@ fn default_deny() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Nothing comes back: the packets go nowhere, which is what a policy does.
+fn dropped(agent: &Agent, target: Target) -> Result<()> {
+    match agent.to(target.timeout(SHORT)).credentials() {
+        Err(CredsError::Connection(Failure::TimedOut)) => Ok(()),
+        other => anyhow::bail!("not dropped: {other:?}"),
+    }
 }
 
 /// The policy's egress as nft says it.
@@ -95,12 +108,7 @@ fn allowed(policy: &Value) -> Result<Vec<String>> {
 }
 
 /// Drops what the pod's interface sends unless a rule allows it: a default-deny policy and these.
-fn judge(
-    rig: &podrole_lab::rig::Rig<podrole_lab::cluster::Cluster>,
-    pod: &Pod,
-    (_, hooks, priority): (&str, &[&str], i32),
-    allowed: &[String],
-) -> Result<()> {
+fn judge(rig: &Rig<Cluster>, pod: &Pod, (_, hooks, priority): (&str, &[&str], i32), allowed: &[String]) -> Result<()> {
     let interface = pod.interface().context("a pod with a cable")?;
     // On a bridge the packet comes in by the bridge, and the address is what tells pods apart.
     let (from4, from6) = (pod.v4(), pod.v6());
@@ -120,7 +128,7 @@ fn judge(
     proc::feed(command.args(["nft", "-f", "-"]), text.as_bytes()).with_context(|| text.clone()).map(drop)
 }
 
-fn on_node(rig: &podrole_lab::rig::Rig<podrole_lab::cluster::Cluster>, line: &str) -> Result<()> {
+fn on_node(rig: &Rig<Cluster>, line: &str) -> Result<()> {
     proc::run(rig.node.command().args(line.split(' '))).map(drop)
 }
 
