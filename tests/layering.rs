@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "pods::watch",
             "pods::store",
             "pods::taint",
+            "pods::read",
             "redirect::nft",
             "redirect::routing",
             "caller::netns",
@@ -44,7 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "state",
         ],
     ),
-    ("L3", &["cache", "caller::resolver", "audit"]),
+    ("L3", &["cache", "caller::resolver", "audit", "explain"]),
     ("L4", &["bridge"]),
     ("L5", &["server", "admin"]),
     // One after the other: a subcommand reads its configuration, which names a log format.
@@ -73,9 +74,9 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule { why: "only issuer/ talks to AWS", names: AWS, only: &["issuer::sts", "issuer::base"] },
     Rule {
-        why: "only pods/watch.rs and pods/taint.rs talk to Kubernetes",
+        why: "only pods/watch.rs, pods/read.rs and pods/taint.rs talk to Kubernetes",
         names: &["kube"],
-        only: &["pods::watch", "pods::taint"],
+        only: &["pods::watch", "pods::read", "pods::taint"],
     },
     Rule { why: "only metrics.rs knows the metrics library", names: &["prometheus"], only: &["metrics"] },
     Rule { why: "only redirect/nft.rs starts processes", names: CHILDREN, only: &["redirect::nft"] },

@@ -180,7 +180,7 @@ fn readme() -> Result<()> {
         ensure!(container["image"] == "registry.example.com/podrole:0.1.0", "{container}");
     }
     let (_, config) = settings(&pod["containers"][0], "10.0.0.5")?;
-    let base = config.context("no daemon")?.base.context("no --base-role-arn")?;
+    let base = config.context("no daemon")?.policy.base.context("no --base-role-arn")?;
     ensure!(base.as_str() == "arn:aws:iam::111122223333:role/pods/", "{base:?}");
     Ok(())
 }
