@@ -1,6 +1,8 @@
 //! Subcommands: one file each, from arguments to an exit code.
 
+pub mod check;
 pub mod cleanup;
+pub mod docs;
 pub mod explain;
 pub mod guard;
 pub mod run;
@@ -12,6 +14,8 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, RunArgs};
+
+use check::CheckArgs;
 
 /// Wrong flags or settings: `EX_USAGE` of sysexits.
 pub const USAGE: u8 = 64;
@@ -30,6 +34,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Close this node's metadata service to pods, before anything else runs
     Guard(Hold),
+    /// Is this node set up as run needs it? What is not, and what to do (takes the flags of run)
+    Check(Box<CheckArgs>),
     /// Remove what run and guard set up, and say what that opens
     Cleanup(Hold),
     /// Say which role a pod gets, and why
@@ -65,6 +71,7 @@ pub fn main(
     match cli.command {
         Command::Run(args) => run::main(*args, environment, daemon),
         Command::Guard(hold) => hold.after(guard::main(environment)),
+        Command::Check(args) => check::main(*args, environment),
         Command::Cleanup(hold) => hold.after(cleanup::main()),
         Command::Explain(args) => explain::main(*args, environment),
     }

@@ -118,6 +118,8 @@ pub struct StsCall {
     pub request_id: Option<Arc<str>>,
     /// What came of it: the access key id that was issued (none for `GetCallerIdentity`) and its expiry.
     pub result: Result<Option<(Arc<str>, std::time::SystemTime)>, Code>,
+    /// STS's own clock, by the `Date` of its answer, if there was one.
+    pub server_now: Option<std::time::SystemTime>,
     /// How long it took.
     pub took: Duration,
 }

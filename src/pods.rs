@@ -4,6 +4,7 @@
 //! API server --watch--> convert (drop what is not used) --store--> index (one immutable snapshot) --lookup--> bridge
 //! ```
 
+pub mod access;
 pub mod convert;
 pub mod index;
 pub mod read;

@@ -40,6 +40,9 @@ pub enum RedirectError {
     /// It printed something we cannot read: somebody put a rule into our table that we would never write.
     #[error("our table cannot be read back: {0}")]
     Unreadable(#[source] serde_json::Error),
+    /// It printed no JSON.
+    #[error("nft prints no JSON that can be read: {0}")]
+    NotJson(#[source] serde_json::Error),
     /// A netlink request for routes, rules or addresses failed.
     #[error("cannot {what}: {error}")]
     Netlink {

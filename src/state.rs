@@ -56,6 +56,19 @@ pub fn load(directory: &Path, boot_id: &str, now: Duration) -> Result<(KeyRing, 
     }
 }
 
+/// Whether `directory` is there, and whether it and the ring in it are private, as [`load`] demands. Changes nothing.
+pub fn inspect(directory: &Path) -> Result<bool, StateError> {
+    match fs::symlink_metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Ok(_) | Err(_) => private(directory)?,
+    }
+    let path = directory.join("keys");
+    match private_file(&path, OpenOptions::new().read(true)) {
+        Err(StateError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        other => other.map(|_| true),
+    }
+}
+
 /// This boot's id, as the kernel gives it.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
@@ -97,6 +110,10 @@ fn prepare(directory: &Path) -> Result<(), StateError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", directory)(error)),
         Ok(()) | Err(_) => {}
     }
+    private(directory)
+}
+
+fn private(directory: &Path) -> Result<(), StateError> {
     let meta = fs::symlink_metadata(directory).map_err(failed("look at", directory))?;
     let own = rustix::process::geteuid().as_raw();
     if !meta.is_dir() || meta.uid() != own || meta.mode() & 0o077 != 0 {

@@ -60,6 +60,13 @@ impl CgroupTree {
     }
 }
 
+/// The kubelet's roots below the cgroup2 mount at `mount`: where pods' cgroups are looked for.
+pub fn roots(mount: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    find_roots(mount, 0, &mut |root| found.push(root.to_owned()));
+    found
+}
+
 fn find_roots(path: &Path, depth: usize, found: &mut impl FnMut(&Path)) {
     each_directory(path, |name, path, _| {
         if is_kubepods_root(name) {

@@ -261,6 +261,15 @@ impl Scan {
     }
 }
 
+/// What stands in `directory`: how many network namespaces, and how many names that are none.
+pub fn survey(directory: &Path) -> io::Result<(usize, usize)> {
+    let (mut namespaces, mut others) = (0, 0);
+    for entry in fs::read_dir(directory)? {
+        if open_nsfs(&entry?.path()).is_some() { namespaces += 1 } else { others += 1 }
+    }
+    Ok((namespaces, others))
+}
+
 /// `None`: not mounted yet, gone again, or no namespace at all.
 fn open_nsfs(path: &Path) -> Option<File> {
     let file = File::open(path).ok()?;

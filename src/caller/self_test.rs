@@ -66,7 +66,7 @@ pub struct Capability {
 }
 
 /// All of them.
-pub const CAPABILITIES: [Capability; 3] = [
+pub const NEEDED: [Capability; 3] = [
     Capability {
         name: "CAP_NET_ADMIN",
         what: "nftables, routes, and other processes' sockets",
@@ -101,13 +101,14 @@ pub fn run(cgroup_root: &Path) -> Result<(), Vec<CannotProve>> {
 /// What is missing of the capabilities that are needed with, or without, the kernel's proof.
 pub fn missing_capabilities(proof: bool) -> impl Iterator<Item = CannotProve> {
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    CAPABILITIES
+    NEEDED
         .into_iter()
         .filter(move |needed| (proof || !needed.for_proof) && !effective.contains(needed.bit))
         .map(|Capability { name, what, .. }| CannotProve::Capability { name, what })
 }
 
-fn check_mount(path: &Path) -> Result<(), CannotProve> {
+/// Whether a cgroup2 hierarchy is mounted at `path`.
+pub fn check_mount(path: &Path) -> Result<(), CannotProve> {
     let found = match rustix::fs::statfs(path) {
         Ok(stat) if u64::try_from(stat.f_type).is_ok_and(|kind| kind == CGROUP2) => return Ok(()),
         Ok(stat) => format!("file system type {:#x}", stat.f_type),
@@ -116,7 +117,8 @@ fn check_mount(path: &Path) -> Result<(), CannotProve> {
     Err(CannotProve::NoCgroup2 { path: path.display().to_string(), found })
 }
 
-fn check_lookup(path: &Path) -> Result<(), CannotProve> {
+/// Whether the kernel tells the cgroup of a socket of our own, and that is in the tree at `path`.
+pub fn check_lookup(path: &Path) -> Result<(), CannotProve> {
     let found = own_socket().map_err(CannotProve::NoSocketCgroup)?;
     if holds_inode(path, found, 0) {
         return Ok(());

@@ -108,7 +108,8 @@ impl<C: Clock + Clone> Sts<C> {
 
     async fn caller_identity(&self, client: &Client) -> Result<CallerIdentity, IssueError> {
         let started = self.clock.boot();
-        let result = client.get_caller_identity().send().await;
+        let date = ServerDate::default();
+        let result = client.get_caller_identity().customize().interceptor(date.clone()).send().await;
         let request_id = result.as_ref().map_or_else(|error| error.request_id(), |out| out.request_id());
         let request_id = request_id.filter(|id| !id.is_empty()).map(Arc::from);
         let result = result.map_err(|error| code_of(&error));
@@ -119,6 +120,7 @@ impl<C: Clock + Clone> Sts<C> {
             external_id: false,
             request_id,
             result: result.as_ref().map(|_| None).map_err(|code| *code),
+            server_now: date.get(),
             took: self.clock.boot().saturating_sub(started),
         });
         let out = result.map_err(|code| self.failed(code))?;
@@ -159,6 +161,7 @@ impl<C: Clock + Clone> Sts<C> {
                 Ok(credentials) => Ok(Some((credentials.access_key_id.clone(), credentials.expiration))),
                 Err(code) => Err(*code),
             },
+            server_now: date.get(),
             took: self.clock.boot().saturating_sub(started),
         });
         result.map_err(|code| self.failed(code))

@@ -58,6 +58,30 @@ impl Nft {
         serde_json::from_slice(&listed).map(Some).map_err(RedirectError::Unreadable)
     }
 
+    /// Its own version, as it prints it in JSON: that it can print JSON at all is a build option.
+    pub async fn version(&self) -> Result<String, RedirectError> {
+        let tables = self.json(&["-j", "list", "tables"]).await?;
+        let objects = tables["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let version = objects.iter().find_map(|object| object["metainfo"]["version"].as_str());
+        Ok(version.unwrap_or("of unknown version").to_owned())
+    }
+
+    /// Whether nft and the kernel would take `ruleset`: both look at the whole transaction, which is then thrown away.
+    pub async fn rehearse(&self, ruleset: &Ruleset) -> Result<(), RedirectError> {
+        let json = serde_json::to_vec(&ruleset.transaction()).map_err(RedirectError::Unreadable)?;
+        self.run(&["-c", "-j", "-f", "-"], Some(&json)).await.map(drop)
+    }
+
+    /// Everybody's tables, as they stand there: others write what no schema knows.
+    pub async fn everything(&self) -> Result<serde_json::Value, RedirectError> {
+        self.json(&["-j", "list", "ruleset"]).await
+    }
+
+    async fn json(&self, args: &[&str]) -> Result<serde_json::Value, RedirectError> {
+        let listed = self.run(args, None).await?;
+        serde_json::from_slice(&listed).map_err(RedirectError::NotJson)
+    }
+
     async fn transact(&self, batch: &Nftables<'_>) -> Result<(), RedirectError> {
         let json = serde_json::to_vec(batch).map_err(RedirectError::Unreadable)?;
         self.run(&["-j", "-f", "-"], Some(&json)).await.map(drop)

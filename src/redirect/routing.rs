@@ -128,6 +128,40 @@ impl Routing {
         Ok(names.into_iter().collect())
     }
 
+    /// What of the lock does not stand, in words; nothing: it is complete.
+    pub async fn missing(&self) -> Result<Vec<String>, RedirectError> {
+        let mut missing = Vec::new();
+        for (family, version) in [(Family::V4, IpVersion::V4), (Family::V6, IpVersion::V6)] {
+            if family == Family::V6 && !has_ipv6() {
+                continue;
+            }
+            let rules: Vec<RuleMessage> =
+                self.handle.rule().get(version).execute().try_collect().await.map_err(failed("list rules"))?;
+            for (priority, table) in [(PREF_NODE, MAIN), (PREF_INCOMING, TABLE)] {
+                if !rules.iter().any(|rule| is_our_rule(rule, family) && leads_to(rule, priority, table)) {
+                    missing.push(format!("rule {priority} for {}", metadata(family)));
+                }
+            }
+            let empty = match family {
+                Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+                Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+            };
+            let routes: Vec<RouteMessage> =
+                self.handle.route().get(empty).execute().try_collect().await.map_err(failed("list routes"))?;
+            if !routes.iter().any(|route| is_our_route(route, family)) {
+                missing.push(format!("local route for {} in table {TABLE}", metadata(family)));
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The names of all interfaces.
+    pub async fn interfaces(&self) -> Result<Vec<String>, RedirectError> {
+        let links = self.handle.link().get().execute();
+        let links: Vec<LinkMessage> = links.try_collect().await.map_err(failed("list interfaces"))?;
+        Ok(links.iter().filter_map(link_name).collect())
+    }
+
     /// Takes rules, routes and addresses away. Returns what was there.
     pub async fn unlock(&self) -> Result<Vec<String>, RedirectError> {
         let mut removed = Vec::new();
@@ -221,6 +255,19 @@ fn is_our_rule(rule: &RuleMessage, family: Family) -> bool {
     rule.header.family == wanted
         && has(&RuleAttribute::Destination(metadata(family)))
         && (has(&RuleAttribute::Priority(PREF_NODE)) || has(&RuleAttribute::Priority(PREF_INCOMING)))
+}
+
+fn leads_to(rule: &RuleMessage, priority: u32, table: u32) -> bool {
+    // A small number stands in the header, and there alone in old kernels.
+    let in_header = u32::from(rule.header.table) == table;
+    rule.attributes.contains(&RuleAttribute::Priority(priority))
+        && (in_header || rule.attributes.contains(&RuleAttribute::Table(table)))
+}
+
+fn is_our_route(route: &RouteMessage, family: Family) -> bool {
+    route.header.kind == RouteType::Local
+        && route.attributes.contains(&RouteAttribute::Table(TABLE))
+        && route.attributes.contains(&RouteAttribute::Destination(metadata(family).into()))
 }
 
 fn default_route_interfaces(route: &RouteMessage) -> Vec<u32> {

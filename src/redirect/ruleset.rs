@@ -10,7 +10,8 @@ use nftables::batch::Batch;
 use nftables::expr::{
     CT, CTDir, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField,
 };
-use nftables::schema::{Chain, NfListObject, NfObject, Nftables, Rule, Set, SetType, SetTypeValue, Table};
+pub use nftables::schema::Nftables;
+use nftables::schema::{Chain, NfListObject, NfObject, Rule, Set, SetType, SetTypeValue, Table};
 use nftables::stmt::{Counter, JumpTarget, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
@@ -23,7 +24,7 @@ pub const TABLE: &str = "podrole";
 /// Before conntrack, so that nothing rewrites a packet before we judge it.
 const PRIO_GUARD: i32 = -300;
 /// NAT chains must stand behind conntrack (-200); kube-proxy's stand at -100.
-const PRIO_REDIRECT: i32 = -190;
+pub const PRIO_REDIRECT: i32 = -190;
 
 /// What the table should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,11 +81,7 @@ impl Ruleset {
 
     /// Whether `observed` guards at least as this does, whatever port it redirects to: the guard of an instance that serves.
     pub fn guards_in(&self, observed: &Nftables<'static>) -> bool {
-        let redirected = observed.objects.iter().find_map(|object| {
-            let NfObject::ListObject(NfListObject::Rule(rule)) = object else { return None };
-            rule.expr.iter().filter(|_| rule.chain == "redirect_pods").find_map(dnat_port)
-        });
-        Self { port: redirected, ..self.clone() }.is_in(observed)
+        Self { port: redirect_port(observed), ..self.clone() }.is_in(observed)
     }
 
     fn objects(&self) -> impl Iterator<Item = NfListObject<'static>> {
@@ -118,6 +115,37 @@ impl Ruleset {
         objects.push(rule("metadata_local", vec![counter(), drop()]));
         objects.into_iter()
     }
+}
+
+/// The port that `observed`, our table as listed by nft, redirects pods to; `None`: it only guards.
+pub fn redirect_port(observed: &Nftables<'static>) -> Option<u16> {
+    redirects(observed).flat_map(|rule| rule.expr.iter()).find_map(dnat_port)
+}
+
+/// How many packets, the first of each connection, `observed` has redirected since it was made.
+pub fn redirected_packets(observed: &Nftables<'static>) -> usize {
+    let packets = |statement: &Statement<'_>| {
+        if let Statement::Counter(Counter::Anonymous(Some(counter))) = statement { counter.packets } else { None }
+    };
+    redirects(observed).flat_map(|rule| rule.expr.iter()).filter_map(packets).sum()
+}
+
+fn redirects<'a>(observed: &'a Nftables<'static>) -> impl Iterator<Item = &'a Rule<'static>> {
+    let rules = observed.objects.iter().filter_map(|object| {
+        if let NfObject::ListObject(NfListObject::Rule(rule)) = object { Some(rule) } else { None }
+    });
+    rules.filter(|rule| rule.chain == "redirect_pods")
+}
+
+/// The interfaces that `observed` takes for uplinks.
+pub fn uplinks_in(observed: &Nftables<'static>) -> Vec<String> {
+    let sets = observed.objects.iter().filter_map(|object| {
+        if let NfObject::ListObject(NfListObject::Set(set)) = object { set.elem.as_ref() } else { None }
+    });
+    let names = sets
+        .flat_map(|elements| elements.iter())
+        .filter_map(|element| if let Expression::String(name) = element { Some(name.to_string()) } else { None });
+    names.collect()
 }
 
 /// One address family's half of the rules.

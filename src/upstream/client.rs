@@ -52,6 +52,18 @@ impl Client {
         foreign(&answer.headers)
     }
 
+    /// Whether the service answers who has no session token (IMDSv1): then any program that can be made to fetch a URL on the node
+    /// can fetch the node's credentials.
+    pub async fn answers_without_token(&self) -> Result<bool, UpstreamError> {
+        Ok(self.send(Method::GET, "/latest/meta-data/", &[]).await?.status == StatusCode::OK)
+    }
+
+    /// A plain `GET`: status and body.
+    pub async fn text(&self, path: &'static str) -> Result<(u16, String), UpstreamError> {
+        let answer = self.send(Method::GET, path, &[]).await?;
+        Ok((answer.status.as_u16(), answer.body))
+    }
+
     /// Everything we want to know. What the service does not have is `None`.
     pub async fn facts(&self) -> Result<NodeFacts, UpstreamError> {
         let path = "/latest/api/token";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
 use podrole::app::LONGEST_STOP;
-use podrole::caller::self_test::CAPABILITIES;
+use podrole::caller::self_test::NEEDED;
 use podrole::cli::Cli;
 use podrole::config::{Config, IdentityMode, RunArgs};
 use podrole::redirect::{LISTEN_V4, LISTEN_V6};
@@ -110,7 +110,7 @@ fn paths(container: &Value) -> Vec<String> {
 
 fn capabilities() -> Result<()> {
     let needed = |proof: bool| -> BTreeSet<String> {
-        let those = CAPABILITIES.iter().filter(|one| proof || !one.for_proof);
+        let those = NEEDED.iter().filter(|one| proof || !one.for_proof);
         those.map(|one| one.name.trim_start_matches("CAP_").to_owned()).collect()
     };
     for target in TARGETS {
