@@ -53,7 +53,7 @@ clean:
 # What the tests run and cargo does not build: packages, the control plane, the AWS SDKs. Minutes once, then nothing.
 prepare:
 	@.ci/packages tests
-	@tests/cluster/build.sh >/dev/null
+	@tests/cluster/build.sh kube-apiserver kubectl >/dev/null
 	@tests/sdk/build.sh >/dev/null
 
 # Programs first: the tests start them, and cargo knows nothing of that.

@@ -33,7 +33,7 @@ use crate::events::schedule::Limits;
 use crate::imds::{Facts, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
-use crate::pods::watch;
+use crate::pods::{taint, watch};
 use crate::readiness::{BlockReady, Readiness};
 use crate::server::Server;
 use crate::state;
@@ -50,6 +50,9 @@ const CALLS: Duration = Duration::from_secs(5);
 const FLUSH: Duration = Duration::from_secs(2);
 /// Keys live a day; looking hourly makes a new one in time.
 const KEY_CHECK: Duration = Duration::from_secs(3600);
+
+/// The longest that a stop takes: a pod's grace period must not be shorter.
+pub const LONGEST_STOP: Duration = DRAIN.saturating_add(CALLS).saturating_add(FLUSH);
 
 /// Runs the daemon until it is told to stop. An error means that it could not start, or that a part it needs has ended.
 pub fn run(config: Config) -> anyhow::Result<()> {
@@ -72,7 +75,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 fn prove_identity(config: &Config) -> anyhow::Result<Identity<Namespaces>> {
     match config.identity {
         IdentityMode::Ip => {
-            let missing: Vec<String> = self_test::missing_capabilities().map(|error| error.to_string()).collect();
+            let missing: Vec<String> = self_test::missing_capabilities(false).map(|error| error.to_string()).collect();
             anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
             warn!(
                 "--identity=ip: callers are told apart by address alone; a pod that takes another's address is taken for it"
@@ -135,7 +138,12 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
 
     // Every socket before any task: a conflict stops the start while nothing depends on it yet.
     let plumbing = Plumbing::bind(config.ports.clone(), control.clone()).await?;
-    let admin = Admin { metrics: metrics.clone(), readiness, pulse: Pulse::default(), clock: shared_clock.clone() };
+    let admin = Admin {
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        pulse: Pulse::default(),
+        clock: shared_clock.clone(),
+    };
     let admin_listener = control
         .spawn(Admin::bind(config.admin_addr))
         .await?
@@ -167,7 +175,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     drop(start.redirect);
     info!(port, "Pods' metadata traffic comes here");
 
-    start_watches(&config, &store, &metrics, [start.pods, start.namespaces], &supervisor).await?;
+    start_watches(&config, &store, &metrics, readiness, [start.pods, start.namespaces], &supervisor).await?;
     if let Some(events) = events {
         start_events(&config, events, &supervisor).await?;
     }
@@ -233,12 +241,17 @@ async fn start_watches(
     config: &Config,
     store: &Arc<Store>,
     metrics: &Arc<Metrics>,
+    readiness: Readiness,
     ready: [BlockReady; 2],
     supervisor: &Supervisor,
 ) -> anyhow::Result<()> {
     let kubeconfig = config.kubeconfig.clone();
     let client = supervisor.runtime().spawn(async move { watch::client(kubeconfig.as_deref()).await });
     let client = client.await?.context("cannot set up the Kubernetes client")?;
+    if let Some(key) = &config.startup_taint {
+        let (client, node, key) = (client.clone(), config.node.clone(), key.clone());
+        supervisor.once(taint::remove_when_ready(client, node, key, readiness));
+    }
     let settings = watch::Settings { node: config.node.clone(), service_accounts: config.policy.service_account_roles };
     let chance = plumbing::chance();
     supervisor.forever("watch", watch::run(client, settings, store.clone(), metrics.clone(), ready, chance));

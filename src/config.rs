@@ -44,6 +44,8 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     /// Metrics alone.
     pub metrics_addr: Option<SocketAddr>,
+    /// A taint to take off the node when all is ready.
+    pub startup_taint: Option<Arc<str>>,
     /// Where the token keys are kept.
     pub state_dir: PathBuf,
     /// Where network namespaces have names.
@@ -105,6 +107,7 @@ impl Config {
             port_range,
             admin_addr,
             metrics_addr,
+            startup_taint,
             state_dir,
             netns_dir,
             cgroup_root,
@@ -134,6 +137,7 @@ impl Config {
             ports: p.ports("--port-range", &port_range),
             admin_addr: p.address("--admin-addr", &admin_addr),
             metrics_addr: metrics_addr.map(|text| p.address("--metrics-addr", &text)),
+            startup_taint: startup_taint.and_then(|key| p.taint("--startup-taint", &key)),
             state_dir: state_dir.into(),
             netns_dir: netns_dir.into(),
             cgroup_root: cgroup_root.into(),

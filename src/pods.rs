@@ -9,4 +9,5 @@ pub mod convert;
 pub mod index;
 pub mod read;
 pub mod store;
+pub mod taint;
 pub mod watch;

@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "issuer::base",
             "pods::watch",
             "pods::store",
+            "pods::taint",
             "pods::read",
             "pods::access",
             "redirect::nft",
@@ -75,7 +76,11 @@ struct Rule {
 
 const RULES: &[Rule] = &[
     Rule { why: "only issuer/ talks to AWS", names: AWS, only: &["issuer::sts", "issuer::base"] },
-    Rule { why: "only pods/{watch,read,access}.rs and events/api.rs talk to Kubernetes", names: &["kube"], only: KUBE },
+    Rule {
+        why: "only pods/{watch,read,access,taint}.rs and events/api.rs talk to Kubernetes",
+        names: &["kube"],
+        only: KUBE,
+    },
     Rule { why: "only metrics.rs knows the metrics library", names: &["prometheus"], only: &["metrics"] },
     Rule { why: "only redirect/nft.rs starts processes", names: CHILDREN, only: &["redirect::nft"] },
     Rule { why: "only clock.rs reads a clock", names: CLOCKS, only: &["clock"] },
@@ -122,7 +127,7 @@ const OUTSIDE: &[&str] = &[
     "tokio::process",
 ];
 const AWS: &[&str] = &["aws_sdk_*", "aws_config", "aws_credential_types", "aws_smithy_*", "aws_types"];
-const KUBE: &[&str] = &["pods::watch", "pods::read", "pods::access", "events::api"];
+const KUBE: &[&str] = &["pods::watch", "pods::read", "pods::access", "pods::taint", "events::api"];
 const CHILDREN: &[&str] = &[
     "std::process::Command",
     "process::Command",

@@ -46,6 +46,9 @@ pub struct RunArgs {
     /// A second address, with /metrics only
     #[arg(long, env = "PODROLE_METRICS_ADDR")]
     pub metrics_addr: Option<String>,
+    /// Key of a taint to take off this node once the daemon is ready, such as podrole.dev/not-ready [default: none]
+    #[arg(long, env = "PODROLE_STARTUP_TAINT")]
+    pub startup_taint: Option<String>,
     /// Directory for the session token keys; root's alone, on a tmpfs
     #[arg(long, env = "PODROLE_STATE_DIR", default_value = "/run/podrole")]
     pub state_dir: String,

@@ -148,12 +148,30 @@ impl Problems {
         }
     }
 
+    /// `10.0.0.5:9442` or `[fd00::5]:9442`; brackets are right around either, as a manifest does not know which kind its node has.
     pub(super) fn address(&mut self, flag: &str, text: &str) -> SocketAddr {
-        let address = text.parse().ok();
+        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
+        let bracketed = bracketed.and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
+        let address = bracketed.or_else(|| text.parse().ok());
         if address.is_none() {
             self.add(format!("{flag}: {text:?} is not ADDRESS:PORT"));
         }
         address.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 9441).into())
+    }
+
+    pub(super) fn taint(&mut self, flag: &str, text: &str) -> Option<Arc<str>> {
+        let (prefix, name) = text.split_once('/').unwrap_or(("x", text));
+        let part = |text: &str, most: usize| {
+            let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+            let (first, last) = (text.bytes().next(), text.bytes().next_back());
+            let all = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            text.len() <= most && edge(first) && edge(last) && all
+        };
+        if part(prefix, 253) && part(name, 63) {
+            return Some(text.into());
+        }
+        self.add(format!("{flag}: {text:?} is not the key of a taint, such as podrole.dev/not-ready"));
+        None
     }
 
     pub(super) fn region(&mut self, text: Option<String>) -> Option<Arc<str>> {

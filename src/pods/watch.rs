@@ -157,10 +157,13 @@ where
                 continue;
             }
         };
-        backoff = BACKOFF.0;
         metrics.watch_event(watch, SystemClock.boot());
         match event {
-            Event::Init => relist.clear(),
+            // An attempt and no success: it precedes every list, those that are refused too.
+            Event::Init => {
+                relist.clear();
+                continue;
+            }
             Event::InitApply(object) => relist.extend(entry(&object, watch)),
             Event::InitDone => {
                 let entries = std::mem::take(&mut relist);
@@ -180,6 +183,7 @@ where
                 }
             }
         }
+        backoff = BACKOFF.0;
     }
 }
 

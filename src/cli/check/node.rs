@@ -19,7 +19,7 @@ const CGROUP1: u64 = 0x27_e0eb;
 const FILES: Duration = Duration::from_secs(10);
 
 pub(super) async fn look(config: &Config, findings: &Findings) {
-    findings.put(Check::Capabilities, capabilities());
+    findings.put(Check::Capabilities, capabilities(config.identity));
     findings.put(Check::IdentityMode, identity(config.identity));
     let state_dir = config.state_dir.clone();
     tokio::join!(proof(config, findings), bounded(findings, Check::StateDir, move || state(&state_dir)));
@@ -66,10 +66,11 @@ fn kernel(release: &str) -> Outcome {
     }
 }
 
-fn capabilities() -> Outcome {
-    let missing: Vec<String> = self_test::missing_capabilities().map(|error| error.to_string()).collect();
+fn capabilities(mode: IdentityMode) -> Outcome {
+    let missing: Vec<String> =
+        self_test::missing_capabilities(mode == IdentityMode::Kernel).map(|error| error.to_string()).collect();
     if missing.is_empty() {
-        Outcome::ok(self_test::NEEDED.map(|(_, name, _)| name).join(", "))
+        Outcome::ok(self_test::NEEDED.map(|needed| needed.name).join(", "))
     } else {
         Outcome::failed(missing.join("\n"))
     }
@@ -171,7 +172,7 @@ mod tests {
     fn the_page_names_every_capability() {
         let meaning = Check::Capabilities.about().meaning;
         assert_eq!(meaning.matches("CAP_").count(), self_test::NEEDED.len());
-        assert!(self_test::NEEDED.iter().all(|(_, name, _)| meaning.contains(name)));
+        assert!(self_test::NEEDED.iter().all(|needed| meaning.contains(needed.name)));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) async fn look(config: &Config, findings: &Findings) {
     };
     let by_nft = async {
         let admin = |error: &CannotProve| matches!(error, CannotProve::Capability { name: "CAP_NET_ADMIN", .. });
-        if missing_capabilities().any(|error| admin(&error)) {
+        if missing_capabilities(false).any(|error| admin(&error)) {
             return findings.skip(&NFT, "nft needs CAP_NET_ADMIN (PR-N04)");
         }
         let uplinks = match &routing {
