@@ -1,5 +1,6 @@
 # make demo    a node in a box: real daemon, real SDKs, what they get and what they cannot reach
 # make test    everything there is to test, on a fresh Debian machine with Rust and Go
+# make image   the container image, by ARCH=arm64 for another machine than this
 # make bench   every number that is published
 # make lint    formatting and clippy, as CI has them
 # make clean   remove what was built
@@ -13,7 +14,10 @@ AS_ROOT := $(CURDIR)/.ci/as-root
 # Not a shell word anywhere: a path may have spaces.
 RUNNER := target."cfg(unix)".runner = ["$(AS_ROOT)"]
 
-.PHONY: demo test bench lint clean prepare build
+# As Debian says it.
+ARCH ?= $(shell dpkg --print-architecture)
+
+.PHONY: demo test image image-check bench lint clean prepare build
 .DEFAULT_GOAL := test
 
 test: build
@@ -24,6 +28,15 @@ demo:
 	@tests/sdk/build.sh venv >/dev/null
 	cargo build -p podrole -p podrole-lab --bins --locked
 	@"$(AS_ROOT)" "$$CARGO_TARGET_DIR/debug/demo"
+
+image:
+	@.ci/packages image "$(ARCH)"
+	@daemonset/image/build.sh "$(ARCH)"
+
+# Builds it again elsewhere, which must give the same, and looks into it.
+image-check: image
+	@tests/image/twice.sh "$(ARCH)"
+	cargo test -p podrole --test image --locked --config '$(RUNNER)'
 
 bench:
 	@.ci/packages

@@ -1,0 +1,49 @@
+#!/bin/sh
+# Builds the image that `make image` built once more, elsewhere and otherwise, and compares: twice.sh [ARCH]
+#
+# The binary is taken from the first build, as compiling takes minutes; with REBUILD=1 it is compiled again too. The control builds
+# from another time, and must not give the same.
+set -eu
+cd "$(dirname "$0")/../.."
+arch=${1:-$(dpkg --print-architecture)}
+target=${CARGO_TARGET_DIR:-$PWD/target}
+first=$target/image/podrole-$arch
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { printf 'twice: %s\n' "$*" >&2; exit 1; }
+[ -e "$first.oci.tar" ] || fail "$first.oci.tar is not there: run make image"
+
+case $arch in
+    amd64) binary=$target/x86_64-unknown-linux-gnu/release/podrole ;;
+    arm64) binary=$target/aarch64-unknown-linux-gnu/release/podrole ;;
+esac
+again() {
+    # What is committed and what is not, but for what was built. The commit is that of this directory.
+    mkdir -p "$work/a longer path/to the source"
+    git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work/a longer path/to the source"
+    (
+        umask 077
+        GIT_DIR=$(git rev-parse --absolute-git-dir)
+        cd "$work/a longer path/to the source"
+        export GIT_DIR GIT_WORK_TREE="$PWD" GIT_OPTIONAL_LOCKS=0 TZ=Pacific/Chatham LANG=C.UTF-8 TMPDIR="$work" PODROLE_IMAGE_DIR="$work/$1"
+        if [ "${REBUILD:-}" = 1 ]; then
+            export CARGO_TARGET_DIR="$work/target"
+        else
+            export PODROLE_IMAGE_BINARY="$binary"
+        fi
+        [ "$1" = same ] || export SOURCE_DATE_EPOCH=1
+        daemonset/image/build.sh "$arch" > "$work/$1.log" 2>&1 || { cat "$work/$1.log" >&2; exit 1; }
+    ) || fail "the build in another place failed"
+}
+same() {
+    for suffix in oci.tar cdx.json; do
+        cmp -s "$first.$suffix" "$work/$1/podrole-$arch.$suffix" || return 1
+    done
+}
+
+again same
+same same || fail "two builds, two images: compare $first.oci.tar with another build by hand (tar -t, then the blobs)"
+export REBUILD=
+again control
+! same control || fail "a build from another time gave the same image: this comparison proves nothing"
+printf 'twice: the same archive and bill of materials, %s\n' "$(sha256sum < "$first.oci.tar" | cut -d ' ' -f 1)"
