@@ -48,6 +48,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Keys live a day; looking hourly makes a new one in time.
 const KEY_CHECK: Duration = Duration::from_secs(3600);
 
+/// The longest that a stop takes: a pod's grace period must not be shorter.
+pub const LONGEST_STOP: Duration = DRAIN.saturating_add(CALLS).saturating_add(FLUSH);
+
 /// Runs the daemon until it is told to stop. An error means that it could not start, or that a part it needs has ended.
 pub fn run(config: Config) -> anyhow::Result<()> {
     harden::process();
@@ -69,7 +72,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 fn prove_identity(config: &Config) -> anyhow::Result<Identity<Namespaces>> {
     match config.identity {
         IdentityMode::Ip => {
-            let missing: Vec<String> = self_test::missing_capabilities().map(|error| error.to_string()).collect();
+            let missing: Vec<String> = self_test::missing_capabilities(false).map(|error| error.to_string()).collect();
             anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
             warn!(
                 "--identity=ip: callers are told apart by address alone; a pod that takes another's address is taken for it"

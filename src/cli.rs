@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, RunArgs};
 
@@ -27,9 +28,17 @@ enum Command {
     /// Run the daemon on this node
     Run(Box<RunArgs>),
     /// Close this node's metadata service to pods, before anything else runs
-    Guard,
+    Guard(Hold),
     /// Remove what run and guard set up, and say what that opens
-    Cleanup,
+    Cleanup(Hold),
+}
+
+/// What a subcommand does when it is done.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Hold {
+    /// Then stay until SIGTERM: for a DaemonSet, whose containers may not end
+    #[arg(long)]
+    hold: bool,
 }
 
 /// The daemon: it stands above the command line, so main hands it in.
@@ -52,8 +61,37 @@ pub fn main(
     };
     match cli.command {
         Command::Run(args) => run::main(*args, environment, daemon),
-        Command::Guard => guard::main(environment),
-        Command::Cleanup => cleanup::main(),
+        Command::Guard(hold) => hold.after(guard::main(environment)),
+        Command::Cleanup(hold) => hold.after(cleanup::main()),
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// Waits for SIGTERM or SIGINT where it is asked to and what came before succeeded.
+    fn after(self, code: ExitCode) -> ExitCode {
+        if !self.hold || code != ExitCode::SUCCESS {
+            return code;
+        }
+        let waited = small_runtime().and_then(|runtime| {
+            runtime.block_on(async {
+                let (mut terminate, mut interrupt) =
+                    (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                Ok(())
+            })
+        });
+        match waited {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(format_args!("cannot wait for a signal: {error}"));
+                ExitCode::FAILURE
+            }
+        }
     }
 }
 

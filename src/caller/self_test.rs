@@ -53,9 +53,43 @@ pub enum CannotProve {
     },
 }
 
+/// A capability that the daemon needs; the DaemonSet grants these and no others.
+#[derive(Clone, Copy, Debug)]
+pub struct Capability {
+    /// Its name, `CAP_` included.
+    pub name: &'static str,
+    /// What it is for.
+    pub what: &'static str,
+    /// Whether it is for the kernel's proof alone, so that `--identity=ip` does without.
+    pub for_proof: bool,
+    bit: CapabilitySet,
+}
+
+/// All of them.
+pub const CAPABILITIES: [Capability; 3] = [
+    Capability {
+        name: "CAP_NET_ADMIN",
+        what: "nftables, routes, and other processes' sockets",
+        for_proof: false,
+        bit: CapabilitySet::NET_ADMIN,
+    },
+    Capability {
+        name: "CAP_SYS_ADMIN",
+        what: "to enter pods' network namespaces",
+        for_proof: true,
+        bit: CapabilitySet::SYS_ADMIN,
+    },
+    Capability {
+        name: "CAP_NET_BIND_SERVICE",
+        what: "to listen on port 80 of the metadata address",
+        for_proof: false,
+        bit: CapabilitySet::NET_BIND_SERVICE,
+    },
+];
+
 /// Checks capabilities, the cgroup mount, and a real look-up of a socket of our own.
 pub fn run(cgroup_root: &Path) -> Result<(), Vec<CannotProve>> {
-    let mut missing: Vec<CannotProve> = missing_capabilities().collect();
+    let mut missing: Vec<CannotProve> = missing_capabilities(true).collect();
     match check_mount(cgroup_root) {
         Err(error) => missing.push(error),
         Ok(()) if missing.is_empty() => missing.extend(check_lookup(cgroup_root).err()),
@@ -64,18 +98,13 @@ pub fn run(cgroup_root: &Path) -> Result<(), Vec<CannotProve>> {
     if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
-/// What is missing of the capabilities that everything here needs.
-pub fn missing_capabilities() -> impl Iterator<Item = CannotProve> {
+/// What is missing of the capabilities that are needed with, or without, the kernel's proof.
+pub fn missing_capabilities(proof: bool) -> impl Iterator<Item = CannotProve> {
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let needed = [
-        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "nftables, routes, and other processes' sockets"),
-        (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "to enter pods' network namespaces"),
-        (CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "to listen on port 80 of the metadata address"),
-    ];
-    needed
+    CAPABILITIES
         .into_iter()
-        .filter(move |(bit, ..)| !effective.contains(*bit))
-        .map(|(_, name, what)| CannotProve::Capability { name, what })
+        .filter(move |needed| (proof || !needed.for_proof) && !effective.contains(needed.bit))
+        .map(|Capability { name, what, .. }| CannotProve::Capability { name, what })
 }
 
 fn check_mount(path: &Path) -> Result<(), CannotProve> {

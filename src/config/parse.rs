@@ -148,8 +148,11 @@ impl Problems {
         }
     }
 
+    /// `10.0.0.5:9442` or `[fd00::5]:9442`; brackets are right around either, as a manifest does not know which kind its node has.
     pub(super) fn address(&mut self, flag: &str, text: &str) -> SocketAddr {
-        let address = text.parse().ok();
+        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
+        let bracketed = bracketed.and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
+        let address = bracketed.or_else(|| text.parse().ok());
         if address.is_none() {
             self.add(format!("{flag}: {text:?} is not ADDRESS:PORT"));
         }

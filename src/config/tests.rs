@@ -87,3 +87,20 @@ fn lists() {
     assert_eq!((config.ceiling.len(), config.allow.len()), (2, 1));
     assert_eq!(config.region.as_deref(), Some("eu-west-1"));
 }
+
+#[test]
+fn brackets_are_right_around_either_kind_of_address() {
+    for (text, expected) in [
+        ("[10.0.0.5]:9442", Some("10.0.0.5:9442")),
+        ("10.0.0.5:9442", Some("10.0.0.5:9442")),
+        ("[fd00::5]:9442", Some("[fd00::5]:9442")),
+        ("fd00::5:9442", None),
+        ("[]:9442", None),
+        ("[10.0.0.5]", None),
+        ("[10.0.0.5]:", None),
+    ] {
+        let found = config(&["--node-name=n", &format!("--metrics-addr={text}")], &[]);
+        let found = found.ok().and_then(|config| config.metrics_addr);
+        assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{text}");
+    }
+}

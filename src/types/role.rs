@@ -137,6 +137,9 @@ impl RoleRef {
     /// Parses what an annotation or a flag says. Leading slashes of a name are dropped: users of both predecessors write them.
     pub fn parse(text: &str) -> Result<Self, RoleError> {
         let text = text.trim();
+        if text.len() > MAX_ARN {
+            return Err(RoleError::TooLong);
+        }
         if text.starts_with("arn:") {
             return RoleArn::parse(text).map(Self::Arn);
         }
