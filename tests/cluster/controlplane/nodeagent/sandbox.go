@@ -38,7 +38,8 @@ func (a *agent) sandboxConfig(pod *v1.Pod) *cri.PodSandboxConfig {
 		hostname = pod.Name
 	}
 	if pod.Spec.HostNetwork {
-		hostname = a.node
+		// The host's own: there is no other to set.
+		hostname = ""
 	}
 	return &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: pod.Name, Namespace: pod.Namespace, Uid: string(pod.UID)},
@@ -90,7 +91,12 @@ func securityContext(pod *v1.Pod, container *v1.Container, imageUser *int64) (*c
 	if pod.Spec.SecurityContext != nil {
 		result.SupplementalGroups = pod.Spec.SecurityContext.SupplementalGroups
 	}
-	if profile := wanted.SeccompProfile; profile != nil {
+	profile := wanted.SeccompProfile
+	// Of the pod's only some fields are among those of `wanted`, and this is not.
+	if profile == nil && pod.Spec.SecurityContext != nil {
+		profile = pod.Spec.SecurityContext.SeccompProfile
+	}
+	if profile != nil {
 		switch profile.Type {
 		case v1.SeccompProfileTypeRuntimeDefault:
 			result.Seccomp.ProfileType = cri.SecurityProfile_RuntimeDefault
