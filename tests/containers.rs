@@ -6,6 +6,8 @@
 //! `PODROLE_IMAGE=ARCHIVE` that image is tested, and not one with the binary that was built beside this program.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
 
+#[path = "containers/agent.rs"]
+mod agent;
 #[path = "containers/capabilities.rs"]
 mod capabilities;
 #[path = "containers/start_up.rs"]
@@ -21,6 +23,6 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 3] = [capabilities::TRIALS, start_up::TRIALS, whole_way::TRIALS];
+    let modules: [&[Trial]; 4] = [agent::TRIALS, capabilities::TRIALS, start_up::TRIALS, whole_way::TRIALS];
     run_trials("containers", modules.concat())
 }

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use crate::support::{READY, SYSTEM, apply, daemonset, node, podrole_image};
 
-pub(crate) const TRIALS: &[Trial] =
-    &[Trial::new("capabilities::each_that_is_granted_is_needed", each_is_needed).timeout(Duration::from_secs(240)).alone()];
+pub(crate) const TRIALS: &[Trial] = &[Trial::new("capabilities::each_that_is_granted_is_needed", each_is_needed)
+    .timeout(Duration::from_secs(240))
+    .alone()];
 
 /// What is granted to which container, and how to find it in the DaemonSet.
 const GRANTED: [(&str, &str, &[&str]); 2] = [
@@ -35,7 +36,8 @@ fn each_is_needed() -> Result<()> {
             let left: Vec<&str> = granted.iter().copied().filter(|name| name != taken).collect();
             site.kubectl(&["delete", "-n", SYSTEM, "daemonset", "podrole", "--wait=true"])?;
             site.until_pods("podrole's pod to be gone", SYSTEM, READY, <[Value]>::is_empty)?;
-            let patch = json!({"op": "replace", "path": format!("{path}/securityContext/capabilities/add"), "value": left});
+            let patch =
+                json!({"op": "replace", "path": format!("{path}/securityContext/capabilities/add"), "value": left});
             apply(&site, &image, &[patch])?;
             fails(&site, container, taken).with_context(|| format!("{container} without {taken}"))?;
         }
@@ -58,6 +60,9 @@ fn fails(site: &RealNode, container: &str, taken: &str) -> Result<()> {
     })
     .with_context(|| site.report(SYSTEM))?;
     ensure!(log.contains(&format!("CAP_{taken}")), "it does not name the capability:\n{log}");
-    println!("figure: {container} without {taken}: {}", log.lines().find(|line| line.contains(taken)).unwrap_or_default());
+    println!(
+        "figure: {container} without {taken}: {}",
+        log.lines().find(|line| line.contains(taken)).unwrap_or_default()
+    );
     Ok(())
 }

@@ -82,7 +82,8 @@ pub(crate) fn apply(site: &RealNode, image: &str, patches: &[Value]) -> Result<(
 /// The same, and waits until podrole's pod is ready.
 pub(crate) fn installed(site: &RealNode) -> Result<Value> {
     apply(site, &podrole_image(site)?, &[])?;
-    let pods = site.until_pods("podrole's pod to become ready", SYSTEM, READY, |pods| pods.iter().any(RealNode::is_ready))?;
+    let pods =
+        site.until_pods("podrole's pod to become ready", SYSTEM, READY, |pods| pods.iter().any(RealNode::is_ready))?;
     pods.into_iter().next().context("there is a pod")
 }
 

@@ -10,9 +10,7 @@ use podrole_lab::runtime::Network;
 use podrole_lab::world::Trial;
 use serde_json::{Value, json};
 
-use crate::support::{
-    PYTHON, SYSTEM, TEAM, create, daemonset, delete, installed, node, python_image,
-};
+use crate::support::{PYTHON, SYSTEM, TEAM, create, daemonset, delete, installed, node, python_image};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("whole_way::from_apply_to_boto3_with_its_role", from_apply_to_boto3).timeout(LIMIT).alone(),
@@ -100,7 +98,8 @@ fn ask(site: &RealNode, name: &str) -> Result<Vec<Value>> {
 fn hardened(site: &RealNode, pod: &Value) -> Result<()> {
     let id = RealNode::container_state(pod, "podrole")?["containerID"].as_str().unwrap_or_default().to_owned();
     let id = id.trim_start_matches("containerd://");
-    let cgroup = format!("/sys/fs/cgroup/kubepods/burstable/pod{}/{id}", pod["metadata"]["uid"].as_str().unwrap_or_default());
+    let cgroup =
+        format!("/sys/fs/cgroup/kubepods/burstable/pod{}/{id}", pod["metadata"]["uid"].as_str().unwrap_or_default());
     let pids = std::fs::read_to_string(format!("{cgroup}/cgroup.procs"))
         .with_context(|| format!("{cgroup}\n{}", site.report(SYSTEM)))?;
     let pid = pids.lines().next().context("podrole runs")?;
@@ -115,5 +114,6 @@ fn hardened(site: &RealNode, pod: &Value) -> Result<()> {
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
     let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).context("it has a root")?;
     ensure!(root.split(' ').nth(5).is_some_and(|flags| flags.split(',').any(|f| f == "ro")), "the root: {root}");
-    proc::usage(pid.parse().context("a pid")?).map(|usage| println!("figure: podrole holds {} KiB", usage.resident / 1024))
+    proc::usage(pid.parse().context("a pid")?)
+        .map(|usage| println!("figure: podrole holds {} KiB", usage.resident / 1024))
 }

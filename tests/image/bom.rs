@@ -37,7 +37,9 @@ fn complete() -> Result<()> {
     let (image, bom) = open()?;
     let components = list(&bom["components"])?;
     let names = |prefix: &str| -> BTreeSet<&str> {
-        let ours = components.iter().filter(|component| component["purl"].as_str().is_some_and(|purl| purl.starts_with(prefix)));
+        let ours = components
+            .iter()
+            .filter(|component| component["purl"].as_str().is_some_and(|purl| purl.starts_with(prefix)));
         ours.filter_map(|component| component["name"].as_str()).collect()
     };
     let crates = names("pkg:cargo/");
@@ -55,7 +57,10 @@ fn complete() -> Result<()> {
     for entry in fs::read_dir(image.root.join("var/lib/dpkg/status.d"))? {
         inside.insert(entry?.file_name().into_string().ok().context("a package's name is not text")?);
     }
-    ensure!(inside.iter().map(String::as_str).collect::<BTreeSet<_>>() == listed, "{inside:?} in the image, {listed:?} listed");
+    ensure!(
+        inside.iter().map(String::as_str).collect::<BTreeSet<_>>() == listed,
+        "{inside:?} in the image, {listed:?} listed"
+    );
     ensure!(["ca-certificates", "libc6", "nftables"].iter().all(|name| listed.contains(name)), "{listed:?}");
 
     let hash = bom["metadata"]["component"]["hashes"][0]["content"].as_str().unwrap_or_default();
@@ -78,7 +83,10 @@ fn well_formed(bom: &Value) -> Result<()> {
     let mut known = BTreeSet::new();
     for component in list(&bom["components"])?.iter().chain([&bom["metadata"]["component"]]) {
         let text = |key: &str| component[key].as_str().filter(|text| !text.is_empty());
-        ensure!(text("type").is_some_and(|kind| ["application", "container", "library"].contains(&kind)), "{component}");
+        ensure!(
+            text("type").is_some_and(|kind| ["application", "container", "library"].contains(&kind)),
+            "{component}"
+        );
         ensure!(text("name").is_some() && text("version").is_some(), "{component}");
         ensure!(text("purl").is_some_and(|purl| purl.starts_with("pkg:")), "{component}");
         for hash in component["hashes"].as_array().unwrap_or(&Vec::new()) {

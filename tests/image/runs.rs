@@ -27,7 +27,10 @@ fn version() -> Result<()> {
     let jail = Jail::new()?;
     let output = jail.run(NOBODY, NO_CAPABILITY, &["/usr/bin/podrole", "--version"])?;
     ensure!(output.status.success(), "{output:?}");
-    ensure!(String::from_utf8_lossy(&output.stdout).trim() == concat!("podrole ", env!("CARGO_PKG_VERSION")), "{output:?}");
+    ensure!(
+        String::from_utf8_lossy(&output.stdout).trim() == concat!("podrole ", env!("CARGO_PKG_VERSION")),
+        "{output:?}"
+    );
     // Control: the root is what the jail says it is, or the above says nothing of the image.
     let shell = jail.run(NOBODY, NO_CAPABILITY, &["/bin/sh", "-c", "true"])?;
     ensure!(!shell.status.success(), "there is a shell in the image: {shell:?}");

@@ -189,8 +189,8 @@ func (w *worker) prepare(ctx context.Context, pod *v1.Pod) error {
 	for _, more := range answer.Status.Network.AdditionalIps {
 		w.ips = append(w.ips, more.Ip)
 	}
-	// Containers take a while; the address is known now, and others wait for it.
-	return w.report(ctx, pod)
+	// Like a kubelet's, the report comes after containers were started: they may ask before anybody knows their address.
+	return nil
 }
 
 func (w *worker) renewTokens(ctx context.Context, pod *v1.Pod) error {

@@ -104,7 +104,11 @@ impl RealNode {
 
     /// A pod's condition `Ready` is true.
     pub fn is_ready(pod: &Value) -> bool {
-        pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        pod["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
     }
 
     /// A pod has ended, well or badly.

@@ -82,9 +82,8 @@ impl Image {
         for layer in &layers {
             let bytes = fs::read(layer).with_context(|| format!("read {}", layer.display()))?;
             let (sum, size) = blob(&bytes)?;
-            descriptors.push(
-                json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": sum, "size": size}),
-            );
+            descriptors
+                .push(json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": sum, "size": size}));
             ids.push(sum);
         }
         let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -96,8 +95,7 @@ impl Image {
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": descriptors});
         let (sum, size) = blob(manifest.to_string().as_bytes())?;
-        let entry =
-            json!({"mediaType": kind, "digest": sum, "size": size, "annotations": {NAME: self.name}});
+        let entry = json!({"mediaType": kind, "digest": sum, "size": size, "annotations": {NAME: self.name}});
         let index = json!({"schemaVersion": 2, "manifests": [entry]});
         fs::write(dir.join("index.json"), index.to_string()).context("write index.json")?;
         fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).context("write oci-layout")?;
