@@ -19,6 +19,9 @@ const (
 	longWait  = 30 * time.Second
 )
 
+// longestWords is how much of a termination message a kubelet takes.
+const longestWords = 4096
+
 // container is one container of a pod, through all its restarts.
 type container struct {
 	spec v1.Container
@@ -126,7 +129,7 @@ func (w *worker) config(ctx context.Context, pod *v1.Pod, c *container, image *c
 		return nil, err
 	}
 	if path := c.spec.TerminationMessagePath; path != "" {
-		file := w.terminationFile(pod, c)
+		file := w.terminationFile(c)
 		if err := put(filepath.Dir(file), filepath.Base(file), ""); err != nil {
 			return nil, err
 		}
@@ -158,17 +161,22 @@ func (w *worker) config(ctx context.Context, pod *v1.Pod, c *container, image *c
 	}, nil
 }
 
-func (w *worker) terminationFile(pod *v1.Pod, c *container) string {
-	return filepath.Join(w.agent.dir(pod), "termination", c.spec.Name)
+func (w *worker) terminationFile(c *container) string {
+	return filepath.Join(w.dir, "termination", c.spec.Name)
 }
 
-// look asks the runtime how a container is.
+// look asks the runtime how a container is, and takes its last words before another one's take their place.
 func (w *worker) look(ctx context.Context, c *container) error {
 	answer, err := w.agent.runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.id})
 	if err != nil {
 		return err
 	}
 	c.now = answer.Status
+	if c.exited() && c.now.Message == "" {
+		// A file that is not there is as good as an empty one.
+		words, _ := os.ReadFile(w.terminationFile(c))
+		c.now.Message = string(words[:min(len(words), longestWords)])
+	}
 	return nil
 }
 

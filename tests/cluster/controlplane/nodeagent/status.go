@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"os"
 	"slices"
 	"time"
 
@@ -135,7 +134,7 @@ func (w *worker) containerStatus(pod *v1.Pod, c *container, init bool) v1.Contai
 	case c.running():
 		status.State.Running = &v1.ContainerStateRunning{StartedAt: moment(c.now.StartedAt)}
 	case c.exited():
-		ended := w.terminated(pod, c, c.now)
+		ended := terminated(c.now)
 		status.State.Terminated = ended
 		if !init && !w.stopped && c.again(pod.Spec.RestartPolicy) {
 			status.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: c.message}}
@@ -145,26 +144,20 @@ func (w *worker) containerStatus(pod *v1.Pod, c *container, init bool) v1.Contai
 		status.State.Waiting = &v1.ContainerStateWaiting{Reason: c.reason, Message: c.message}
 	}
 	if c.last != nil && status.LastTerminationState.Terminated == nil {
-		status.LastTerminationState.Terminated = w.terminated(pod, c, c.last)
+		status.LastTerminationState.Terminated = terminated(c.last)
 	}
 	return status
 }
 
-func (w *worker) terminated(pod *v1.Pod, c *container, ended *cri.ContainerStatus) *v1.ContainerStateTerminated {
+func terminated(ended *cri.ContainerStatus) *v1.ContainerStateTerminated {
 	reason := ended.Reason
 	if reason == "" && ended.ExitCode == 0 {
 		reason = "Completed"
 	}
-	result := &v1.ContainerStateTerminated{
+	return &v1.ContainerStateTerminated{
 		ExitCode: ended.ExitCode, Reason: reason, Message: ended.Message, ContainerID: "containerd://" + ended.Id,
 		StartedAt: moment(ended.StartedAt), FinishedAt: moment(ended.FinishedAt),
 	}
-	if ended == c.now && result.Message == "" {
-		// Not there is as empty.
-		message, _ := os.ReadFile(w.terminationFile(pod, c))
-		result.Message = string(message)
-	}
-	return result
 }
 
 func moment(nanoseconds int64) metav1.Time {

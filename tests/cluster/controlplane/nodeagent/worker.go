@@ -22,6 +22,7 @@ const tick = 500 * time.Millisecond
 // worker brings one pod to what its object says, from its first sight to its end. Its own goroutine does everything.
 type worker struct {
 	agent  *agent
+	dir    string
 	signal chan struct{}
 
 	lock   sync.Mutex
@@ -42,7 +43,7 @@ type worker struct {
 }
 
 func newWorker(a *agent, pod *v1.Pod) *worker {
-	w := &worker{agent: a, signal: make(chan struct{}, 1), latest: pod, since: metav1.Now()}
+	w := &worker{agent: a, dir: a.dir(pod), signal: make(chan struct{}, 1), latest: pod, since: metav1.Now()}
 	for _, spec := range pod.Spec.InitContainers {
 		w.inits = append(w.inits, &container{spec: spec, reason: "PodInitializing"})
 	}
