@@ -9,11 +9,14 @@ use podrole_lab::runtime::Network;
 use podrole_lab::world::Trial;
 use serde_json::{Value, json};
 
-use crate::support::{READY, SYSTEM, apply, daemonset, node, podrole_image};
+use crate::support::{PYTHON, READY, SYSTEM, TEAM, apply, daemonset, node, podrole_image, python_image};
 
-pub(crate) const TRIALS: &[Trial] = &[Trial::new("capabilities::each_that_is_granted_is_needed", each_is_needed)
-    .timeout(Duration::from_secs(240))
-    .alone()];
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("capabilities::each_that_is_granted_is_needed", each_is_needed)
+        .timeout(Duration::from_secs(240))
+        .alone(),
+    Trial::new("capabilities::the_kernel_wants_them", the_kernel_wants_them).timeout(Duration::from_secs(120)).alone(),
+];
 
 /// What is granted to which container, and how to find it in the DaemonSet.
 const GRANTED: [(&str, &str, &[&str]); 2] = [
@@ -65,4 +68,67 @@ fn fails(site: &RealNode, container: &str, taken: &str) -> Result<()> {
         log.lines().find(|line| line.contains(taken)).unwrap_or_default()
     );
     Ok(())
+}
+
+/// The daemon's own word for what it needs is a table, which may hold too much. So the kernel is asked: what the daemon does with a
+/// capability is refused without it, in a container like the daemon's, and works with all of them. (What is done with NET_ADMIN the
+/// guard above really tries.)
+fn the_kernel_wants_them() -> Result<()> {
+    let site = node(Network::PointToPoint)?;
+    python_image(&site)?;
+    site.namespace(TEAM, &[])?;
+    // A namespace that another pod lives in.
+    site.cluster.create(prober("resident", &[], false, "import time; time.sleep(600)"))?;
+    site.until_pods("a pod that runs", TEAM, READY, |pods| pods.iter().any(RealNode::is_ready))?;
+    let all: &[&str] = GRANTED[1].2;
+    for taken in [None, Some("NET_BIND_SERVICE"), Some("SYS_ADMIN")] {
+        let left: Vec<&str> = all.iter().copied().filter(|name| Some(*name) != taken).collect();
+        let name = taken.map_or("with-all".to_owned(), |name| format!("no-{}", name.to_lowercase().replace('_', "-")));
+        site.cluster.create(prober(&name, &left, true, TRY))?;
+        let ended =
+            |pods: &[Value]| pods.iter().any(|pod| pod["metadata"]["name"] == name && RealNode::is_finished(pod));
+        let pods = site.until_pods("the attempts", TEAM, READY, ended)?;
+        let pod = pods.iter().find(|pod| pod["metadata"]["name"] == name).context("there is a pod")?;
+        let said = site.container_log(pod, "main")?;
+        let bind = if taken == Some("NET_BIND_SERVICE") { "bind EACCES" } else { "bind ok" };
+        let enter = if taken == Some("SYS_ADMIN") { "setns EPERM" } else { "setns ok" };
+        ensure!(said.lines().eq([bind, enter]), "without {taken:?}, not {bind} and {enter}: {said}");
+    }
+    Ok(())
+}
+
+/// What the daemon does: listen on port 80, enter another network namespace.
+const TRY: &str = r#"
+import ctypes, errno, glob, os, socket
+try:
+    socket.create_server(("127.0.0.1", 80)).close()
+    print("bind ok")
+except OSError as error:
+    print("bind", errno.errorcode[error.errno])
+libc = ctypes.CDLL(None, use_errno=True)
+namespace = os.open(glob.glob("/run/netns/cni-*")[0], os.O_RDONLY)
+CLONE_NEWNET = 0x40000000
+print("setns", "ok" if libc.setns(namespace, CLONE_NEWNET) == 0 else errno.errorcode[ctypes.get_errno()])
+"#;
+
+/// A container like the daemon's, as far as the kernel's leave matters.
+fn prober(name: &str, capabilities: &[&str], host: bool, script: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": TEAM, "name": name},
+        "spec": {
+            "restartPolicy": "Never", "hostNetwork": host,
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "volumes": [{"name": "netns", "hostPath": {"path": "/run/netns"}}],
+            "containers": [{
+                "name": "main", "image": PYTHON, "args": ["-c", script],
+                "volumeMounts": [
+                    {"name": "netns", "mountPath": "/run/netns", "readOnly": true, "mountPropagation": "HostToContainer"},
+                ],
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                    "capabilities": {"drop": ["ALL"], "add": capabilities},
+                },
+            }],
+        },
+    })
 }
