@@ -83,7 +83,8 @@ fn the_kernel_wants_them() -> Result<()> {
     let all: &[&str] = GRANTED[1].2;
     for taken in [None, Some("NET_BIND_SERVICE"), Some("SYS_ADMIN")] {
         let left: Vec<&str> = all.iter().copied().filter(|name| Some(*name) != taken).collect();
-        let name = taken.map_or("with-all".to_owned(), |name| format!("no-{}", name.to_lowercase().replace('_', "-")));
+        let name =
+            taken.map_or_else(|| "with-all".to_owned(), |name| format!("no-{}", name.to_lowercase().replace('_', "-")));
         site.cluster.create(prober(&name, &left, true, TRY))?;
         let ended =
             |pods: &[Value]| pods.iter().any(|pod| pod["metadata"]["name"] == name && RealNode::is_finished(pod));

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use podrole_lab::proc;
 use podrole_lab::real::RealNode;
 use podrole_lab::rig::ROLE;
 use podrole_lab::runtime::Network;
@@ -114,6 +113,5 @@ fn hardened(site: &RealNode, pod: &Value) -> Result<()> {
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
     let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).context("it has a root")?;
     ensure!(root.split(' ').nth(5).is_some_and(|flags| flags.split(',').any(|f| f == "ro")), "the root: {root}");
-    proc::usage(pid.parse().context("a pid")?)
-        .map(|usage| println!("figure: podrole holds {} KiB", usage.resident / 1024))
+    Ok(())
 }
