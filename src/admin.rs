@@ -153,10 +153,16 @@ mod tests {
     fn admin() -> Admin {
         Admin {
             metrics: Arc::new(Metrics::new()),
-            readiness: Readiness::default(),
+            readiness: met(),
             pulse: Pulse::default(),
             clock: Arc::new(SystemClock),
         }
+    }
+
+    fn met() -> Readiness {
+        let (readiness, start) = Readiness::new();
+        drop(start);
+        readiness
     }
 
     fn status(admin: &Admin, path: &str, endpoints: Endpoints) -> u16 {

@@ -30,8 +30,8 @@ use crate::config::{Config, IdentityMode};
 use crate::imds::{Facts, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
-use crate::pods::watch;
-use crate::readiness::Readiness;
+use crate::pods::{taint, watch};
+use crate::readiness::{BlockReady, Readiness};
 use crate::server::Server;
 use crate::state;
 use crate::tasks::{Drain, Supervisor};
@@ -104,7 +104,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
         Identity::Kernel(_) => "kernel",
         Identity::Address => "ip",
     });
-    let readiness = Readiness::default();
+    let (readiness, start) = Readiness::new();
     let (supervisor, mut ended) = Supervisor::new(control.clone());
     let audit = Audit::new(std::io::stdout(), config.node.clone(), shared_clock.clone(), metrics.clone());
     let audit = Arc::new(audit.context("cannot start the audit log")?);
@@ -116,7 +116,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     let bridge = Arc::new(Bridge::new(Parties {
         identity,
         store: store.clone(),
-        service_accounts: config.service_account_roles,
+        service_accounts: config.policy.service_account_roles,
         ruling: discovered.ruling.clone(),
         cache: discovered.cache.clone(),
         keys: keys.clone(),
@@ -130,8 +130,6 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     bridge_slot.store(Some(bridge.clone()));
 
     // Every socket before any task: a conflict stops the start while nothing depends on it yet.
-    let admin_ready = readiness.block("listener");
-    let redirect_ready = readiness.block("redirect");
     let plumbing = Plumbing::bind(config.ports.clone(), control.clone()).await?;
     let admin = Admin {
         metrics: metrics.clone(),
@@ -159,7 +157,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     for listener in plumbing.listeners()? {
         tokio::spawn(server.clone().serve(listener));
     }
-    drop(admin_ready);
+    drop(start.listener);
     if config.metadata_listener {
         tokio::spawn(plumbing::second_lock(server, metrics.clone(), drain.clone()));
     }
@@ -167,18 +165,17 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     // Only now do pods' packets lead here: to an answer of "not yet" at the worst, never to a closed port.
     control.spawn(plumbing::redirect(port)).await?.context("cannot redirect the metadata address")?;
     metrics.redirect_applied();
-    drop(redirect_ready);
+    drop(start.redirect);
     info!(port, "Pods' metadata traffic comes here");
 
-    start_watches(&config, &store, &metrics, &readiness, &supervisor).await?;
-    supervisor.once(plumbing::lock_routes(readiness.block("routing")));
+    start_watches(&config, &store, &metrics, readiness, [start.pods, start.namespaces], &supervisor).await?;
+    supervisor.once(plumbing::lock_routes(start.routing));
     supervisor.forever("audit", audit.clone().sweep());
     supervisor.forever("keys", rotate_keys(config.state_dir.clone(), keys, metrics.clone()));
-    let known = readiness.block("identity");
     let cache = discovered.cache.clone();
     supervisor.forever(
         "discovery",
-        discover::run(config, discovered, audit.clone(), metrics, supervisor.runtime().clone(), known),
+        discover::run(config, discovered, audit.clone(), metrics, supervisor.runtime().clone(), start.identity),
     );
 
     let end = signals.wait(&mut ended).await;
@@ -234,14 +231,18 @@ async fn start_watches(
     config: &Config,
     store: &Arc<Store>,
     metrics: &Arc<Metrics>,
-    readiness: &Readiness,
+    readiness: Readiness,
+    ready: [BlockReady; 2],
     supervisor: &Supervisor,
 ) -> anyhow::Result<()> {
-    let ready = [readiness.block("pods"), readiness.block("namespaces")];
     let kubeconfig = config.kubeconfig.clone();
     let client = supervisor.runtime().spawn(async move { watch::client(kubeconfig.as_deref()).await });
     let client = client.await?.context("cannot set up the Kubernetes client")?;
-    let settings = watch::Settings { node: config.node.clone(), service_accounts: config.service_account_roles };
+    if let Some(key) = &config.startup_taint {
+        let (client, node, key) = (client.clone(), config.node.clone(), key.clone());
+        supervisor.once(taint::remove_when_ready(client, node, key, readiness));
+    }
+    let settings = watch::Settings { node: config.node.clone(), service_accounts: config.policy.service_account_roles };
     let chance = plumbing::chance();
     supervisor.forever("watch", watch::run(client, settings, store.clone(), metrics.clone(), ready, chance));
     Ok(())

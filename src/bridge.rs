@@ -158,10 +158,17 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
         };
         match route {
             Route::Token { .. } | Route::Unknown => Ok(Outcome::NotFound),
-            Route::Fact(fact) => Ok(Outcome::fact(&self.parties.facts.load(), *fact, ttl)),
+            Route::Fact(fact) => {
+                if self.parties.facts.load().get(*fact).is_none() {
+                    self.complete(&mut caller, deadline).await?;
+                }
+                let fact = self.parties.facts.load().get(*fact).map(str::to_owned);
+                fact.map_or(Err(Outcome::NotFound), |body| Ok(Outcome::Text { body, ttl }))
+            }
             Route::IdentityDocument => {
+                self.complete(&mut caller, deadline).await?;
                 let document = imds::identity_document(&self.parties.facts.load());
-                Ok(document.map_or(Outcome::NotFound, |body| Outcome::Text { body, ttl }))
+                document.map_or(Err(Outcome::NotFound), |body| Ok(Outcome::Text { body, ttl }))
             }
             Route::Listing(Listing::Iam) => {
                 self.granted(connection, &mut caller, deadline).await?;
@@ -469,6 +476,15 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
                 Ok(Err(_)) | Err(_) => return Err(Outcome::NotReady(not_yet)),
             }
         }
+    }
+
+    /// Waits until the start has brought all the facts there are. A fact that is missing before may still come, and clients take a
+    /// 404 for "there is none" and do not ask again.
+    async fn complete(&self, caller: &mut Caller, deadline: Instant) -> Result<(), Outcome> {
+        while self.parties.ruling.load().is_none() {
+            self.pause(caller, deadline, Unready::Rules).await?;
+        }
+        Ok(())
     }
 
     /// Waits a moment for what the start has not brought yet.

@@ -1,6 +1,7 @@
 //! Subcommands: one file each, from arguments to an exit code.
 
 pub mod cleanup;
+pub mod explain;
 pub mod guard;
 pub mod run;
 
@@ -31,6 +32,8 @@ enum Command {
     Guard(Hold),
     /// Remove what run and guard set up, and say what that opens
     Cleanup(Hold),
+    /// Say which role a pod gets, and why
+    Explain(Box<explain::ExplainArgs>),
 }
 
 /// What a subcommand does when it is done.
@@ -63,6 +66,7 @@ pub fn main(
         Command::Run(args) => run::main(*args, environment, daemon),
         Command::Guard(hold) => hold.after(guard::main(environment)),
         Command::Cleanup(hold) => hold.after(cleanup::main()),
+        Command::Explain(args) => explain::main(*args, environment),
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod args;
 mod parse;
+mod policy;
 
 pub use args::RunArgs;
+pub use policy::{PolicyArgs, PolicySettings};
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,9 +15,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use crate::policy::{ContainerRoles, SessionScope};
 use crate::telemetry::LogFormat;
-use crate::types::{AllowList, BaseArn, Glob, RoleArn};
 
 use parse::Problems;
 
@@ -28,26 +28,12 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// Whether the node has EC2's metadata service.
     pub platform: Platform,
-    /// What bare role names are completed with; `None`: the daemon's own account.
-    pub base: Option<BaseArn>,
-    /// Patterns every role must match; empty: the base account.
-    pub ceiling: Vec<Glob>,
+    /// Who may have which role.
+    pub policy: PolicySettings,
     /// How callers are identified.
     pub identity: IdentityMode,
-    /// A role between the daemon's own and the pods'.
-    pub assume_role: Option<RoleArn>,
-    /// Who shares a session.
-    pub session_scope: SessionScope,
     /// How long sessions are.
     pub session_duration: Duration,
-    /// What the administrator allows, by namespace.
-    pub allow: HashMap<Arc<str>, AllowList>,
-    /// Whether a namespace needs a list.
-    pub require_allow: bool,
-    /// Whether per-container roles need pods that cannot sniff.
-    pub container_roles: ContainerRoles,
-    /// Whether service accounts' IRSA annotation is a source of roles.
-    pub service_account_roles: bool,
     /// Whether every namespace may ask without a session token.
     pub imds_v1: bool,
     /// Whether to listen on the metadata addresses themselves.
@@ -58,6 +44,8 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     /// Metrics alone.
     pub metrics_addr: Option<SocketAddr>,
+    /// A taint to take off the node when all is ready.
+    pub startup_taint: Option<Arc<str>>,
     /// Where the token keys are kept.
     pub state_dir: PathBuf,
     /// Where network namespaces have names.
@@ -106,22 +94,16 @@ impl Config {
             node_name,
             kubeconfig,
             platform,
-            base_role_arn,
-            role_ceiling,
+            policy,
             identity,
             credential_source,
-            assume_role_arn,
-            session_scope,
             session_duration,
-            allow,
-            require_allow,
-            container_roles,
-            service_account_roles,
             imds_v1,
             metadata_listener,
             port_range,
             admin_addr,
             metrics_addr,
+            startup_taint,
             state_dir,
             netns_dir,
             cgroup_root,
@@ -137,34 +119,11 @@ impl Config {
             platform: p
                 .choice("--platform", &platform, &[("ec2", Platform::Ec2), ("none", Platform::None)])
                 .unwrap_or(Platform::Ec2),
-            base: base_role_arn.and_then(|text| p.parsed("--base-role-arn", &text, BaseArn::parse)),
-            ceiling: p.globs("--role-ceiling", &role_ceiling),
+            policy: PolicySettings::read(policy, p),
             identity: p
                 .choice("--identity", &identity, &[("kernel", IdentityMode::Kernel), ("ip", IdentityMode::Ip)])
                 .unwrap_or(IdentityMode::Kernel),
-            assume_role: assume_role_arn.and_then(|text| p.parsed("--assume-role-arn", &text, RoleArn::parse)),
-            session_scope: p
-                .choice(
-                    "--session-scope",
-                    &session_scope,
-                    &[
-                        ("pod", SessionScope::Pod),
-                        ("service-account", SessionScope::ServiceAccount),
-                        ("role", SessionScope::Role),
-                    ],
-                )
-                .unwrap_or(SessionScope::Pod),
             session_duration: p.duration("--session-duration", &session_duration),
-            allow: p.allow("--allow", &allow),
-            require_allow: p.boolean("--require-allow", &require_allow),
-            container_roles: p
-                .choice(
-                    "--container-roles",
-                    &container_roles,
-                    &[("shared", ContainerRoles::Shared), ("strict", ContainerRoles::Strict)],
-                )
-                .unwrap_or(ContainerRoles::Strict),
-            service_account_roles: p.boolean("--service-account-roles", &service_account_roles),
             imds_v1: p.choice("--imds-v1", &imds_v1, &[("deny", false), ("allow", true)]).unwrap_or(false),
             metadata_listener: p
                 .choice("--metadata-listener", &metadata_listener, &[("on", true), ("off", false)])
@@ -172,6 +131,7 @@ impl Config {
             ports: p.ports("--port-range", &port_range),
             admin_addr: p.address("--admin-addr", &admin_addr),
             metrics_addr: metrics_addr.map(|text| p.address("--metrics-addr", &text)),
+            startup_taint: startup_taint.and_then(|key| p.taint("--startup-taint", &key)),
             state_dir: state_dir.into(),
             netns_dir: netns_dir.into(),
             cgroup_root: cgroup_root.into(),
@@ -193,7 +153,7 @@ impl Config {
             problems
                 .add("--platform=none has no metadata service to learn the region from: set --region or AWS_REGION");
         }
-        if self.assume_role.is_some() && self.session_duration > Duration::from_secs(3600) {
+        if self.policy.assume_role.is_some() && self.session_duration > Duration::from_secs(3600) {
             problems.add(
                 "--assume-role-arn makes pods' sessions chained ones, which AWS caps at 1h: lower --session-duration",
             );

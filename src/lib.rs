@@ -6,8 +6,9 @@
 //!  L6    cli  config  telemetry                 one file per subcommand; arguments -> Config, all errors at once
 //!  L5    server  admin                          listeners, connections, limits | metrics, live, ready
 //!  L4    bridge                                 the use case: (connection, request) -> reply; the one Outcome enum
-//!  L3    cache  caller::resolver  audit
-//!  L2    issuer::{base,sts}  pods::{store,watch}  redirect::{nft,routing}  caller::{netns,sock_diag,cgroup_tree,self_test}
+//!  L3    cache  caller::resolver  audit  explain
+//!  L2    issuer::{base,sts}  pods::{read,store,taint,watch}  redirect::{nft,routing}
+//!        caller::{netns,sock_diag,cgroup_tree,self_test}
 //!        upstream::client  state                <- all external I/O
 //!  L1    policy  imds  pods::{index,convert}  redirect::ruleset  cache::slot  caller::cgroup_path      <- pure
 //!        ports: issuer  redirect  caller  upstream
@@ -26,6 +27,7 @@ pub mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod explain;
 pub mod imds;
 pub mod issuer;
 pub mod metrics;

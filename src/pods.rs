@@ -6,5 +6,7 @@
 
 pub mod convert;
 pub mod index;
+pub mod read;
 pub mod store;
+pub mod taint;
 pub mod watch;

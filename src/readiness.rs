@@ -4,8 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The conditions of the whole daemon.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, usize>>>);
+
+/// What a start must bring, each unmet until its guard is dropped.
+#[derive(Debug)]
+pub struct Start {
+    /// Pods can connect to us.
+    pub listener: BlockReady,
+    /// Their metadata traffic leads here.
+    pub redirect: BlockReady,
+    /// Nothing of it is forwarded, whatever becomes of the redirection.
+    pub routing: BlockReady,
+    /// This node's pods have been listed.
+    pub pods: BlockReady,
+    /// The namespaces have been listed.
+    pub namespaces: BlockReady,
+    /// We know who we are to AWS, and by that the policy.
+    pub identity: BlockReady,
+}
 
 /// Keeps the daemon unready under a name until it is dropped. A condition that stops holding takes a new one.
 #[derive(Debug)]
@@ -17,6 +34,22 @@ pub struct BlockReady {
 // === impl Readiness ===
 
 impl Readiness {
+    /// Unready, with every condition of the start unmet from the first moment: one that was named only when its turn came would
+    /// leave a moment before in which all that were named hold, and "ready" is taken at its word.
+    #[must_use = "dropping the guards at once says that all conditions hold"]
+    pub fn new() -> (Self, Start) {
+        let readiness = Self(Arc::default());
+        let start = Start {
+            listener: readiness.block("listener"),
+            redirect: readiness.block("redirect"),
+            routing: readiness.block("routing"),
+            pods: readiness.block("pods"),
+            namespaces: readiness.block("namespaces"),
+            identity: readiness.block("identity"),
+        };
+        (readiness, start)
+    }
+
     /// Unready from now on, until the guard is dropped.
     #[must_use = "dropping the guard at once says the condition holds"]
     pub fn block(&self, name: &'static str) -> BlockReady {
@@ -64,12 +97,16 @@ mod tests {
 
     #[test]
     fn ready_when_the_last_guard_drops() {
-        let readiness = Readiness::default();
-        let (a, b) = (readiness.block("pods"), readiness.block("listener"));
-        drop(a);
-        assert!(!readiness.is_ready());
-        assert_eq!(readiness.conditions(), [("listener", false), ("pods", true)]);
-        drop(b);
+        let (readiness, start) = Readiness::new();
+        let Start { listener, redirect, routing, pods, namespaces, identity } = start;
+        for guard in [redirect, pods, namespaces, routing, identity] {
+            drop(guard);
+            assert!(!readiness.is_ready());
+        }
+        let unmet: Vec<_> = readiness.conditions().into_iter().filter(|(_, holds)| !holds).collect();
+        assert_eq!(unmet, [("listener", false)]);
+        assert_eq!(readiness.conditions().len(), 6);
+        drop(listener);
         assert!(readiness.is_ready());
         let again = readiness.block("pods");
         assert!(!readiness.is_ready(), "a condition may stop holding");

@@ -2,6 +2,9 @@
 //! Every wait here is exact, which no test with real clocks can say.
 #![expect(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
+#[path = "direct/explain.rs"]
+mod explain;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -69,11 +72,13 @@ struct FakeIssuer {
     takes: Arc<Mutex<Duration>>,
     refuses: Arc<Mutex<Option<Code>>>,
     calls: Arc<AtomicU64>,
+    last: Arc<Mutex<Option<IssueRequest>>>,
 }
 
 impl Issuer for FakeIssuer {
     async fn issue(&self, request: &IssueRequest) -> Result<Credentials, IssueError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        *self.last.lock().unwrap() = Some(request.clone());
         let takes = *self.takes.lock().unwrap();
         tokio::time::sleep(takes).await;
         if let Some(code) = *self.refuses.lock().unwrap() {
@@ -96,7 +101,11 @@ struct Test {
     kernel: FakeKernel,
     issuer: FakeIssuer,
     store: Arc<Store>,
+    ruling: Arc<ArcSwapOption<Ruling>>,
+    facts: Arc<ArcSwap<Facts>>,
     bridge: Arc<Bridge<FakeKernel, FakeIssuer, Anchored>>,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
 }
 
 impl Test {
@@ -110,14 +119,6 @@ impl Test {
     }
 
     fn empty() -> Self {
-        let clock = Anchored(Instant::now());
-        let metrics = Arc::new(Metrics::new());
-        let kernel = FakeKernel::default();
-        let issuer =
-            FakeIssuer { clock: clock.clone(), takes: Arc::default(), refuses: Arc::default(), calls: Arc::default() };
-        let runtime = tokio::runtime::Handle::current();
-        let cache = CredentialCache::new(issuer.clone(), clock.clone(), || 0.5, runtime, metrics.clone());
-        let store = Arc::new(Store::new(Box::new(|_| {})));
         let base = BaseArn::parse("arn:aws:iam::111122223333:role/").unwrap();
         let rules = Rules {
             ceiling: vec![Glob::parse("arn:aws:iam::111122223333:role/*").unwrap()],
@@ -129,28 +130,48 @@ impl Test {
             session_scope: SessionScope::Pod,
             node: "n".into(),
         };
+        Self::with(rules, false, io::sink())
+    }
+
+    fn with(rules: Rules, service_accounts: bool, audit: impl io::Write + Send + 'static) -> Self {
+        let clock = Anchored(Instant::now());
+        let metrics = Arc::new(Metrics::new());
+        let kernel = FakeKernel::default();
+        let issuer = FakeIssuer {
+            clock: clock.clone(),
+            takes: Arc::default(),
+            refuses: Arc::default(),
+            calls: Arc::default(),
+            last: Arc::default(),
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let cache = CredentialCache::new(issuer.clone(), clock.clone(), || 0.5, runtime, metrics.clone());
+        let store = Arc::new(Store::new(Box::new(|_| {})));
         let terms = IssueTerms {
             source: Source::AssumeRole { first_hop: None },
             duration: Duration::from_secs(3600),
             region: "us-west-2".into(),
         };
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
-        let audit = Audit::new(io::sink(), "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap();
+        let audit = Arc::new(Audit::new(audit, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap());
+        let ruling = Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms }));
+        let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
+        let facts = Arc::new(ArcSwap::from_pointee(facts));
         let bridge = Arc::new(Bridge::new(Parties {
             identity: Identity::Kernel(Resolver::new(kernel.clone())),
             store: store.clone(),
-            service_accounts: false,
-            ruling: Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms })),
+            service_accounts,
+            ruling: ruling.clone(),
             cache: Arc::new(ArcSwapOption::from_pointee(cache)),
             keys: Arc::new(ArcSwap::from_pointee(KeyRing::new(vec![key]))),
-            facts: Arc::new(ArcSwap::from_pointee(Facts { region: Some("us-west-2".into()), ..Facts::default() })),
+            facts: facts.clone(),
             imds_v1: false,
             clock,
             nonce: || [7; 12],
-            audit: Arc::new(audit),
-            metrics,
+            audit: audit.clone(),
+            metrics: metrics.clone(),
         }));
-        Self { kernel, issuer, store, bridge }
+        Self { kernel, issuer, store, ruling, facts, bridge, audit, metrics }
     }
 
     fn socket(&self, netns: u64, cookie: u64, pod: &str, container: &str) {
@@ -248,6 +269,27 @@ async fn a_pod_that_comes_in_time_is_served() {
         after(600, || test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"*\"]"}))),
     );
     assert_eq!(answer.0, 200, "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fact_that_may_still_come_is_not_missing() {
+    const PARTITION: &str = "/latest/meta-data/services/partition";
+    const DOCUMENT: &str = "/latest/dynamic/instance-identity/document";
+    let test = Test::new();
+    assert_eq!(test.get(PARTITION).await.0, 404, "all there is to know is known, and this is not");
+    let ruling = test.ruling.swap(None);
+    assert_eq!(test.get("/latest/meta-data/placement/region").await, (200, "us-west-2".into()));
+    let begin = Instant::now();
+    assert_eq!(test.get(PARTITION).await.0, 503);
+    // In steps of 20 ms, none beyond the budget.
+    assert_eq!(begin.elapsed().as_millis(), 780);
+    assert_eq!(test.get(DOCUMENT).await.0, 503, "half a document is none");
+    let known = after(300, || {
+        test.facts.store(Arc::new(Facts { partition: Some("aws".into()), ..Facts::default() }));
+        test.ruling.store(ruling);
+    });
+    let (answer, ()) = tokio::join!(test.get(PARTITION), known);
+    assert_eq!(answer, (200, "aws".into()));
 }
 
 #[tokio::test(start_paused = true)]

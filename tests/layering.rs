@@ -32,6 +32,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "issuer::base",
             "pods::watch",
             "pods::store",
+            "pods::taint",
+            "pods::read",
             "redirect::nft",
             "redirect::routing",
             "caller::netns",
@@ -43,7 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "state",
         ],
     ),
-    ("L3", &["cache", "caller::resolver", "audit"]),
+    ("L3", &["cache", "caller::resolver", "audit", "explain"]),
     ("L4", &["bridge"]),
     ("L5", &["server", "admin"]),
     // One after the other: a subcommand reads its configuration, which names a log format.
@@ -71,7 +73,11 @@ struct Rule {
 
 const RULES: &[Rule] = &[
     Rule { why: "only issuer/ talks to AWS", names: AWS, only: &["issuer::sts", "issuer::base"] },
-    Rule { why: "only pods/watch.rs talks to Kubernetes", names: &["kube"], only: &["pods::watch"] },
+    Rule {
+        why: "only pods/watch.rs, pods/read.rs and pods/taint.rs talk to Kubernetes",
+        names: &["kube"],
+        only: &["pods::watch", "pods::read", "pods::taint"],
+    },
     Rule { why: "only metrics.rs knows the metrics library", names: &["prometheus"], only: &["metrics"] },
     Rule { why: "only redirect/nft.rs starts processes", names: CHILDREN, only: &["redirect::nft"] },
     Rule { why: "only clock.rs reads a clock", names: CLOCKS, only: &["clock"] },

@@ -11,8 +11,12 @@ mod answers;
 mod attacks;
 #[path = "netns/claims.rs"]
 mod claims;
+#[path = "netns/connections.rs"]
+mod connections;
 #[path = "netns/containers.rs"]
 mod containers;
+#[path = "netns/family.rs"]
+mod family;
 #[path = "netns/flags.rs"]
 mod flags;
 #[path = "netns/guard.rs"]
@@ -38,10 +42,11 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 12] = [
+    let modules: [&[Trial]; 13] = [
         answers::TRIALS,
         attacks::TRIALS,
         claims::TRIALS,
+        connections::TRIALS,
         containers::TRIALS,
         flags::TRIALS,
         guard::TRIALS,

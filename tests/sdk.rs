@@ -9,6 +9,8 @@
 mod bad_objects;
 #[path = "sdk/bystander.rs"]
 mod bystander;
+#[path = "sdk/explain.rs"]
+mod explain;
 #[path = "sdk/faults.rs"]
 mod faults;
 #[path = "sdk/identity.rs"]
@@ -32,8 +34,9 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 7] = [
+    let modules: [&[Trial]; 8] = [
         bad_objects::TRIALS,
+        explain::TRIALS,
         faults::TRIALS,
         identity::TRIALS,
         kube_api::TRIALS,

@@ -19,7 +19,8 @@ rust_flags() {
         printf '%s\n' "--remap-path-prefix=$registry=/crates"
     done
     # Only where somebody has the component rust-src does the compiler know these by another name.
-    printf '%s\n' "--remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$(rustc -vV | sed -n 's/^commit-hash: //p')"
+    commit=$(rustc -vV | sed -n 's/^commit-hash: //p')
+    printf '%s\n' "--remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$commit"
 }
 
 # Everything that a desk may have set to have it otherwise.
@@ -39,7 +40,12 @@ case $target:$(uname -m) in
         ;;
     *) fail "$target cannot be built on $(uname -m)" ;;
 esac
-# With a target named, the flags are not those of build scripts, and `cargo build --release` keeps its own results. Without symbols
-# the binary is a tenth smaller; where it panicked, it says by file and line.
-cargo rustc --quiet --locked --release --package podrole --bin podrole --target "$target" -- -C strip=symbols >&2
+# Without symbols the binary is a tenth smaller: where it panicked, it says by file and line. Packed relocations are a twentieth,
+# and Debian 12's loader knows them; its linker for arm64 does not.
+set -- -C strip=symbols
+case $target in
+    x86_64-*) set -- "$@" -C link-arg=-Wl,-z,pack-relative-relocs ;;
+esac
+# With a target named, the flags are not those of build scripts, and `cargo build --release` keeps its own results.
+cargo rustc --quiet --locked --release --package podrole --bin podrole --target "$target" -- "$@" >&2
 printf '%s\n' "$CARGO_TARGET_DIR/$target/release/podrole"

@@ -7,7 +7,7 @@
 #   target/image/podrole-ARCH.oci.tar    the same as an archive: `ctr -n k8s.io images import` takes it
 #   target/image/podrole-ARCH.cdx.json   CycloneDX: crates that are compiled in, Debian packages
 #
-# One commit, one toolchain and one state of Debian's mirror give one digest. Set to have it otherwise:
+# One commit, one toolchain and one state of Debian's mirror give one digest. Set to have it otherwise (and rootfs.sh's mirrors):
 #   PODROLE_IMAGE_NAME      what containerd is to call it; localhost/podrole
 #   PODROLE_IMAGE_DIR       where the results go; target/image
 #   PODROLE_IMAGE_BINARY    a binary to put in, instead of one built here

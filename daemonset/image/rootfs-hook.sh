@@ -20,7 +20,8 @@ mkdir -p etc/ssl/certs
 # What is inside, a file for each package, where scanners look in images that have no package manager.
 mkdir var/lib/dpkg/status.d
 for deb in "$debs"/*.deb; do
-    { dpkg-deb -f "$deb" && printf 'SHA256: ' && sha256sum < "$deb" | cut -d ' ' -f 1; } > "var/lib/dpkg/status.d/$(dpkg-deb -f "$deb" Package)"
+    package=$(dpkg-deb -f "$deb" Package)
+    { dpkg-deb -f "$deb" && printf 'SHA256: ' && sha256sum < "$deb" | cut -d ' ' -f 1; } > "var/lib/dpkg/status.d/$package"
 done
 rm -rf "$debs"/*.deb "$debs/files"
 

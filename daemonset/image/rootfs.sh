@@ -23,7 +23,8 @@ mirror_of() {
 debian=${PODROLE_DEBIAN_MIRROR:-$(mirror_of Debian)}
 security=${PODROLE_DEBIAN_SECURITY_MIRROR:-$(mirror_of Debian-Security)}
 [ -n "$debian" ] && [ -n "$security" ] ||
-    fail "apt knows no mirror of Debian and of its security updates: run apt-get update, or set PODROLE_DEBIAN_MIRROR and PODROLE_DEBIAN_SECURITY_MIRROR"
+    fail "apt knows no mirror of Debian or of its security updates: run apt-get update, or set PODROLE_DEBIAN_MIRROR and" \
+        "PODROLE_DEBIAN_SECURITY_MIRROR"
 
 umask 022
 mmdebstrap --quiet --variant=extract --architectures="$arch" --format=tar --include=nftables \
@@ -33,14 +34,16 @@ deb $debian $suite-updates main
 deb $security $suite-security main
 SOURCES
 
-# Manuals, tools of glibc's that no program here links, what apt and dpkg leave behind, and what is this machine's own. Copyright notices stay: the licences ask for them.
+# Without manuals, libraries of glibc's that no program here links, what apt and dpkg leave behind, and what is this machine's own.
+# Copyright notices stay: the licences ask for them.
 mmtarfilter \
     --path-exclude='/usr/share/doc/*/*' --path-include='/usr/share/doc/*/copyright' \
     --path-exclude='/usr/share/man*' --path-exclude='/usr/share/lintian*' \
     --path-exclude='/usr/lib/*/gconv*' --path-exclude='/lib/systemd*' \
     --path-exclude='/etc/apt*' --path-exclude='/etc/dpkg*' --path-exclude='/var/cache*' --path-exclude='/var/log*' \
     --path-exclude='/var/lib/apt*' --path-exclude='/var/lib/dpkg/*' --path-include='/var/lib/dpkg/status.d*' \
-    --path-exclude=/etc/fstab --path-exclude=/etc/hostname --path-exclude=/etc/resolv.conf --path-exclude=/etc/nftables.conf \
+    --path-exclude=/etc/fstab --path-exclude=/etc/hostname --path-exclude=/etc/resolv.conf \
+    --path-exclude=/etc/nftables.conf \
     --path-exclude='/lib/*/libmvec.*' --path-exclude='/lib/*/libnsl.*' --path-exclude='/lib/*/libthread_db.*' \
     --path-exclude='/lib/*/libmemusage.so' --path-exclude='/lib/*/libpcprofile.so' --path-exclude='/lib/*/libc_malloc_debug.*' \
     --path-exclude='/dev/*' --path-exclude=/tmp \

@@ -22,7 +22,7 @@ use crate::issuer::{Code, OnCall, Source};
 use crate::metrics::Metrics;
 use crate::policy::Rules;
 use crate::readiness::BlockReady;
-use crate::types::{BaseArn, Glob, RoleArn, SessionName};
+use crate::types::{BaseArn, RoleArn, SessionName};
 use crate::upstream::client::{Client, NodeFacts};
 
 /// Between attempts: doubled from the first to the second.
@@ -90,7 +90,7 @@ async fn attempt(
     let region = region.ok_or_else(|| anyhow::anyhow!("the metadata service knows no region: set --region"))?;
     let settings = Settings {
         region: region.clone(),
-        first_hop: config.assume_role.clone(),
+        first_hop: config.policy.assume_role.clone(),
         node_session: SessionName::of_node(&config.node),
         ca_bundle: config.ca_bundle.as_ref().map(std::fs::read).transpose()?,
     };
@@ -99,7 +99,7 @@ async fn attempt(
     complete_facts(config, discovered, node.facts.clone(), own.as_ref().unwrap_or(&signer));
     let rules = rules(config, &signer, own.as_ref(), &node)?;
     let terms = IssueTerms {
-        source: Source::AssumeRole { first_hop: config.assume_role.clone() },
+        source: Source::AssumeRole { first_hop: config.policy.assume_role.clone() },
         duration: config.session_duration,
         region,
     };
@@ -131,31 +131,11 @@ fn rules(
     own: Option<&CallerIdentity>,
     node: &NodeFacts,
 ) -> anyhow::Result<Rules> {
-    let base = match &config.base {
-        Some(base) => base.clone(),
-        // With a first hop that is the signer, and its account the pods' base.
-        None => BaseArn::of_account(&signer.partition, &signer.account)?,
-    };
-    let ceiling = match config.ceiling.as_slice() {
-        [] => vec![Glob::parse(&format!("{}*", base.account_prefix()))?],
-        ceiling => ceiling.to_vec(),
-    };
-    let own_roles = [
-        signer.role.clone(),
-        own.and_then(|own| own.role.clone()),
-        config.assume_role.clone(),
-        node_role(node, own.unwrap_or(signer))?,
-    ];
-    Ok(Rules {
-        base,
-        ceiling,
-        own_roles: own_roles.into_iter().flatten().collect(),
-        require_allow: config.require_allow,
-        allow: config.allow.clone(),
-        container_roles: config.container_roles,
-        session_scope: config.session_scope,
-        node: config.node.clone(),
-    })
+    // With a first hop that is the signer, and its account the pods' base.
+    let account = BaseArn::of_account(&signer.partition, &signer.account)?;
+    let own_roles =
+        [signer.role.clone(), own.and_then(|own| own.role.clone()), node_role(node, own.unwrap_or(signer))?];
+    Ok(config.policy.rules(account, own_roles.into_iter().flatten(), config.node.clone())?)
 }
 
 /// The role of the node's instance profile. It is the node's account's, which need not be that of whoever signs.

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use super::owner::NotOwner;
 use crate::cache::Miss;
 use crate::caller::resolver::Unproven;
-use crate::imds::{Fact, Facts, Refusal, TokenError};
+use crate::imds::{Refusal, TokenError};
 use crate::policy::{DenyReason, NotYet};
 use crate::types::RoleArn;
 
@@ -85,19 +85,6 @@ pub enum Unready {
 // === impl Outcome ===
 
 impl Outcome {
-    /// The answer for one fact.
-    pub(super) fn fact(facts: &Facts, fact: Fact, ttl: Option<u32>) -> Self {
-        let value = match fact {
-            Fact::Region => &facts.region,
-            Fact::Zone => &facts.zone,
-            Fact::ZoneId => &facts.zone_id,
-            Fact::InstanceType => &facts.instance_type,
-            Fact::Domain => &facts.domain,
-            Fact::Partition => &facts.partition,
-        };
-        value.as_ref().map_or(Self::NotFound, |value| Self::Text { body: value.to_string(), ttl })
-    }
-
     /// The label.
     pub fn name(&self) -> &'static str {
         match self {

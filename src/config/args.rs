@@ -4,6 +4,8 @@
 
 use clap::Args;
 
+use super::PolicyArgs;
+
 /// Flags of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
@@ -16,39 +18,18 @@ pub struct RunArgs {
     /// Where the node runs: ec2 | none
     #[arg(long, env = "PODROLE_PLATFORM", default_value = "ec2")]
     pub platform: String,
-    /// What role names without arn: are completed with, such as arn:aws:iam::111122223333:role/ [default: podrole's own account]
-    #[arg(long, env = "PODROLE_BASE_ROLE_ARN")]
-    pub base_role_arn: Option<String>,
-    /// Glob over full ARNs that every role must match; repeat or separate by commas [default: every role of the base account]
-    #[arg(long, env = "PODROLE_ROLE_CEILING", value_delimiter = ',')]
-    pub role_ceiling: Vec<String>,
+    /// Who may have which role
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     /// How callers are identified: kernel | ip (weaker: trusts pod addresses)
     #[arg(long, env = "PODROLE_IDENTITY", default_value = "kernel")]
     pub identity: String,
     /// Where credentials come from: assume-role
     #[arg(long, env = "PODROLE_CREDENTIAL_SOURCE", default_value = "assume-role")]
     pub credential_source: String,
-    /// Role to assume first; pods' roles are then assumed by it
-    #[arg(long, env = "PODROLE_ASSUME_ROLE_ARN")]
-    pub assume_role_arn: Option<String>,
-    /// Who shares an STS session: pod | service-account | role
-    #[arg(long, env = "PODROLE_SESSION_SCOPE", default_value = "pod")]
-    pub session_scope: String,
     /// Length of a session, 15m to 12h (1h at most where roles are chained)
     #[arg(long, env = "PODROLE_SESSION_DURATION", default_value = "1h")]
     pub session_duration: String,
-    /// Roles a namespace may use besides its own annotation: NS=GLOB[,GLOB]; repeat for more
-    #[arg(long, env = "PODROLE_ALLOW", value_delimiter = ';')]
-    pub allow: Vec<String>,
-    /// Whether a namespace without any list allows nothing: true | false
-    #[arg(long, env = "PODROLE_REQUIRE_ALLOW", default_value = "true")]
-    pub require_allow: String,
-    /// Per-container roles in pods where a container may read its siblings' packets: shared (work) | strict (refused)
-    #[arg(long, env = "PODROLE_CONTAINER_ROLES", default_value = "shared")]
-    pub container_roles: String,
-    /// Whether eks.amazonaws.com/role-arn of the service account is a source of roles: true | false
-    #[arg(long, env = "PODROLE_SERVICE_ACCOUNT_ROLES", default_value = "false")]
-    pub service_account_roles: String,
     /// Requests without a session token (IMDSv1): deny | allow; a namespace can allow its own
     #[arg(long = "imds-v1", env = "PODROLE_IMDS_V1", default_value = "deny")]
     pub imds_v1: String,
@@ -65,6 +46,9 @@ pub struct RunArgs {
     /// A second address, with /metrics only
     #[arg(long, env = "PODROLE_METRICS_ADDR")]
     pub metrics_addr: Option<String>,
+    /// Key of a taint to take off this node once the daemon is ready, such as podrole.dev/not-ready [default: none]
+    #[arg(long, env = "PODROLE_STARTUP_TAINT")]
+    pub startup_taint: Option<String>,
     /// Directory for the session token keys; root's alone, on a tmpfs
     #[arg(long, env = "PODROLE_STATE_DIR", default_value = "/run/podrole")]
     pub state_dir: String,

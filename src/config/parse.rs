@@ -159,6 +159,21 @@ impl Problems {
         address.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 9441).into())
     }
 
+    pub(super) fn taint(&mut self, flag: &str, text: &str) -> Option<Arc<str>> {
+        let (prefix, name) = text.split_once('/').unwrap_or(("x", text));
+        let part = |text: &str, most: usize| {
+            let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+            let (first, last) = (text.bytes().next(), text.bytes().next_back());
+            let all = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            text.len() <= most && edge(first) && edge(last) && all
+        };
+        if part(prefix, 253) && part(name, 63) {
+            return Some(text.into());
+        }
+        self.add(format!("{flag}: {text:?} is not the key of a taint, such as podrole.dev/not-ready"));
+        None
+    }
+
     pub(super) fn region(&mut self, text: Option<String>) -> Option<Arc<str>> {
         let text = text?;
         // It becomes part of a host name.

@@ -17,7 +17,7 @@ fn config(flags: &[&str], environment: &[(&str, &str)]) -> Result<Config, Vec<St
 fn defaults() {
     let config = config(&["--node-name", "n"], &[]).unwrap();
     assert_eq!((config.platform, config.identity), (Platform::Ec2, IdentityMode::Kernel));
-    assert!(config.require_allow && !config.imds_v1 && config.ceiling.is_empty());
+    assert!(config.policy.require_allow && !config.imds_v1 && config.policy.ceiling.is_empty());
     assert_eq!((config.session_duration, config.ports), (Duration::from_secs(3600), 18181..=18188));
     assert_eq!(config.metadata_endpoint.host(), Some("169.254.169.254"));
 }
@@ -84,7 +84,7 @@ fn lists() {
         &[("AWS_REGION", "eu-west-1")],
     )
     .unwrap();
-    assert_eq!((config.ceiling.len(), config.allow.len()), (2, 1));
+    assert_eq!((config.policy.ceiling.len(), config.policy.allow.len()), (2, 1));
     assert_eq!(config.region.as_deref(), Some("eu-west-1"));
 }
 
@@ -102,5 +102,20 @@ fn brackets_are_right_around_either_kind_of_address() {
         let found = config(&["--node-name=n", &format!("--metrics-addr={text}")], &[]);
         let found = found.ok().and_then(|config| config.metrics_addr);
         assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{text}");
+    }
+}
+
+#[test]
+fn taints_are_keys_as_kubernetes_has_them() {
+    for (text, good) in [
+        ("podrole.dev/not-ready", true),
+        ("not-ready", true),
+        ("podrole.dev/not-ready:NoSchedule", false),
+        ("podrole.dev/", false),
+        ("/x", false),
+        ("-x", false),
+        ("", false),
+    ] {
+        assert_eq!(config(&["--node-name=n", &format!("--startup-taint={text}")], &[]).is_ok(), good, "{text}");
     }
 }

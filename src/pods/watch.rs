@@ -47,13 +47,18 @@ pub struct Settings {
 
 /// A client for the API server named by `kubeconfig`, or by the pod we run in.
 pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let mut config = match kubeconfig {
+    let config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
         }
         None => kube::Config::incluster().context("not in a pod with a service account: set --kubeconfig")?,
     };
+    finish(config)
+}
+
+/// A client that does not wait for ever.
+pub(super) fn finish(mut config: kube::Config) -> anyhow::Result<Client> {
     config.connect_timeout = Some(KUBE_CONNECT);
     config.read_timeout = Some(KUBE_READ);
     // A pooled connection's idle time is not the server's silence.
@@ -142,10 +147,13 @@ where
                 continue;
             }
         };
-        backoff = BACKOFF.0;
         metrics.watch_event(watch, SystemClock.boot());
         match event {
-            Event::Init => relist.clear(),
+            // An attempt and no success: it precedes every list, those that are refused too.
+            Event::Init => {
+                relist.clear();
+                continue;
+            }
             Event::InitApply(object) => relist.extend(entry(&object, watch)),
             Event::InitDone => {
                 let entries = std::mem::take(&mut relist);
@@ -165,6 +173,7 @@ where
                 }
             }
         }
+        backoff = BACKOFF.0;
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{ContainerRoles, Rules, SessionScope};
 use crate::types::{
-    BadAnnotation, ContainerId, Denial, ExternalId, NamespaceEntry, PodEntry, RoleArn, RoleRef, ServiceAccountEntry,
-    SessionName,
+    Annotation, BadAnnotation, ContainerId, ContainerRole, Denial, ExternalId, NamespaceEntry, PodEntry, RoleArn,
+    RoleRef, ServiceAccountEntry, SessionName,
 };
 
 /// Whom a decision is about. `None` means "the watch has not shown it", never "it does not exist".
@@ -28,6 +28,20 @@ pub enum ServiceAccount<'a> {
     Unseen,
     /// As the watch shows it.
     Seen(&'a ServiceAccountEntry),
+}
+
+/// Where a container's role is asked for: the first place that is set, also when what it says is "none" or cannot be read. Falling
+/// through to the next one would give a pod a role that its owner meant to replace.
+#[derive(Clone, Copy, Debug)]
+pub enum RoleSource<'a> {
+    /// The pod's annotation for this container.
+    Container(&'a ContainerRole),
+    /// The pod's annotation.
+    Pod(&'a Annotation<RoleRef>),
+    /// The service account's annotation.
+    ServiceAccount(&'a Annotation<RoleRef>),
+    /// Nowhere.
+    Nowhere,
 }
 
 /// The answer to "which role?".
@@ -88,6 +102,32 @@ pub enum NotYet {
     ServiceAccount,
 }
 
+// === impl Subject ===
+
+impl<'a> Subject<'a> {
+    /// Where the role is asked for.
+    pub fn source(self) -> Result<RoleSource<'a>, NotYet> {
+        let pod = self.pod;
+        if !pod.container_roles.is_empty() {
+            // An id that the statuses do not show may be the container with the override: the pod's role would be the wrong one.
+            let name = self.container.and_then(|id| pod.container_name(id)).ok_or(NotYet::Container)?;
+            if let Some(over) = pod.container_roles.iter().find(|over| over.container == *name) {
+                return Ok(RoleSource::Container(over));
+            }
+        }
+        if let Some(role) = &pod.role {
+            return Ok(RoleSource::Pod(role));
+        }
+        match self.service_account {
+            ServiceAccount::Off => Ok(RoleSource::Nowhere),
+            ServiceAccount::Unseen => Err(NotYet::ServiceAccount),
+            ServiceAccount::Seen(account) => {
+                Ok(account.role.as_ref().map_or(RoleSource::Nowhere, RoleSource::ServiceAccount))
+            }
+        }
+    }
+}
+
 // === impl Rules ===
 
 impl Rules {
@@ -102,10 +142,11 @@ impl Rules {
 
     fn grant(&self, subject: Subject<'_>) -> Result<Grant, Refusal> {
         let pod = subject.pod;
+        // First, as whoever serves requests must have seen it before it asks here.
+        let namespace = subject.namespace.ok_or(Refusal::NotYet(NotYet::Namespace))?;
         if pod.finished {
             return Err(DenyReason::PodFinished.into());
         }
-        let namespace = subject.namespace.ok_or(Refusal::NotYet(NotYet::Namespace))?;
         let role = self.requested(subject)?;
         let role = role.resolve(&self.base).map_err(|error| {
             DenyReason::BadRole(BadAnnotation::Role { key: "role, completed with --base-role-arn,".into(), error })
@@ -114,45 +155,23 @@ impl Rules {
         Ok(Grant { session_name: self.session_name(pod)?, external_id: external_id(pod, namespace)?, role })
     }
 
-    /// The first source that is set decides, also when what it says is "none" or cannot be read: falling through to the next one
-    /// would give a pod a role that its owner meant to replace.
     fn requested<'a>(&self, subject: Subject<'a>) -> Result<&'a RoleRef, Refusal> {
-        if let Some(role) = self.overridden(subject)? {
-            return Ok(role);
-        }
-        if let Some(role) = &subject.pod.role {
-            return role.as_ref().map_err(|bad| DenyReason::BadRole(bad.clone()).into());
-        }
-        match subject.service_account {
-            ServiceAccount::Off => Err(DenyReason::NoRole.into()),
-            ServiceAccount::Unseen => Err(Refusal::NotYet(NotYet::ServiceAccount)),
-            ServiceAccount::Seen(account) => match &account.role {
-                None => Err(DenyReason::NoRole.into()),
-                Some(role) => role.as_ref().map_err(|bad| DenyReason::BadRole(bad.clone()).into()),
-            },
-        }
-    }
-
-    /// The container's own role; `None` where the pod's applies to it.
-    fn overridden<'a>(&self, subject: Subject<'a>) -> Result<Option<&'a RoleRef>, Refusal> {
-        let pod = subject.pod;
-        if pod.container_roles.is_empty() {
-            return Ok(None);
-        }
         match self.container_roles {
-            ContainerRoles::Strict if pod.can_sniff => return Err(DenyReason::ContainerRolesRefused.into()),
+            ContainerRoles::Strict if subject.pod.can_sniff && !subject.pod.container_roles.is_empty() => {
+                return Err(DenyReason::ContainerRolesRefused.into());
+            }
             ContainerRoles::Strict | ContainerRoles::Shared => {}
         }
-        // An id that the statuses do not show may be the container with the override: the pod's role would be the wrong one.
-        let name = subject.container.and_then(|id| pod.container_name(id)).ok_or(Refusal::NotYet(NotYet::Container))?;
-        match pod.container_roles.iter().find(|over| over.container == *name) {
-            None => Ok(None),
-            Some(over) => match &over.role {
-                Ok(Some(role)) => Ok(Some(role)),
-                Ok(None) => Err(DenyReason::NoRole.into()),
-                Err(bad) => Err(DenyReason::BadRole(bad.clone()).into()),
+        let role = match subject.source().map_err(Refusal::NotYet)? {
+            RoleSource::Container(over) => match &over.role {
+                Ok(Some(role)) => return Ok(role),
+                Ok(None) => return Err(DenyReason::NoRole.into()),
+                Err(bad) => Err(bad),
             },
-        }
+            RoleSource::Pod(role) | RoleSource::ServiceAccount(role) => role.as_ref(),
+            RoleSource::Nowhere => return Err(DenyReason::NoRole.into()),
+        };
+        role.map_err(|bad| DenyReason::BadRole(bad.clone()).into())
     }
 
     fn check(&self, role: &RoleArn, namespace: &NamespaceEntry) -> Result<(), Refusal> {
@@ -258,6 +277,19 @@ impl DenyReason {
                 format!("role {role} is podrole's own or the node's, and is given to no pod; choose another")
             }
             Self::PodFinished => "the pod has ended".into(),
+        }
+    }
+}
+
+// === impl NotYet ===
+
+impl NotYet {
+    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Container => "container_unknown",
+            Self::Namespace => "namespace_unknown",
+            Self::ServiceAccount => "service_account_unknown",
         }
     }
 }

@@ -62,6 +62,11 @@ impl Glob {
         Ok(Self(text.trim_start_matches('/').into()))
     }
 
+    /// The pattern.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether the pattern, completed with `base` where it is no ARN, matches the whole of `role`.
     pub fn matches(&self, role: &RoleArn, base: &BaseArn) -> bool {
         if self.0.starts_with("arn:") {

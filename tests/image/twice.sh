@@ -13,10 +13,12 @@ trap 'rm -rf "$work"' EXIT
 fail() { printf 'twice: %s\n' "$*" >&2; exit 1; }
 [ -e "$first.oci.tar" ] || fail "$first.oci.tar is not there: run make image"
 
-case $arch in
-    amd64) binary=$target/x86_64-unknown-linux-gnu/release/podrole ;;
-    arm64) binary=$target/aarch64-unknown-linux-gnu/release/podrole ;;
-esac
+# One of the layers has it.
+for blob in "$first.oci"/blobs/sha256/*; do
+    tar -xzf "$blob" -C "$work" usr/bin/podrole 2>/dev/null && break
+done
+binary=$work/usr/bin/podrole
+[ -x "$binary" ] || fail "no binary is in $first.oci"
 again() {
     # What is committed and what is not, but for what was built. The commit is that of this directory.
     mkdir -p "$work/a longer path/to the source"
@@ -25,7 +27,8 @@ again() {
         umask 077
         GIT_DIR=$(git rev-parse --absolute-git-dir)
         cd "$work/a longer path/to the source"
-        export GIT_DIR GIT_WORK_TREE="$PWD" GIT_OPTIONAL_LOCKS=0 TZ=Pacific/Chatham LANG=C.UTF-8 TMPDIR="$work" PODROLE_IMAGE_DIR="$work/$1"
+        export GIT_DIR GIT_WORK_TREE="$PWD" GIT_OPTIONAL_LOCKS=0 PODROLE_IMAGE_DIR="$work/$1"
+        export TZ=Pacific/Chatham LANG=C.UTF-8 TMPDIR="$work"
         if [ "${REBUILD:-}" = 1 ]; then
             export CARGO_TARGET_DIR="$work/target"
         else

@@ -230,8 +230,10 @@ fn dead_daemon() -> Result<()> {
     // Control: the table is gone, and so is the second lock.
     on_node(&rig, "nft delete table inet podrole")?;
     open_second_lock(&rig)?;
-    let credentials = agents[0].1.credentials()?;
-    ensure!(credentials.role == NODE_ROLE, "{credentials:?}");
+    for address in METADATA {
+        let credentials = agents[0].1.to(Target::new((address, 80))).credentials()?;
+        ensure!(credentials.role == NODE_ROLE, "{address}: {credentials:?}");
+    }
     leak(&rig)
 }
 

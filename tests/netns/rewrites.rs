@@ -97,12 +97,16 @@ fn older_than_the_rules() -> Result<()> {
 fn goes_on() -> Result<()> {
     let rig = rig()?;
     let agents = agents(&rig)?;
-    let target = Target::v4();
-    let connection = agents[0].1.open(&target)?;
-    rig.imds.clear()?;
-    let answer = ask(&connection, &target)?;
-    ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
-    leak(&rig)
+    for (_, agent) in &agents {
+        for target in [Target::v4(), Target::v6()] {
+            let connection = agent.open(&target)?;
+            rig.imds.clear()?;
+            let answer = ask(&connection, &target)?;
+            ensure!(answer.starts_with(b"HTTP/1.1 200"), "{target:?}: {}", String::from_utf8_lossy(&answer));
+            leak(&rig)?;
+        }
+    }
+    Ok(())
 }
 
 /// What comes back to one request on an open connection, within a moment.

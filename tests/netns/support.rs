@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use podrole_lab::agent::{Agent, Client, CredsError, Failure, Response, Target};
 use podrole_lab::node::{METADATA_V4, METADATA_V6};
-use podrole_lab::pod::Pod;
+use podrole_lab::pod::{Pod, PodSpec, Shape};
 use podrole_lab::proc;
-use podrole_lab::rig::{ControlPlane, Rig, RigOptions};
+use podrole_lab::rig::{ControlPlane, ROLE, Rig, RigOptions};
 
 /// The namespace of most trials' pods: it allows every role.
 pub(crate) const TEAM: &str = "team";
@@ -41,6 +41,12 @@ pub(crate) fn ready() -> Result<Rig> {
     let mut rig = rig()?;
     rig.start(&[])?;
     Ok(rig)
+}
+
+/// Two pods of a shape, `victim` and `thief`, each with its role.
+pub(crate) fn two_pods(rig: &Rig, shape: Shape) -> Result<(Pod, Pod)> {
+    let pod = |name: &str| rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, &format!("{name}-role")));
+    Ok((pod("victim")?, pod("thief")?))
 }
 
 /// `client` gets credentials of `role`, in what STS, not podrole, says about them.

@@ -8,6 +8,7 @@
 # firewall that lets no reset out) or "repair" (the same, then a socket put into the established state with the server's numbers:
 # to every look it is the other end).
 import ctypes
+import re
 import socket
 import struct
 import subprocess
@@ -15,21 +16,24 @@ import sys
 import time
 
 address, port, line, way = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-METADATA = "169.254.169.254"
+V6 = ":" in address
+if V6:
+    FAMILY, ETHERTYPE, METADATA, GATEWAY = socket.AF_INET6, 0x86DD, "fd00:ec2::254", "fe80::1"
+else:
+    FAMILY, ETHERTYPE, METADATA, GATEWAY = socket.AF_INET, 0x0800, "169.254.169.254", "169.254.1.1"
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
-wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE))
 wire.bind(("eth0", 0))
 wire.settimeout(0.1)
 
 
 def gateway():
-    with open("/proc/net/arp") as table:
-        for row in table.readlines()[1:]:
-            fields = row.split()
-            if fields[0] == "169.254.1.1":
-                return bytes.fromhex(fields[3].replace(":", ""))
-    raise SystemExit("no gateway in the neighbour table")
+    command = ["ip", "neigh", "show", GATEWAY, "dev", "eth0"]
+    row = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    if "lladdr" not in row:
+        raise SystemExit("no gateway in the neighbour table")
+    return bytes.fromhex(row[row.index("lladdr") + 1].replace(":", ""))
 
 
 def checksum(data):
@@ -41,18 +45,36 @@ def checksum(data):
 
 
 def frame(flags, seq, ack, data=b""):
-    ends = socket.inet_aton(address) + socket.inet_aton(METADATA)
+    ends = socket.inet_pton(FAMILY, address) + socket.inet_pton(FAMILY, METADATA)
     tcp = struct.pack("!HHIIBBHHH", port, 80, seq, ack, 0x50, flags, 64240, 0, 0) + data
+    # The pseudo headers of the two families differ in zeroes only, which change no sum.
     tcp = tcp[:16] + checksum(ends + struct.pack("!HH", 6, len(tcp)) + tcp) + tcp[18:]
-    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + ends
-    ip = ip[:10] + checksum(ip) + ip[12:]
-    return gateway() + wire.getsockname()[4] + b"\x08\x00" + ip + tcp
+    if V6:
+        ip = struct.pack("!IHBB", 6 << 28, len(tcp), 6, 64) + ends
+    else:
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + ends
+        ip = ip[:10] + checksum(ip) + ip[12:]
+    return ROUTER + wire.getsockname()[4] + struct.pack("!H", ETHERTYPE) + ip + tcp
+
+
+def segment(packet):
+    """The TCP segment in a frame; nothing where there is none."""
+    ip = packet[14:]
+    if V6:
+        return ip[40:40 + int.from_bytes(ip[4:6], "big")] if ip[6] == 6 else b""
+    return ip[(ip[0] & 15) * 4:int.from_bytes(ip[2:4], "big")] if ip[9] == 6 else b""
+
+
+def whole(answer):
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return length is not None and len(body) >= int(length[1])
 
 
 def restored(seq, ack):
     """A socket that goes on where the old pod's one was."""
     repair, queue, queue_seq, window = 19, 20, 21, 29
-    other = socket.socket()
+    other = socket.socket(FAMILY)
     other.setsockopt(socket.IPPROTO_TCP, repair, 1)
     other.bind((address, port))
     for which, number in ((2, ack), (1, seq)):
@@ -65,8 +87,9 @@ def restored(seq, ack):
     return other
 
 
+ROUTER = gateway()
 if way == "filter":
-    mute = socket.socket()
+    mute = socket.socket(FAMILY)
     deny = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
     mute.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HxxxxxxQ", 1, ctypes.addressof(deny)))
     mute.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,32 +97,32 @@ if way == "filter":
     mute.setblocking(False)
     mute.connect_ex((METADATA, 80))
 else:
-    rules = "table ip mute { chain out { type filter hook output priority 0; tcp flags & rst == rst drop; }; }"
+    rules = "table inet mute { chain out { type filter hook output priority 0; tcp flags & rst == rst drop; }; }"
     subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
     wire.send(frame(SYN, 1_000_000, 0))
 
-end = time.monotonic() + 1.5
+end = time.monotonic() + 5
 said, injected = b"", False
 while time.monotonic() < end:
     try:
         packet, source = wire.recvfrom(65536)
     except TimeoutError:
         continue
-    if source[2] == socket.PACKET_OUTGOING or packet[23] != 6:
+    tcp = segment(packet)
+    if source[2] == socket.PACKET_OUTGOING or not tcp:
         continue
-    ip = packet[14:]
-    tcp = ip[(ip[0] & 15) * 4:int.from_bytes(ip[2:4], "big")]
     sport, dport, seq, ack, offset, flags = struct.unpack("!HHIIBB", tcp[:14])
     if (sport, dport) != (80, port):
         continue
     said += tcp[(offset >> 4) * 4:]
-    if flags & (RST | FIN) or b"\r\n\r\n" in said and said.endswith(b"}"):
+    if flags & (RST | FIN) or whole(said):
         break
     if not injected and flags & ACK:
         if flags & SYN:
             print("FRESH: the old connection is gone, this would be a new one")
             break
-        request = f"GET {line} HTTP/1.1\r\nHost: {METADATA}\r\n\r\n".encode()
+        host = f"[{METADATA}]" if V6 else METADATA
+        request = f"GET {line} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         injected = True
         if way == "repair":
             kept = restored(seq, ack)

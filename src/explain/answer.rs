@@ -1,0 +1,299 @@
+//! One pod's decisions in words. Every decision here is [`Rules::decide`]'s.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::documents::{Asked, Objects, started};
+use super::report::{Answer, ContainerReport, ListReport, PodReport, Requested, Verdict};
+use super::{ExplainError, Origin, Terms};
+use crate::pods::convert::{ALLOWED_ROLES, CONTAINER_ROLE, IRSA_ROLE, PERMITTED, ROLE};
+use crate::pods::index::{Index, Lookup};
+use crate::policy::{Decision, DenyReason, NotYet, RoleSource, Rules, ServiceAccount, SessionScope, Subject};
+use crate::types::{AllowList, Annotation, ContainerId, Glob, NamespaceEntry, PodEntry, RoleArn};
+
+/// As much of an annotation as is shown.
+const SHOWN: usize = 256;
+/// A longer list is not repeated in a command.
+const MAX_COMMAND: usize = 1024;
+
+/// Explains `asked`.
+pub(super) fn pod(
+    asked: &Asked,
+    index: &Index,
+    objects: &Objects,
+    rules: &Rules,
+    terms: &Terms,
+    container: Option<&str>,
+) -> Result<PodReport, ExplainError> {
+    let entry = match index.pod(&asked.entry.uid) {
+        Lookup::Found(entry) => entry.as_ref(),
+        // Not with an index that was made of these pods.
+        Lookup::Unknown | Lookup::Ambiguous => &asked.entry,
+    };
+    let view = View { asked, index, objects, rules, terms };
+    let wanted: Vec<&String> =
+        asked.containers.iter().filter(|name| container.is_none_or(|only| **name == only)).collect();
+    if let (Some(only), true) = (container, wanted.is_empty()) {
+        let there = asked.containers.join(", ");
+        return Err(ExplainError::NoContainer { pod: asked.title(), container: only.into(), there });
+    }
+    Ok(PodReport {
+        kind: asked.kind.clone(),
+        namespace: entry.namespace.to_string(),
+        name: entry.name.to_string(),
+        uid: asked.created.then(|| entry.uid.to_string()),
+        node: asked.node.clone(),
+        ips: entry.ips.iter().map(ToString::to_string).collect(),
+        service_account: entry.service_account.to_string(),
+        host_network: entry.host_network,
+        lists: view.lists(entry),
+        containers: wanted.into_iter().map(|name| view.container(entry, name)).collect(),
+        notes: view.notes(entry),
+    })
+}
+
+/// What a pod is seen by.
+struct View<'a> {
+    asked: &'a Asked,
+    index: &'a Index,
+    objects: &'a Objects,
+    rules: &'a Rules,
+    terms: &'a Terms,
+}
+
+// === impl View ===
+
+impl View<'_> {
+    fn container(&self, pod: &PodEntry, name: &str) -> ContainerReport {
+        let id = pod.containers.iter().find(|(_, known)| **known == *name).map(|(id, _)| id);
+        let answer = self.answer(self.subject(pod, id), name);
+        let waits = id.is_none() && answer.reason == Some(NotYet::Container.name());
+        let once_started = waits.then(|| {
+            let mut later = pod.clone();
+            later.containers = started(0, name).into_iter().collect();
+            let id = later.containers.first().map(|(id, _)| id);
+            self.answer(self.subject(&later, id), name)
+        });
+        let id = id.filter(|_| self.asked.created).map(ToString::to_string);
+        ContainerReport { name: name.into(), id, answer, once_started }
+    }
+
+    /// As the daemon asks.
+    fn subject<'a>(&'a self, pod: &'a PodEntry, container: Option<&'a ContainerId>) -> Subject<'a> {
+        let service_account =
+            match (self.terms.service_accounts, self.index.service_account(&pod.namespace, &pod.service_account)) {
+                (false, _) => ServiceAccount::Off,
+                (true, None) => ServiceAccount::Unseen,
+                (true, Some(account)) => ServiceAccount::Seen(account),
+            };
+        Subject { pod, container, namespace: self.index.namespace(&pod.namespace).map(Arc::as_ref), service_account }
+    }
+
+    fn answer(&self, subject: Subject<'_>, container: &str) -> Answer {
+        let decision = self.rules.decide(subject);
+        let source = subject.source().ok();
+        let role = source.and_then(|source| resolved(source, self.rules));
+        let mut answer = Answer {
+            requested: source.and_then(|source| self.requested(source, subject.pod, container)),
+            under_ceiling: role
+                .as_ref()
+                .map(|role| self.rules.ceiling.iter().any(|glob| glob.matches(role, &self.rules.base))),
+            on_lists: role.as_ref().map(|role| self.holding(role, subject)).unwrap_or_default(),
+            role: role.map(|role| role.to_string()),
+            decision: Verdict::Allow,
+            reason: None,
+            why: None,
+            fix: None,
+            command: None,
+            session_name: None,
+            external_id_set: None,
+            external_id_from: None,
+        };
+        match decision {
+            Decision::Allow(grant) => {
+                answer.session_name = self.knows_session(subject.pod).then(|| grant.session_name.as_str().to_owned());
+                answer.external_id_set = Some(grant.external_id.is_some());
+                answer.external_id_from = grant.external_id.map(|_| {
+                    let by_namespace = subject.namespace.is_some_and(|namespace| namespace.external_id.is_some());
+                    if by_namespace { "namespace" } else { "pod" }
+                });
+            }
+            Decision::Deny(reason) => {
+                let denial = reason.denial();
+                answer.decision = Verdict::Deny;
+                answer.reason = Some(denial.name());
+                answer.why = Some(reason.explain());
+                answer.fix = Some(denial.fix().into());
+                answer.command = subject.namespace.and_then(|namespace| self.command(&reason, namespace));
+            }
+            Decision::NotYet(what) => {
+                let (why, fix) = self.missing(what, subject.pod);
+                answer.decision = Verdict::NotYet;
+                answer.reason = Some(what.name());
+                answer.why = Some(why);
+                answer.fix = Some(fix);
+            }
+        }
+        answer
+    }
+
+    fn requested(&self, source: RoleSource<'_>, pod: &PodEntry, container: &str) -> Option<Requested> {
+        let (source, annotation, value) = match source {
+            RoleSource::Nowhere => return None,
+            RoleSource::Container(_) => {
+                let key = format!("{CONTAINER_ROLE}{container}");
+                let value = self.asked.annotations.get(&key).cloned();
+                ("container", key, value)
+            }
+            RoleSource::Pod(_) => ("pod", ROLE.into(), self.asked.annotations.get(ROLE).cloned()),
+            RoleSource::ServiceAccount(_) => {
+                let account = self.objects.service_accounts.iter().rev().map(|object| &object.metadata).find(|meta| {
+                    meta.name.as_deref() == Some(&*pod.service_account)
+                        && meta.namespace.as_deref() == Some(&*pod.namespace)
+                });
+                let value = account.and_then(|meta| meta.annotations.as_ref()?.get(IRSA_ROLE).cloned());
+                ("service-account", IRSA_ROLE.into(), value)
+            }
+        };
+        Some(Requested { source, annotation, value: clipped(&value.unwrap_or_default()) })
+    }
+
+    fn lists(&self, pod: &PodEntry) -> Vec<ListReport> {
+        let mut lists = Vec::new();
+        let text = |key: &str| {
+            let object = self.objects.namespaces.iter().rev().map(|object| &object.metadata);
+            let meta = object.into_iter().find(|meta| meta.name.as_deref() == Some(&*pod.namespace))?;
+            meta.annotations.as_ref()?.get(key).cloned()
+        };
+        if let Some(namespace) = self.index.namespace(&pod.namespace) {
+            for (source, list) in [(ALLOWED_ROLES, &namespace.allowed_roles), (PERMITTED, &namespace.permitted)] {
+                if let Some(list) = list {
+                    let error = list.as_ref().err().map(ToString::to_string);
+                    lists.push(ListReport { source, value: clipped(&text(source).unwrap_or_default()), error });
+                }
+            }
+        }
+        if let Some(AllowList::Globs(globs)) = self.rules.allow.get(&pod.namespace) {
+            let globs: Vec<&str> = globs.iter().map(Glob::as_str).collect();
+            lists.push(ListReport { source: "--allow", value: clipped(&globs.join(",")), error: None });
+        }
+        lists
+    }
+
+    fn holding(&self, role: &RoleArn, subject: Subject<'_>) -> Vec<&'static str> {
+        let namespace = subject.namespace;
+        let annotated = |list: Option<&Option<Annotation<AllowList>>>| matches!(list, Some(Some(Ok(list))) if list.allows(role, &self.rules.base));
+        let by_admin =
+            self.rules.allow.get(&subject.pod.namespace).is_some_and(|list| list.allows(role, &self.rules.base));
+        let all = [
+            (ALLOWED_ROLES, annotated(namespace.map(|namespace| &namespace.allowed_roles))),
+            (PERMITTED, annotated(namespace.map(|namespace| &namespace.permitted))),
+            ("--allow", by_admin),
+        ];
+        all.into_iter().filter(|(_, holds)| *holds).map(|(source, _)| source).collect()
+    }
+
+    /// Whether the session's name is known: it may end with the UID, or name the node.
+    fn knows_session(&self, pod: &PodEntry) -> bool {
+        match (&pod.session_name, self.rules.session_scope) {
+            (Some(_), _) | (None, SessionScope::Pod) => self.asked.created,
+            (None, SessionScope::ServiceAccount) => true,
+            (None, SessionScope::Role) => self.asked.node.is_some(),
+        }
+    }
+
+    fn missing(&self, what: NotYet, pod: &PodEntry) -> (String, String) {
+        let (namespace, account) = (&pod.namespace, &pod.service_account);
+        match (what, self.terms.origin) {
+            (NotYet::Container, _) => (
+                "the pod gives containers roles of their own, and its status does not show this container's id yet"
+                    .into(),
+                "Wait until the container has started; until then podrole tells it to come again (503), as SDKs do."
+                    .into(),
+            ),
+            (NotYet::Namespace, Origin::Files) => (
+                format!("namespace {namespace} is not among the files, so nobody can say what it allows"),
+                format!("Add it: kubectl get namespace {namespace} -o yaml | podrole explain -f FILE -f -"),
+            ),
+            (NotYet::Namespace, Origin::Api) => {
+                (format!("namespace {namespace} is not there"), "Look again: it may be on its way out.".into())
+            }
+            (NotYet::ServiceAccount, Origin::Files) => (
+                format!(
+                    "service account {account} of namespace {namespace} is not among the files, and may name a role"
+                ),
+                format!(
+                    "Add it: kubectl get -n {namespace} serviceaccount {account} -o yaml | podrole explain -f FILE -f -"
+                ),
+            ),
+            (NotYet::ServiceAccount, Origin::Api) => (
+                format!("service account {account} of namespace {namespace} is not there"),
+                "Make the service account anew, or give the pod a role by annotation.".into(),
+            ),
+        }
+    }
+
+    /// The command that lets a role into a namespace, where it is short and safe to paste.
+    fn command(&self, reason: &DenyReason, namespace: &NamespaceEntry) -> Option<String> {
+        let DenyReason::NamespaceNotPermitted(role) = reason else { return None };
+        let mut patterns: Vec<&str> = match &namespace.allowed_roles {
+            None => Vec::new(),
+            Some(Ok(AllowList::Globs(globs))) => globs.iter().map(Glob::as_str).collect(),
+            Some(Ok(AllowList::Regex(_)) | Err(_)) => return None,
+        };
+        patterns.push(role.as_str().strip_prefix(self.rules.base.as_str()).unwrap_or(role.as_str()));
+        let value = json!(patterns).to_string();
+        let plain = namespace.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let overwrite = if namespace.allowed_roles.is_some() { " --overwrite" } else { "" };
+        (plain && !value.contains('\'') && value.len() <= MAX_COMMAND)
+            .then(|| format!("kubectl annotate namespace {}{overwrite} '{ALLOWED_ROLES}={value}'", namespace.name))
+    }
+
+    fn notes(&self, pod: &PodEntry) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.asked.created {
+            notes.push(
+                "not made yet: answered as if it ran with every container started; its UID is not known, so neither is a session \
+                 name that ends with it"
+                    .into(),
+            );
+        }
+        if pod.host_network {
+            notes.push(
+                "on the node's network: this version of podrole does not stand between such a pod and the node's own metadata \
+                 service, whatever the decision is"
+                    .into(),
+            );
+        }
+        if !pod.container_roles.is_empty() && pod.can_sniff {
+            notes.push(
+                "a container of the pod has NET_RAW: it can read its siblings' credentials off the network that they share"
+                    .into(),
+            );
+        }
+        let unknown = pod
+            .container_roles
+            .iter()
+            .filter(|over| !self.asked.containers.iter().any(|name| **name == *over.container));
+        notes.extend(unknown.map(|over| format!("{CONTAINER_ROLE}{} names no container of this pod", over.container)));
+        notes
+    }
+}
+
+fn resolved(source: RoleSource<'_>, rules: &Rules) -> Option<RoleArn> {
+    let role = match source {
+        RoleSource::Container(over) => over.role.as_ref().ok()?.as_ref()?,
+        RoleSource::Pod(role) | RoleSource::ServiceAccount(role) => role.as_ref().ok()?,
+        RoleSource::Nowhere => return None,
+    };
+    role.resolve(&rules.base).ok()
+}
+
+fn clipped(text: &str) -> String {
+    if text.chars().count() <= SHOWN {
+        return text.into();
+    }
+    let kept: String = text.chars().take(SHOWN).collect();
+    format!("{kept}... ({} bytes in all)", text.len())
+}

@@ -1,0 +1,239 @@
+//! Single objects, read once from the API server: for what explains a decision, not for what makes one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::watch;
+
+/// For one request, with all that a kubeconfig's login program may do before it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to reach the API server.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Kubeconfigs, merged as kubectl does; empty: the service account of the pod we run in.
+    pub kubeconfigs: Vec<PathBuf>,
+    /// One of their contexts; `None`: the current one.
+    pub context: Option<String>,
+}
+
+/// Reads objects.
+pub struct Reader {
+    client: Client,
+    default_namespace: String,
+}
+
+/// An object that can be asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Object<'a> {
+    /// A pod: namespace and name.
+    Pod(&'a str, &'a str),
+    /// A namespace.
+    Namespace(&'a str),
+    /// A service account: namespace and name.
+    ServiceAccount(&'a str, &'a str),
+}
+
+/// Why there is no object.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The API server has none.
+    #[error("there is no {0}")]
+    NotFound(String),
+    /// The caller may not see it.
+    #[error(
+        "not allowed to read {what}: {said}; it takes the right to get (or list) pods and namespaces, and serviceaccounts where they \
+         are a source of roles"
+    )]
+    Forbidden {
+        /// What was asked for.
+        what: String,
+        /// The API server's words.
+        said: String,
+    },
+    /// The API server does not know the caller.
+    #[error(
+        "the API server does not accept these credentials ({0}); log in again, or choose another --context or --kubeconfig"
+    )]
+    Unauthorized(String),
+    /// A name that no object has.
+    #[error("{0:?} is not a name that a Kubernetes object can have")]
+    Name(String),
+    /// No answer, or none that can be read.
+    #[error("{}", causes(.0))]
+    Failed(#[from] anyhow::Error),
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// A reader by way of `access`.
+    pub async fn connect(access: &Access) -> Result<Self, ReadError> {
+        let config = config(access).await?;
+        let default_namespace = config.default_namespace.clone();
+        let client = watch::finish(config).context("cannot set up the Kubernetes client")?;
+        Ok(Self { client, default_namespace })
+    }
+
+    /// The namespace that is meant where none is named.
+    pub fn default_namespace(&self) -> &str {
+        &self.default_namespace
+    }
+
+    /// The object as the API server has it. Who may only list (as the daemon) is served as well as who may only get.
+    pub async fn read(&self, object: Object<'_>) -> Result<Value, ReadError> {
+        object.check()?;
+        match self.request(object, &object.path()).await {
+            Err(forbidden @ ReadError::Forbidden { .. }) => match self.request(object, &object.listed()).await {
+                Ok(mut list) => {
+                    let first = list["items"].as_array_mut().and_then(|items| items.drain(..).next());
+                    first.ok_or_else(|| ReadError::NotFound(object.to_string())).map(|found| object.typed(found))
+                }
+                Err(ReadError::Forbidden { .. }) => Err(forbidden),
+                Err(other) => Err(other),
+            },
+            result => result.map(|found| object.typed(found)),
+        }
+    }
+
+    async fn request(&self, object: Object<'_>, path: &str) -> Result<Value, ReadError> {
+        let request = http::Request::get(path).header(http::header::ACCEPT, "application/json").body(Vec::new());
+        let request = request.context("cannot make a request")?;
+        let answer = tokio::time::timeout(PATIENCE, self.client.request::<Value>(request)).await;
+        let answer = answer.map_err(|_| anyhow::anyhow!("the API server gave no answer within {PATIENCE:?}"))?;
+        answer.map_err(|error| {
+            let kube::Error::Api(status) = error else {
+                return anyhow::Error::new(error)
+                    .context("cannot ask the API server (is this the right --context, and can its server be reached from here?)")
+                    .into();
+            };
+            match status.code {
+                401 => ReadError::Unauthorized(status.message),
+                403 => ReadError::Forbidden { what: object.to_string(), said: status.message },
+                404 => ReadError::NotFound(object.to_string()),
+                code => anyhow::anyhow!("the API server answers {code} for {object}: {}", status.message).into(),
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reader({})", self.default_namespace)
+    }
+}
+
+async fn config(access: &Access) -> anyhow::Result<kube::Config> {
+    let Some((first, rest)) = access.kubeconfigs.split_first() else {
+        return kube::Config::incluster()
+            .context("no --kubeconfig, no KUBECONFIG, no ~/.kube/config, and not in a pod with a service account");
+    };
+    let read = |path: &PathBuf| Kubeconfig::read_from(path).with_context(|| format!("cannot use {}", path.display()));
+    let merged = rest.iter().try_fold(read(first)?, |merged, path| {
+        merged.merge(read(path)?).with_context(|| format!("cannot use {} beside the others", path.display()))
+    })?;
+    let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
+    kube::Config::from_custom_kubeconfig(merged, &options).await.context("cannot use the kubeconfig")
+}
+
+// === impl Object ===
+
+impl Object<'_> {
+    /// Names become part of a path.
+    fn check(self) -> Result<(), ReadError> {
+        match self {
+            Self::Namespace(name) => check_name(name),
+            Self::Pod(namespace, name) | Self::ServiceAccount(namespace, name) => {
+                check_name(namespace).and_then(|()| check_name(name))
+            }
+        }
+    }
+
+    fn collection(self) -> String {
+        match self {
+            Self::Pod(namespace, _) => format!("/api/v1/namespaces/{namespace}/pods"),
+            Self::Namespace(_) => "/api/v1/namespaces".into(),
+            Self::ServiceAccount(namespace, _) => format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Pod(_, name) | Self::Namespace(name) | Self::ServiceAccount(_, name) => name,
+        }
+    }
+
+    fn path(self) -> String {
+        format!("{}/{}", self.collection(), self.name())
+    }
+
+    fn listed(self) -> String {
+        format!("{}?fieldSelector=metadata.name%3D{}", self.collection(), self.name())
+    }
+
+    /// Members of a list come without their kind.
+    fn typed(self, mut object: Value) -> Value {
+        let kind = match self {
+            Self::Pod(..) => "Pod",
+            Self::Namespace(_) => "Namespace",
+            Self::ServiceAccount(..) => "ServiceAccount",
+        };
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("apiVersion".into(), json!("v1"));
+            fields.insert("kind".into(), json!(kind));
+        }
+        object
+    }
+}
+
+impl std::fmt::Display for Object<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pod(namespace, name) => write!(f, "pod {name} in namespace {namespace}"),
+            Self::Namespace(name) => write!(f, "namespace {name}"),
+            Self::ServiceAccount(namespace, name) => write!(f, "service account {name} in namespace {namespace}"),
+        }
+    }
+}
+
+/// The whole chain, less what a link repeats of the next.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+fn check_name(name: &str) -> Result<(), ReadError> {
+    let fits = (1..=253).contains(&name.len())
+        && !name.starts_with(['.', '-'])
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.');
+    if fits { Ok(()) } else { Err(ReadError::Name(name.into())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_names_and_paths_are_those_of_the_api() {
+        assert_eq!(Object::Pod("shop", "web-1").path(), "/api/v1/namespaces/shop/pods/web-1");
+        assert_eq!(Object::Namespace("shop").listed(), "/api/v1/namespaces?fieldSelector=metadata.name%3Dshop");
+        for bad in ["", "..", "../secrets", "a/b", "a?b", "A", "-a", "a%2f"] {
+            assert!(Object::Namespace(bad).check().is_err(), "{bad}");
+            assert!(Object::Pod(bad, "a").check().is_err() && Object::Pod("a", bad).check().is_err(), "{bad}");
+        }
+    }
+}

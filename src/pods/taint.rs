@@ -1,0 +1,79 @@
+//! Takes a taint off this node once the daemon is ready: until then the scheduler keeps away the pods that would need it.
+//!
+//! The node is tainted by whoever makes it (a node group, Karpenter's startupTaints); nothing here ever adds one. Once per start:
+//! a taint that comes later is somebody's intent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::{Request, header};
+use kube::Client;
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::readiness::Readiness;
+
+/// Between looks at what the daemon waits for. Seconds matter to nobody: a node takes a minute to come.
+const LOOK: Duration = Duration::from_millis(500);
+/// Between attempts, doubled from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Waits until the daemon is ready, then removes every taint of `node` whose key is `key`. Ends when that is done.
+pub async fn remove_when_ready(client: Client, node: Arc<str>, key: Arc<str>, readiness: Readiness) {
+    while !readiness.is_ready() {
+        tokio::time::sleep(LOOK).await;
+    }
+    let mut pause = BACKOFF.0;
+    loop {
+        match remove(&client, &node, &key).await {
+            Ok(true) => return info!(taint = %key, "Pods may be scheduled to this node"),
+            Ok(false) => return info!(taint = %key, "This node has no such taint"),
+            Err(error) => {
+                warn!(taint = %key, error = %format_args!("{error:#}"), retry_in = ?pause, "Cannot remove the node's taint");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+async fn remove(client: &Client, node: &str, key: &str) -> anyhow::Result<bool> {
+    let path = format!("/api/v1/nodes/{node}");
+    let request = Request::get(&path).body(Vec::new())?;
+    let object: Value = client.request(request).await.with_context(|| format!("cannot read node {node}"))?;
+    let Some(patch) = removal(&object["spec"]["taints"], key) else { return Ok(false) };
+    let request = Request::patch(&path).header(header::CONTENT_TYPE, "application/json-patch+json");
+    let request = request.body(serde_json::to_vec(&patch)?)?;
+    let _: Value = client.request(request).await.with_context(|| format!("cannot patch node {node}"))?;
+    Ok(true)
+}
+
+/// The JSON patch that takes `key` out of `taints`, and fails if anybody changed them meanwhile; `None`: it is not among them.
+fn removal(taints: &Value, key: &str) -> Option<Value> {
+    let all = taints.as_array()?;
+    let rest: Vec<&Value> = all.iter().filter(|taint| taint["key"] != key).collect();
+    if rest.len() == all.len() {
+        return None;
+    }
+    Some(json!([
+        {"op": "test", "path": "/spec/taints", "value": taints},
+        {"op": "replace", "path": "/spec/taints", "value": rest},
+    ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_named_taint_goes() {
+        let (ours, other) = (json!({"key": "a", "effect": "NoSchedule"}), json!({"key": "b", "effect": "NoExecute"}));
+        let twice = json!([ours, other, {"key": "a", "effect": "NoExecute"}]);
+        let patch = removal(&twice, "a").unwrap();
+        assert_eq!((&patch[0]["value"], &patch[1]["value"]), (&twice, &json!([other])));
+        for without in [json!([other]), json!([]), Value::Null] {
+            assert_eq!(removal(&without, "a"), None, "{without}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The manifests of `daemonset/` on the real API server: what it accepts, what the rights in them are enough for, and what the
+//! policies among them refuse and let through. No container runs here; those that do are a test of their own.
+//!
+//! What is not installed is skipped, never passed: `tests/cluster/build.sh kube-apiserver kubectl` makes it. Run as root:
+//! `cargo test -p podrole --test addon`.
+#![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
+
+#[path = "addon/admission.rs"]
+mod admission;
+#[path = "addon/agree.rs"]
+mod agree;
+#[path = "addon/api.rs"]
+mod api;
+#[path = "addon/apply.rs"]
+mod apply;
+#[path = "addon/corpus.rs"]
+mod corpus;
+#[path = "addon/egress.rs"]
+mod egress;
+#[path = "addon/manifests.rs"]
+mod manifests;
+#[path = "addon/privileges.rs"]
+mod privileges;
+#[path = "addon/rights.rs"]
+mod rights;
+#[path = "addon/scrape.rs"]
+mod scrape;
+#[path = "addon/support.rs"]
+mod support;
+#[path = "addon/taint.rs"]
+mod taint;
+
+use std::process::ExitCode;
+
+use podrole_lab::world::{Trial, run_trials};
+
+fn main() -> ExitCode {
+    podrole_lab::hook();
+    let modules: [&[Trial]; 9] = [
+        admission::TRIALS,
+        agree::TRIALS,
+        apply::TRIALS,
+        egress::TRIALS,
+        manifests::TRIALS,
+        privileges::TRIALS,
+        rights::TRIALS,
+        scrape::TRIALS,
+        taint::TRIALS,
+    ];
+    run_trials("addon", modules.concat())
+}

@@ -1,0 +1,200 @@
+//! The manifests' rights are enough, and none of them is too many: without any one of them something named breaks.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use podrole_lab::cluster::Cluster;
+use podrole_lab::proc;
+use podrole_lab::rig::{ALLOWED_ROLES, ControlPlane, Rig};
+use podrole_lab::world::Trial;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::support::{Kubectl, SOON, SYSTEM, TEAM, account, object, real, render, served, spec, with_role};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("the_shipped_rights_suffice", suffice),
+    Trial::new("without_any_one_right_something_named_breaks", each).timeout(Duration::from_secs(300)),
+];
+
+/// One thing that may be done: (API group, resource, verb).
+pub(crate) type Right = (String, String, String);
+
+/// Granted for what is not built yet; the trials hold that nothing uses it, and so tell when this must go.
+const NOT_YET: [(&str, &str, &str); 2] = [("events.k8s.io", "events", "create"), ("events.k8s.io", "events", "patch")];
+const ROLE_PATH: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/podrole";
+
+fn suffice() -> Result<()> {
+    let mut rig = real()?;
+    let kubectl = Kubectl::new(&rig)?;
+    kubectl.apply(".")?;
+    let account = account(&rig, &kubectl)?;
+    rig.start(&["--kubeconfig", &account])?;
+    let early = with_role(&rig, "early", "web-role")?;
+    served(&rig, early.agent("app")?.v4(), "web-role")?;
+    // A namespace and a pod that come later, and a change: the watches work as the lists do.
+    rig.namespace("later", &["late-*"])?;
+    let late = rig.pod(spec("later", "late").annotation(podrole_lab::rig::ROLE, "late-role"))?;
+    served(&rig, late.agent("app")?.v4(), "late-role")?;
+    ensure!(rig.daemon()?.metric("podrole_watch_errors_total", &[])? == 0.0, "{}", rig.daemon()?.logs());
+
+    // Nothing beyond its own: no other role is bound to it, and what matters most is refused.
+    let bound = kubectl.run(&["get", "clusterrolebindings,rolebindings", "-A", "-o", "json"])?;
+    let bound: Value = serde_json::from_str(&bound.out)?;
+    let to_it = |binding: &&Value| {
+        list(&binding["subjects"]).any(|subject| subject["name"] == "podrole" && subject["namespace"] == SYSTEM)
+    };
+    let names: Vec<&Value> = list(&bound["items"]).filter(to_it).map(|binding| &binding["roleRef"]["name"]).collect();
+    ensure!(names == ["podrole"], "bound to {names:?}");
+    for (verb, resource) in
+        [("list", "secrets"), ("get", "pods"), ("create", "serviceaccounts/token"), ("patch", "nodes")]
+    {
+        ensure!(!may(&kubectl, "", resource, verb)?, "it may {verb} {resource}");
+    }
+
+    // What is granted for later is not used: a denied pod makes no Event.
+    let denied = rig.pod(spec(TEAM, "denied"))?;
+    ensure!(denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
+    proc::until("the denial", SOON, || {
+        Ok(rig.daemon()?.audit()?.iter().any(|line| line["pod"]["uid"] == denied.uid()).then_some(()))
+    })?;
+    let events = kubectl.run(&["get", "events.events.k8s.io", "-A", "-o", "name"])?;
+    ensure!(events.out.is_empty(), "Events are made now: empty NOT_YET and give each right a proof. {}", events.out);
+    Ok(())
+}
+
+fn each() -> Result<()> {
+    let mut rig = real()?;
+    let kubectl = Kubectl::new(&rig)?;
+    let api = Api::new(&rig)?;
+    // The base's rights, and those that its one option adds.
+    kubectl.apply("overlays/service-account-roles")?;
+    let account = account(&rig, &kubectl)?;
+    let flags = ["--kubeconfig", account.as_str(), "--service-account-roles", "true"];
+    let objects = render("overlays/service-account-roles")?;
+    let role = object(&objects, "ClusterRole", "podrole")?;
+    let all = rights(role)?;
+    let base = render(".")?;
+    let more: Vec<Right> = rights(object(&base, "ClusterRole", "podrole")?)?;
+    ensure!(more.iter().all(|right| all.contains(right)), "the option takes rights away: {more:?}, {all:?}");
+
+    let mut proven = Vec::new();
+    for right in &all {
+        let (group, resource, verb) = (right.0.as_str(), right.1.as_str(), right.2.as_str());
+        if NOT_YET.contains(&(group, resource, verb)) {
+            continue;
+        }
+        set(&api, role, &all.iter().filter(|other| *other != right).cloned().collect::<Vec<_>>())?;
+        let gone = format!("the loss of {verb} {resource}");
+        proc::until(&gone, SOON, || Ok((!may(&kubectl, group, resource, verb)?).then_some(())))?;
+        breaks(&mut rig, &flags, resource, verb).with_context(|| gone.clone())?;
+        // The control: with the right back the same daemon recovers by itself.
+        set(&api, role, &all)?;
+        recovers(&rig, resource, verb).with_context(|| format!("after {gone}"))?;
+        proven.push(right);
+    }
+    ensure!(proven.len() + NOT_YET.len() == all.len(), "{all:?} are granted, {proven:?} are used");
+    ensure!(proven.len() == 6, "{proven:?}");
+    Ok(())
+}
+
+/// Starts a daemon and shows what it cannot do.
+fn breaks(rig: &mut Rig<Cluster>, flags: &[&str], resource: &str, verb: &str) -> Result<()> {
+    rig.launch(flags)?;
+    let label = if resource == "serviceaccounts" { "service_accounts" } else { resource };
+    let watch = [("watch", label)];
+    proc::until(&format!("an error of the watch of {resource}"), SOON, || {
+        // It may not listen yet.
+        Ok(rig.daemon()?.metric("podrole_watch_errors_total", &watch).is_ok_and(|count| count >= 1.0).then_some(()))
+    })
+    .with_context(|| rig.daemon().map(|daemon| daemon.recently()).unwrap_or_default())?;
+    // Thousands of nodes with a wrong role must not become a load: the pauses grow.
+    proc::until("longer pauses", SOON, || Ok(rig.daemon()?.logs().contains("retry_in=800ms").then_some(())))?;
+    // Nothing else fails.
+    let sum = rig.daemon()?.metric("podrole_watch_errors_total", &[])?;
+    ensure!(sum == rig.daemon()?.metric("podrole_watch_errors_total", &watch)?, "{}", rig.daemon()?.metrics()?);
+    if verb == "list" && resource != "serviceaccounts" {
+        let (status, body) = rig.daemon()?.admin("/readyz")?;
+        ensure!(status == 503 && body.contains(&format!("[-] {resource}")), "{status} {body}");
+    } else {
+        rig.daemon_mut()?.wait_ready(SOON)?;
+    }
+    // A pod, its account and its namespace that come now: one of the three stays unknown.
+    let name = format!("{resource}-{verb}");
+    rig.kube.namespace(&name, json!({ALLOWED_ROLES: "[\"*\"]"}))?;
+    ControlPlane::service_account(
+        &rig.kube,
+        &name,
+        "deploy",
+        &[("eks.amazonaws.com/role-arn", "arn:aws:iam::111122223333:role/sa-role")],
+    )?;
+    let pod = rig.pod(spec(&name, "web").service_account("deploy"))?;
+    // Longer than a watch takes to tell.
+    for _ in 0..3 {
+        match pod.agent("app")?.credentials() {
+            Err(error) => ensure!(error.status() == Some(503), "not \"not yet\": {error}"),
+            Ok(credentials) => anyhow::bail!("served: {:?}", rig.role_of(&credentials)),
+        }
+    }
+    Ok(())
+}
+
+fn recovers(rig: &Rig<Cluster>, resource: &str, verb: &str) -> Result<()> {
+    let name = format!("after-{resource}-{verb}");
+    rig.kube.namespace(&name, json!({ALLOWED_ROLES: "[\"*\"]"}))?;
+    ControlPlane::service_account(
+        &rig.kube,
+        &name,
+        "deploy",
+        &[("eks.amazonaws.com/role-arn", "arn:aws:iam::111122223333:role/sa-role")],
+    )?;
+    let pod = rig.pod(spec(&name, "web").service_account("deploy"))?;
+    served(rig, pod.agent("app")?.v4(), "sa-role").map(drop)
+}
+
+/// Each (group, resource, verb) of a role, in order and once.
+pub(crate) fn rights(role: &Value) -> Result<Vec<Right>> {
+    let mut rights = Vec::new();
+    for rule in list(&role["rules"]) {
+        let texts =
+            |key: &str| -> Vec<String> { list(&rule[key]).filter_map(Value::as_str).map(str::to_owned).collect() };
+        ensure!(rule["resourceNames"].is_null() && rule["nonResourceURLs"].is_null(), "{rule}");
+        for group in texts("apiGroups") {
+            for resource in texts("resources") {
+                for verb in texts("verbs") {
+                    let wild = [&group, &resource, &verb].iter().any(|text| text.contains('*'));
+                    ensure!(!wild, "a wildcard: {rule}");
+                    rights.push((group.clone(), resource.clone(), verb));
+                }
+            }
+        }
+    }
+    Ok(rights)
+}
+
+/// Gives the role these rights and no others.
+pub(crate) fn set(api: &Api, role: &Value, rights: &[Right]) -> Result<()> {
+    let mut role = role.clone();
+    let rule =
+        |(group, resource, verb): &Right| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]});
+    role["rules"] = rights.iter().map(rule).collect();
+    let answer = api.put(ROLE_PATH, &role)?;
+    ensure!(answer.is_admitted(), "{answer:?}");
+    Ok(())
+}
+
+/// Whether RBAC lets the manifests' account do something, in the API server's own word.
+pub(crate) fn may(kubectl: &Kubectl, group: &str, resource: &str, verb: &str) -> Result<bool> {
+    let what = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    let who = format!("--as=system:serviceaccount:{SYSTEM}:podrole");
+    // "no" is an exit code of 1.
+    match kubectl.try_run(&["auth", "can-i", verb, &what, &who, "-A", "-q"], "")? {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_empty() => Ok(false),
+        Err(error) => anyhow::bail!("{error}"),
+    }
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}

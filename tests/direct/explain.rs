@@ -1,0 +1,127 @@
+//! `podrole explain` against the daemon's own answers: the same objects and flags, the one by way of its subcommand, the other by
+//! way of watch, bridge and policy, for every container.
+
+#[path = "explain/cases.rs"]
+mod cases;
+#[path = "explain/sides.rs"]
+mod sides;
+
+use std::collections::BTreeMap;
+
+use cases::Case;
+use sides::{Answer, Files, by_binary, by_daemon, by_explain, run_binary};
+
+const CASES: u64 = 1000;
+/// Through the real binary, as a process.
+const BY_BINARY: u64 = 24;
+/// For each of the flags that are set differently on one side.
+const CONTROLS: u64 = 250;
+
+/// Fixed, so that a failure comes again; another one finds other things.
+fn seed() -> u64 {
+    std::env::var("PODROLE_EXPLAIN_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_121)
+}
+
+#[tokio::test(start_paused = true)]
+async fn explain_says_what_the_daemon_decides() {
+    let files = Files::new("same");
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for number in 0..CASES {
+        let case = Case::new(seed(), number);
+        let daemon = by_daemon(&case).await;
+        let path = files.write(&case);
+        let explained = by_explain(&case.explain_flags(), &path);
+        assert_eq!(explained, daemon, "case {number} of seed {}: {:#?}", seed(), case);
+        if number % (CASES / BY_BINARY) == 0 {
+            by_binary(&case, &path, &explained);
+        }
+        for answer in daemon.values() {
+            *seen.entry(answer.name()).or_default() += 1;
+        }
+    }
+    println!("{CASES} cases, {} containers: {seen:?}", seen.values().sum::<usize>());
+    // What was never asked was never compared.
+    for expected in [
+        "allow",
+        "AboveCeiling",
+        "BadAllowList",
+        "BadExternalId",
+        "BadRole",
+        "BadSessionName",
+        "ContainerRolesRefused",
+        "NamespaceNotPermitted",
+        "NoRole",
+        "OwnRole",
+        "PodFinished",
+        "container_unknown",
+        "namespace_unknown",
+        "service_account_unknown",
+    ] {
+        assert!(seen.get(expected).is_some_and(|count| *count >= 5), "{expected} hardly came up: {seen:?}");
+    }
+}
+
+/// The comparison can fail: with any one flag set differently on the side of `explain`, some answers differ.
+#[tokio::test(start_paused = true)]
+async fn a_flag_that_differs_is_noticed() {
+    let files = Files::new("control");
+    let changes: [(&str, &[&str]); 9] = [
+        ("--base-role-arn", &["--base-role-arn=arn:aws:iam::111122223333:role/elsewhere/"]),
+        ("--role-ceiling", &["--role-ceiling=arn:aws:iam::111122223333:role/team/*"]),
+        ("--assume-role-arn", &["--assume-role-arn=arn:aws:iam::111122223333:role/web"]),
+        ("--own-role", &["--own-role=arn:aws:iam::111122223333:role/web"]),
+        ("--session-scope", &["--session-scope=service-account"]),
+        ("--allow", &["--allow=shop=*"]),
+        ("--require-allow", &["--require-allow=false"]),
+        ("--container-roles", &["--container-roles=strict"]),
+        ("--service-account-roles", &["--service-account-roles=true"]),
+    ];
+    let mut differences: BTreeMap<&str, usize> = BTreeMap::new();
+    for number in 0..CONTROLS {
+        let case = Case::new(seed(), number);
+        let daemon: BTreeMap<String, Answer> = by_daemon(&case).await;
+        let path = files.write(&case);
+        for (flag, changed) in changes {
+            let mut flags = case.explain_flags();
+            flags.retain(|given| !given.starts_with(&format!("{flag}=")));
+            flags.extend(changed.iter().map(|text| (*text).to_owned()));
+            *differences.entry(flag).or_default() += usize::from(by_explain(&flags, &path) != daemon);
+        }
+    }
+    println!("of {CONTROLS} cases differ: {differences:?}");
+    for (flag, _) in changes {
+        assert!(differences[flag] > 0, "{flag} makes no difference: {differences:?}");
+    }
+}
+
+/// By the binary: exit codes, and mistakes all at once and on a line each.
+#[test]
+fn mistakes_are_said_with_what_to_do() {
+    let files = Files::new("mistakes");
+    let missing = files.path("missing").display().to_string();
+    let account = "--account=111122223333";
+    for (args, environment, code, says) in [
+        (&["web"][..], None, 64, &["--base-role-arn (or --account) is required"][..]),
+        (&[account], None, 64, &["which pod?", "--file"]),
+        (
+            &["web", "--account=12", "--own-role=x", "--role-ceiling=web", "--require-allow=yes"],
+            Some("PODROLE_ALOW"),
+            64,
+            &[
+                "--account: \"12\"",
+                "--own-role: \"x\"",
+                "--role-ceiling: \"web\"",
+                "--require-allow: \"yes\"",
+                "PODROLE_ALOW",
+            ],
+        ),
+        (&["web", account, "--output=xml"], None, 64, &["xml", "text, json"]),
+        (&[account, "--file", &missing], None, 3, &["cannot read", "missing"]),
+        (&["web", account, "--kubeconfig", &missing], None, 3, &["cannot use", "missing"]),
+    ] {
+        let output = run_binary(args, environment);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(output.stdout.is_empty() && says.iter().all(|part| said.contains(part)), "{args:?}: {said}");
+    }
+}
