@@ -1,6 +1,7 @@
 // The real Kubernetes control plane that the tests run against, built from its own Go modules: no containers and no downloads of
 // binaries. Kubernetes requires its staging modules as v0.0.0 (its own tree replaces them by directories) and publishes them as
-// v0.36.x beside v1.36.x, so each one is replaced here. Beside it the tests' own node agent, which shares its modules. To update: change both versions here and in ../build.sh, `go mod tidy`.
+// v0.36.x beside v1.36.x, so each one is replaced here. The tests' own node agent is here too, as it shares these modules. To
+// update: change both versions here and in ../build.sh, `go mod tidy`.
 module podrole.dev/tests/cluster/controlplane
 
 go 1.26.0
