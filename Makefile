@@ -53,8 +53,9 @@ clean:
 # What the tests run and cargo does not build: packages, the control plane, the AWS SDKs. Minutes once, then nothing.
 prepare:
 	@.ci/packages tests
-	@tests/cluster/build.sh kube-apiserver kubectl >/dev/null
+	@tests/cluster/build.sh kube-apiserver kube-controller-manager kube-scheduler kubectl nodeagent runc-lab asker >/dev/null
 	@tests/sdk/build.sh >/dev/null
+	@tests/containers/build.sh >/dev/null
 
 # Programs first: the tests start them, and cargo knows nothing of that.
 build: prepare

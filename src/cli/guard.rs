@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use http::Uri;
 
+use crate::caller::self_test::{self, CannotProve};
 use crate::redirect::RedirectError;
 use crate::redirect::nft::Nft;
 use crate::redirect::routing::Routing;
@@ -51,7 +52,16 @@ pub async fn close_node(environment: &HashMap<String, String>) -> Result<(), Gua
     let results = [("routing lock", lock_routes().await), ("nftables guard", load_table().await)];
     let failed: Vec<String> =
         results.into_iter().filter_map(|(what, result)| result.err().map(|error| format!("{what}: {error}"))).collect();
-    if failed.is_empty() { Ok(()) } else { Err(GuardError::Partial(failed.join("; "))) }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(GuardError::Partial(failed.into_iter().chain(lacks()).collect::<Vec<_>>().join("; ")))
+}
+
+/// The capability that both locks need, where it is missing: the kernel says only that something is not permitted.
+fn lacks() -> Option<String> {
+    let missing = |error: &CannotProve| matches!(error, CannotProve::Capability { name: "CAP_NET_ADMIN", .. });
+    self_test::missing_capabilities(false).find(missing).map(|error| error.to_string())
 }
 
 async fn lock_routes() -> Result<(), RedirectError> {

@@ -15,13 +15,16 @@ use crate::support::{Kubectl, SOON, SYSTEM, TEAM, account, object, real, render,
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("the_shipped_rights_suffice", suffice),
     Trial::new("without_any_one_right_something_named_breaks", each).timeout(Duration::from_secs(300)),
+    Trial::new("without_a_right_on_events_denials_are_told_less", events).timeout(Duration::from_secs(300)),
 ];
 
 /// One thing that may be done: (API group, resource, verb).
 pub(crate) type Right = (String, String, String);
 
-/// Granted for what is not built yet; the trials hold that nothing uses it, and so tell when this must go.
-const NOT_YET: [(&str, &str, &str); 2] = [("events.k8s.io", "events", "create"), ("events.k8s.io", "events", "patch")];
+/// Proven by a trial of their own: what they are for comes a minute apart.
+const EVENTS: [(&str, &str, &str); 2] = [("events.k8s.io", "events", "create"), ("events.k8s.io", "events", "patch")];
+/// A repetition is told after a minute; what was refused is tried again after a pause that doubles.
+const TOLD_AGAIN: Duration = Duration::from_secs(120);
 const ROLE_PATH: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/podrole";
 
 fn suffice() -> Result<()> {
@@ -52,14 +55,13 @@ fn suffice() -> Result<()> {
         ensure!(!may(&kubectl, "", resource, verb)?, "it may {verb} {resource}");
     }
 
-    // What is granted for later is not used: a denied pod makes no Event.
+    // A denial is told in an Event, by the name that the manifest gives.
     let denied = rig.pod(spec(TEAM, "denied"))?;
     ensure!(denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
-    proc::until("the denial", SOON, || {
-        Ok(rig.daemon()?.audit()?.iter().any(|line| line["pod"]["uid"] == denied.uid()).then_some(()))
+    proc::until("the Event", SOON, || {
+        let events = kubectl.run(&["get", "events.events.k8s.io", "-n", TEAM, "-o", "jsonpath={..reason}"])?;
+        Ok((events.out.trim() == "RoleDenied").then_some(()))
     })?;
-    let events = kubectl.run(&["get", "events.events.k8s.io", "-A", "-o", "name"])?;
-    ensure!(events.out.is_empty(), "Events are made now: empty NOT_YET and give each right a proof. {}", events.out);
     Ok(())
 }
 
@@ -81,7 +83,7 @@ fn each() -> Result<()> {
     let mut proven = Vec::new();
     for right in &all {
         let (group, resource, verb) = (right.0.as_str(), right.1.as_str(), right.2.as_str());
-        if NOT_YET.contains(&(group, resource, verb)) {
+        if EVENTS.contains(&(group, resource, verb)) {
             continue;
         }
         set(&api, role, &all.iter().filter(|other| *other != right).cloned().collect::<Vec<_>>())?;
@@ -93,9 +95,62 @@ fn each() -> Result<()> {
         recovers(&rig, resource, verb).with_context(|| format!("after {gone}"))?;
         proven.push(right);
     }
-    ensure!(proven.len() + NOT_YET.len() == all.len(), "{all:?} are granted, {proven:?} are used");
+    ensure!(proven.len() + EVENTS.len() == all.len(), "{all:?} are granted, {proven:?} are used");
     ensure!(proven.len() == 6, "{proven:?}");
     Ok(())
+}
+
+fn events() -> Result<()> {
+    let mut rig = real()?;
+    let kubectl = Kubectl::new(&rig)?;
+    let api = Api::new(&rig)?;
+    kubectl.apply(".")?;
+    let account = account(&rig, &kubectl)?;
+    let objects = render(".")?;
+    let role = object(&objects, "ClusterRole", "podrole")?;
+    let all = rights(role)?;
+    let without = |verb: &str| -> Result<()> {
+        let left: Vec<_> = all.iter().filter(|right| right.1 != "events" || right.2 != verb).cloned().collect();
+        ensure!(left.len() + 1 == all.len(), "{verb} events is not granted: {all:?}");
+        set(&api, role, &left)?;
+        let gone = format!("the loss of {verb} events");
+        proc::until(&gone, SOON, || Ok((!may(&kubectl, "events.k8s.io", "events", verb)?).then_some(())))
+    };
+    without("create")?;
+    rig.start(&["--kubeconfig", &account])?;
+    let (denied, bystander) = (rig.pod(spec(TEAM, "denied"))?, with_role(&rig, "bystander", "web-role")?);
+    // It goes on asking, as a program without credentials does.
+    let forbidden = |at_least: f64| -> Result<()> {
+        proc::until("a refused Event", TOLD_AGAIN, || {
+            ensure!(denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
+            let refused = rig.daemon()?.metric("podrole_events_total", &[("result", "forbidden")])?;
+            Ok((refused >= at_least).then_some(refused))
+        })
+        .map(drop)
+    };
+    let told = || -> Result<Option<u64>> {
+        let events = kubectl.run(&["get", "events.events.k8s.io", "-n", TEAM, "-o", "json"])?;
+        let events: Value = serde_json::from_str(&events.out)?;
+        Ok(list(&events["items"]).next().map(|event| event["series"]["count"].as_u64().unwrap_or(1)))
+    };
+    forbidden(1.0)?;
+    ensure!(told()?.is_none(), "an Event without the right to make one");
+    served(&rig, bystander.agent("app")?.v4(), "web-role")?;
+
+    // The first can be told now, and a repetition cannot.
+    without("patch")?;
+    proc::until("the Event, once it may be made", TOLD_AGAIN, || told())?;
+    let before = rig.daemon()?.metric("podrole_events_total", &[("result", "forbidden")])?;
+    forbidden(before + 1.0)?;
+    ensure!(told()? == Some(1), "a series without the right to patch: {:?}", told()?);
+
+    // The control: with both rights the same daemon tells it.
+    set(&api, role, &all)?;
+    proc::until("the series", TOLD_AGAIN, || {
+        ensure!(denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
+        Ok(told()?.filter(|count| *count > 1))
+    })?;
+    served(&rig, bystander.agent("app")?.v4(), "web-role").map(drop)
 }
 
 /// Starts a daemon and shows what it cannot do.

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Builds the control plane that the tests run against, and prints the directory that holds it.
 #
-#   build.sh [NAME...]     NAME: kube-apiserver (the default), kube-controller-manager, kube-scheduler, kubectl
+#   build.sh [NAME...]     NAME: kube-apiserver (the default), kube-controller-manager, kube-scheduler, kubectl;
+#                          of the tests' own: nodeagent, runc-lab, asker
 #
 # Each NAME becomes ${CARGO_TARGET_DIR:-target}/cluster/NAME, and only when it is missing or older than its sources: the first
-# build takes minutes. With KUBEBUILDER_ASSETS set, the binaries in that directory are used and nothing is built.
+# build takes minutes. With KUBEBUILDER_ASSETS set, the binaries in that directory are used and nothing of Kubernetes is built.
 set -eu
 
 kubernetes=v1.36.3
@@ -27,15 +28,25 @@ need_etcd() {
 }
 
 if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+    own=
     for name in "$@"; do
-        [ -x "$KUBEBUILDER_ASSETS/$name" ] || fail "KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS has no $name"
+        [ -x "$KUBEBUILDER_ASSETS/$name" ] && continue
+        case $name in
+            nodeagent | runc-lab | asker) own="$own $name" ;;
+            *) fail "KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS has no $name" ;;
+        esac
     done
     [ -x "$KUBEBUILDER_ASSETS/etcd" ] || need_etcd
-    printf '%s\n' "$KUBEBUILDER_ASSETS"
-    exit 0
+    if [ -z "$own" ]; then
+        printf '%s\n' "$KUBEBUILDER_ASSETS"
+        exit 0
+    fi
+    # Names without spaces, on purpose.
+    # shellcheck disable=SC2086
+    set -- $own
+else
+    need_etcd
 fi
-
-need_etcd
 command -v go >/dev/null 2>&1 || fail "go is not installed: install Go $(sed -n 's/^go //p' "$source_dir/go.mod") or newer"
 
 target=${CARGO_TARGET_DIR:-$here/../../target}

@@ -1,4 +1,5 @@
-//! The real control plane: etcd and kube-apiserver as child processes, with no container, kubelet or controller.
+//! The real control plane: etcd and kube-apiserver as child processes, with no container, kubelet or controller; or, by
+//! [`Cluster::with_controllers`], with the scheduler and the controllers that a real node needs.
 //!
 //! What the API double of the lab cannot vouch for is proven here: admission, RBAC, field selectors, the watch cache, the size
 //! limits, uids that the server alone assigns. Everything runs in the network namespace of the thread that calls
@@ -12,6 +13,7 @@
 
 mod assets;
 mod client;
+mod controllers;
 mod objects;
 mod process;
 mod scratch;
@@ -28,7 +30,10 @@ pub use self::objects::Created;
 pub use self::process::Memory;
 pub use self::start::ClusterOptions;
 
+pub(crate) use self::assets::on_path;
+
 use self::client::Session;
+use self::controllers::Identities;
 use self::process::Child;
 use self::scratch::Scratch;
 
@@ -57,12 +62,13 @@ impl User {
 /// Field order is drop order: the server goes before its database, both before their files and the thread they hang on.
 #[derive(Debug)]
 pub struct Cluster {
+    controllers: Vec<Child>,
+    identities: Option<Identities>,
     apiserver: Child,
     etcd: Child,
     admin: Session,
     podrole: Session,
     address: SocketAddr,
-    #[expect(dead_code, reason = "held for its Drop")]
     scratch: Scratch,
     runtime: Runtime,
 }
@@ -71,7 +77,13 @@ impl Cluster {
     /// Starts etcd and kube-apiserver in the current network namespace and returns once `/readyz` says ok and the `podrole` user
     /// has its role. Fails after a minute at most, with the end of the log of the process that is to blame.
     pub fn start(options: ClusterOptions) -> Result<Self> {
-        start::start(options)
+        start::start(options, None)
+    }
+
+    /// The same with kube-scheduler and kube-controller-manager, the Node authorizer, and an API server that gives pods their
+    /// service account's volume: for a node that really runs its pods. `node` is its name.
+    pub fn with_controllers(options: ClusterOptions, node: &str) -> Result<Self> {
+        start::start(options, Some(node))
     }
 
     /// Where the API server listens.
@@ -101,7 +113,7 @@ impl Cluster {
 
     /// Writes a kubeconfig for `user`, readable by its owner only, as client-go, kubectl and `kube` read it.
     pub fn kubeconfig(&self, path: &Path, user: User) -> Result<()> {
-        let document = client::kubeconfig(self.address, user, self.ca_pem(), self.token(user));
+        let document = client::kubeconfig(self.address, user.name(), self.ca_pem(), self.token(user));
         // JSON is YAML, and needs no writer of its own.
         let text = serde_json::to_vec_pretty(&document).context("rendering the kubeconfig")?;
         scratch::write_private(path, &text)

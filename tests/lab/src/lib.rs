@@ -9,6 +9,7 @@
 //! - [`imds`]: the cloud's metadata service, which remembers everything that reaches it
 //! - [`sts`] and [`kube`]: doubles of AWS STS and of the Kubernetes API that can be told to fail, on the server in [`http`]
 //! - [`cluster`]: the real kube-apiserver and etcd
+//! - [`runtime`] and [`real`]: containerd, the rest of the control plane, and a node that runs its pods with them
 //! - [`daemon`]: the daemon under test, and [`rig`]: all of the above around it
 //! - [`proc`]: child processes
 //! - [`secrets`]: a search for secrets that got out
@@ -28,7 +29,9 @@ pub mod kube;
 pub mod node;
 pub mod pod;
 pub mod proc;
+pub mod real;
 pub mod rig;
+pub mod runtime;
 pub mod secrets;
 pub mod sts;
 pub mod world;

@@ -53,7 +53,7 @@ impl Session {
     pub(super) async fn new(address: SocketAddr, user: User, ca_pem: String, token: String) -> Result<Self> {
         // The first caller in the process wins; a provider that is there already is the same one.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let document = kubeconfig(address, user, &ca_pem, &token);
+        let document = kubeconfig(address, user.name(), &ca_pem, &token);
         let kubeconfig: Kubeconfig = serde_json::from_value(document).context("reading our own kubeconfig")?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
@@ -96,9 +96,8 @@ impl Session {
     }
 }
 
-/// A kubeconfig document for `user`.
-pub(super) fn kubeconfig(address: SocketAddr, user: User, ca_pem: &str, token: &str) -> Value {
-    let name = user.name();
+/// A kubeconfig document for the user `name`.
+pub(super) fn kubeconfig(address: SocketAddr, name: &str, ca_pem: &str, token: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Config",

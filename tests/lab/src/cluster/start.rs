@@ -13,7 +13,7 @@ use super::assets::Assets;
 use super::client::{Body, Session};
 use super::process::Child;
 use super::scratch::{self, Scratch};
-use super::{Cluster, Runtime, User};
+use super::{Cluster, Runtime, User, controllers};
 
 /// The bound on each of the two processes coming up: seconds at most on an idle machine, a cold and busy one takes longer.
 const STARTUP: Duration = Duration::from_secs(60);
@@ -44,7 +44,8 @@ struct Started {
     podrole: Session,
 }
 
-pub(super) fn start(options: ClusterOptions) -> Result<Cluster> {
+/// `node`: the name of the one node, for a cluster with controllers, whose pods really run.
+pub(super) fn start(options: ClusterOptions, node: Option<&str>) -> Result<Cluster> {
     if options.bind.is_unspecified() {
         bail!("the API server needs an address that it can advertise, not {}", options.bind);
     }
@@ -52,9 +53,14 @@ pub(super) fn start(options: ClusterOptions) -> Result<Cluster> {
     let runtime = Runtime::new()?;
     let ports = free_ports(options.bind)?;
     let address = SocketAddr::new(options.bind, ports.apiserver);
-    let plan = Plan::new(&options, &scratch, &ports)?;
+    let mut plan = Plan::new(&options, &scratch, &ports)?;
+    let identities = match node {
+        Some(node) => Some(controllers::admit(node, &scratch, &mut plan.apiserver_arguments)?),
+        None => None,
+    };
     let Started { apiserver, etcd, admin, podrole } = runtime.run(plan.run())?;
-    let cluster = Cluster { apiserver, etcd, admin, podrole, address, scratch, runtime };
+    let mut cluster =
+        Cluster { controllers: Vec::new(), identities, apiserver, etcd, admin, podrole, address, scratch, runtime };
     cluster.grant(
         "podrole",
         json!([
@@ -64,6 +70,9 @@ pub(super) fn start(options: ClusterOptions) -> Result<Cluster> {
         ]),
     )?;
     cluster.await_default_namespace(STARTUP)?;
+    if cluster.identities.is_some() {
+        cluster.controllers = controllers::start(&cluster, &options.assets)?;
+    }
     Ok(cluster)
 }
 

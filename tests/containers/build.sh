@@ -1,0 +1,54 @@
+#!/bin/sh
+# Makes what the images of the container tests consist of, and prints the directory that holds it.
+#
+# ${CARGO_TARGET_DIR:-target}/containers/podrole.tar   the root file system of podrole's own image, without podrole: the tests add the
+#                                                      binary that they were built with
+# ${CARGO_TARGET_DIR:-target}/containers/python.tar    Debian's Python, with boto3 as tests/sdk pins it
+#
+# What is there already and not older than its sources is left alone.
+set -eu
+umask 022
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+repository=$here/../..
+say() { printf 'containers: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+target=${CARGO_TARGET_DIR:-$repository/target}
+mkdir -p "$target/containers"
+out=$(CDPATH='' cd -- "$target/containers" && pwd)
+
+# Two callers must not write the same files; the lock goes with this process.
+exec 9>"$out/.lock"
+flock 9
+
+newer() { [ -n "$(find "$@" -newer "$out/$name" -print 2>/dev/null)" ]; }
+
+name=podrole.tar
+if [ ! -f "$out/$name" ] || newer "$repository/daemonset/image/rootfs.sh" "$repository/daemonset/image/rootfs-hook.sh"; then
+    say "making the root file system of podrole's image"
+    SOURCE_DATE_EPOCH=0 "$repository/daemonset/image/rootfs.sh" "$(dpkg --print-architecture)" "$out/.$name.new" || fail "rootfs.sh failed"
+    mv "$out/.$name.new" "$out/$name"
+fi
+
+name=python.tar
+if [ ! -f "$out/$name" ] || newer "$here/build.sh" "$repository/tests/sdk/requirements.txt"; then
+    say "making a root file system with Python and boto3"
+    sdk=${PODROLE_SDK:-$("$repository/tests/sdk/build.sh" venv)}
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    # Pure Python, so that Debian's interpreter takes what the desk's downloaded.
+    mkdir -p "$work/site"
+    for package in boto3 botocore dateutil jmespath s3transfer six.py urllib3; do
+        cp -R "$sdk"/venv/lib/python3*/site-packages/"$package" "$work/site/"
+    done
+    # Models of services that nobody asks here are most of its size.
+    find "$work/site/botocore/data" -mindepth 1 -maxdepth 1 -type d ! -name sts -exec rm -rf {} +
+    PODROLE_SITE=$work/site mmdebstrap --quiet --variant=extract --format=tar --include=python3-minimal,libpython3-stdlib \
+        --extract-hook='mkdir -p "$1/opt" && cp -R "$PODROLE_SITE/." "$1/opt/"' bookworm "$work/all.tar" ||
+        fail "mmdebstrap failed (apt-get install mmdebstrap; apt-get update)"
+    mmtarfilter --path-exclude='/usr/share/doc/*' --path-exclude='/usr/share/man/*' --path-exclude='/var/*' --path-exclude='/dev/*' \
+        <"$work/all.tar" >"$out/.$name.new"
+    mv "$out/.$name.new" "$out/$name"
+fi
+printf '%s\n' "$out"

@@ -1,0 +1,117 @@
+//! From `kubectl apply -k` to boto3 in a container that has its pod's role.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use podrole_lab::real::RealNode;
+use podrole_lab::rig::ROLE;
+use podrole_lab::runtime::Network;
+use podrole_lab::world::Trial;
+use serde_json::{Value, json};
+
+use crate::support::{PYTHON, SYSTEM, TEAM, create, daemonset, delete, installed, node, python_image};
+
+pub(crate) const TRIALS: &[Trial] = &[
+    Trial::new("whole_way::from_apply_to_boto3_with_its_role", from_apply_to_boto3).timeout(LIMIT).alone(),
+    Trial::new("whole_way::on_a_bridge_too", on_a_bridge).timeout(LIMIT).alone(),
+    Trial::new("whole_way::without_podrole_boto3_is_the_node", without_podrole).timeout(LIMIT).alone(),
+];
+
+/// What the whole way may take.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Python, boto3 and three answers.
+const ANSWER: Duration = Duration::from_secs(60);
+
+fn from_apply_to_boto3() -> Result<()> {
+    let begin = Instant::now();
+    let site = node(Network::PointToPoint)?;
+    println!("figure: node ready after {:?}", begin.elapsed());
+    let podrole = installed(&site)?;
+    println!("figure: podrole ready after {:?}", begin.elapsed());
+    ensure!(daemonset(&site)?["status"]["numberReady"] == 1, "the DaemonSet knows: {:#}", daemonset(&site)?["status"]);
+    let guard = RealNode::container_state(&podrole, "guard")?;
+    ensure!(guard["state"]["terminated"]["exitCode"] == 0, "the guard ran first: {guard:#}");
+    // It starts with a read-only root, no capability but the named ones and the runtime's seccomp profile: by the kernel's word.
+    hardened(&site, &podrole)?;
+
+    asks_and_is(&site, "web")?;
+    println!("figure: boto3 has its role after {:?}", begin.elapsed());
+    let (packets, seen) = (site.imds.leaked_packets()?, site.imds.from_pods());
+    ensure!(packets == 0 && seen.is_empty(), "{packets} packets leaked: {seen:?}");
+    delete(&site, "web")
+}
+
+fn on_a_bridge() -> Result<()> {
+    let site = node(Network::Bridge)?;
+    installed(&site)?;
+    asks_and_is(&site, "web")
+}
+
+/// The control of both: what boto3 says where podrole is not.
+fn without_podrole() -> Result<()> {
+    let site = node(Network::PointToPoint)?;
+    let answers = ask(&site, "web")?;
+    let leaked = site.imds.credentials().access_key_id;
+    ensure!(answers.iter().all(|answer| answer["access_key_id"] == leaked), "not the node's: {answers:?}");
+    ensure!(!site.imds.from_pods().is_empty(), "the metadata service saw the pod");
+    Ok(())
+}
+
+/// A pod of two containers, one of which has a role of its own: both are who they should be.
+fn asks_and_is(site: &RealNode, name: &str) -> Result<()> {
+    let answers = ask(site, name)?;
+    let uid = site.pod(TEAM, name)?["metadata"]["uid"].as_str().context("a pod has a UID")?.to_owned();
+    for (answer, role) in answers.iter().zip(["web-role", "side-role"]) {
+        let session = format!("{TEAM}.default.{}", &uid[..8]);
+        let arn = answer["arn"].as_str().unwrap_or_default();
+        ensure!(arn.contains(&format!(":assumed-role/{role}/")) && arn.contains(&session), "not {role}: {answer:#}");
+    }
+    Ok(())
+}
+
+/// Makes the pod and gives what boto3 in its containers `app` and `side` found.
+fn ask(site: &RealNode, name: &str) -> Result<Vec<Value>> {
+    python_image(site)?;
+    site.namespace(TEAM, &["web-role", "side-role"])?;
+    let container = |name: &str| {
+        json!({
+            "name": name, "image": PYTHON, "args": ["/opt/probe.py"],
+            "env": [{"name": "AWS_ENDPOINT_URL_STS", "value": site.sts_endpoint()}],
+        })
+    };
+    let annotations = json!({ROLE: "web-role", "podrole.dev/role.side": "side-role"});
+    create(site, name, annotations, json!([container("app"), container("side")]))?;
+    let pods = site.until_pods("boto3 to answer", TEAM, ANSWER, |pods| pods.iter().all(RealNode::is_finished))?;
+    let pod = pods.first().context("there is a pod")?;
+    ["app", "side"]
+        .iter()
+        .map(|container| {
+            let log = site.container_log(pod, container)?;
+            let answer = log.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+            answer.with_context(|| format!("{container} said {log:?}\n{}\n{}", site.report(TEAM), site.report(SYSTEM)))
+        })
+        .collect()
+}
+
+/// What the kernel says of podrole's process.
+fn hardened(site: &RealNode, pod: &Value) -> Result<()> {
+    let id = RealNode::container_state(pod, "podrole")?["containerID"].as_str().unwrap_or_default().to_owned();
+    let id = id.trim_start_matches("containerd://");
+    let cgroup =
+        format!("/sys/fs/cgroup/kubepods/burstable/pod{}/{id}", pod["metadata"]["uid"].as_str().unwrap_or_default());
+    let pids = std::fs::read_to_string(format!("{cgroup}/cgroup.procs"))
+        .with_context(|| format!("{cgroup}\n{}", site.report(SYSTEM)))?;
+    let pid = pids.lines().next().context("podrole runs")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    // CAP_NET_BIND_SERVICE is 10, CAP_NET_ADMIN 12, CAP_SYS_ADMIN 21.
+    let wanted = format!("{:016x}", (1_u64 << 10) | (1 << 12) | (1 << 21));
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        ensure!(field(set) == wanted, "{set} {} is not {wanted}", field(set));
+    }
+    ensure!(field("Seccomp:") == "2" && field("NoNewPrivs:") == "1", "seccomp and no new privileges: {status}");
+    let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+    let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).context("it has a root")?;
+    ensure!(root.split(' ').nth(5).is_some_and(|flags| flags.split(',').any(|f| f == "ro")), "the root: {root}");
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! A real node: what a [`Rig`](crate::rig::Rig) is, with a container runtime and an agent that runs the pods bound to the node.
+//!
+//! Nothing here plays Kubernetes: the scheduler binds, controllers make pods of DaemonSets, the agent (`nodeagent`, a Go program)
+//! runs them in containerd and writes their status. Tests make objects and look at what becomes of them.
+
+mod look;
+
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::cluster::{Assets, Cluster, ClusterOptions, User};
+use crate::imds::Imds;
+use crate::node::{NODE_V4, NODE_V6, Node, NodeOptions};
+use crate::proc::{self, Process};
+use crate::rig::ALLOWED_ROLES;
+use crate::runtime::{Network, Runtime};
+use crate::sts::{Caller, Sts};
+use crate::world;
+
+/// From the start to a node that takes pods.
+const STARTUP: Duration = Duration::from_secs(90);
+const STS_PORT: u16 = 4566;
+
+/// The node, its cloud and its cluster. Dropping it ends all of them, the agent first.
+pub struct RealNode {
+    agent: Process,
+    /// The container runtime.
+    pub runtime: Runtime,
+    /// The control plane.
+    pub cluster: Cluster,
+    /// AWS STS.
+    pub sts: Sts,
+    /// The cloud's metadata service.
+    pub imds: Imds,
+    /// The node itself.
+    pub node: Node,
+    kubectl: PathBuf,
+    config: PathBuf,
+    root: PathBuf,
+}
+
+impl fmt::Debug for RealNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RealNode").field("node", &self.node).field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+impl RealNode {
+    /// What is missing on this machine for a real node, and how to get it.
+    pub fn missing() -> Option<String> {
+        let found = Assets::find().and_then(|assets| {
+            for name in ["kube-scheduler", "kube-controller-manager", "kubectl", "nodeagent", "runc-lab", "asker"] {
+                assets.program(name)?;
+            }
+            Ok(())
+        });
+        found.err().map(|error| format!("{error:#}")).or_else(Runtime::missing)
+    }
+
+    /// Starts everything and returns when the node is ready and takes pods.
+    pub fn start(network: Network) -> Result<Self> {
+        let node = Node::new(NodeOptions::default())?;
+        let imds = Imds::start(&node)?;
+        let sts = Sts::start(SocketAddr::from((NODE_V4, STS_PORT)))?;
+        let (keys, facts) = (imds.credentials(), imds.facts());
+        let role = facts.role.as_deref().unwrap_or("node-role");
+        let caller = Caller::assumed_role(&facts.account, role, &facts.instance_id);
+        sts.register_base(&keys.access_key_id, &keys.secret_access_key, Some(&keys.token), caller);
+
+        let assets = Assets::find()?;
+        // Pods reach it there too.
+        let options = ClusterOptions { bind: NODE_V4.into(), assets: assets.clone() };
+        let cluster = Cluster::with_controllers(options, node.name())?;
+        let runtime = Runtime::start(&node, network, &assets.program("runc-lab")?)?;
+        let config = world::scratch().join("admin.json");
+        cluster.kubeconfig(&config, User::Admin)?;
+        let own = world::scratch().join("node.json");
+        cluster.node_kubeconfig(&own)?;
+        let root = world::scratch().join("nodeagent");
+        let mut command = node.command();
+        command.arg(assets.program("nodeagent")?);
+        command.arg(format!("--kubeconfig={}", own.display()));
+        command.arg(format!("--runtime={}", runtime.socket().display()));
+        command.arg(format!("--node-name={}", node.name()));
+        command.arg(format!("--node-ip={NODE_V4},{NODE_V6}"));
+        command.arg(format!("--root-dir={}", root.display()));
+        let agent = Process::start("nodeagent", &mut command)?;
+        let kubectl = assets.program("kubectl")?;
+        let mut site = Self { agent, runtime, cluster, sts, imds, node, kubectl, config, root };
+        site.agent.wait_for_log("is registered", STARTUP)?;
+        let pause = crate::runtime::Image::pause(&assets.program("asker")?).write()?;
+        site.runtime.import(&site.node, &pause)?;
+        proc::until("a node that takes pods", STARTUP, || {
+            let node = site.cluster.get(User::Admin, "Node", "", site.node.name())?;
+            Ok(node["spec"]["taints"].as_array().is_none_or(Vec::is_empty).then_some(()))
+        })
+        .with_context(|| site.cluster.controllers_tail())?;
+        Ok(site)
+    }
+
+    /// `kubectl` as the administrator, to its end; what it printed.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.node.command();
+        command.arg(&self.kubectl).arg("--kubeconfig").arg(&self.config).args(arguments);
+        // It keeps what it learns of the server there.
+        command.env("HOME", world::scratch());
+        proc::run(&mut command)
+    }
+
+    /// Applies a kustomization, as users do: `base` with these patches and images on top.
+    pub fn apply(&self, base: &Path, overlay: &Value) -> Result<String> {
+        let dir = world::scratch().join("overlay");
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let mut overlay = overlay.clone();
+        overlay["apiVersion"] = json!("kustomize.config.k8s.io/v1beta1");
+        overlay["kind"] = json!("Kustomization");
+        // It takes relative directories only.
+        let up = "../".repeat(dir.components().count() - 1);
+        let base = base.canonicalize().with_context(|| format!("find {}", base.display()))?;
+        overlay["resources"] = json!([format!("{up}{}", base.display().to_string().trim_start_matches('/'))]);
+        fs::write(dir.join("kustomization.yaml"), overlay.to_string()).context("write the overlay")?;
+        self.kubectl(&["apply", "-k", &dir.display().to_string()])
+    }
+
+    /// A namespace whose pods may have these roles, with its service account.
+    pub fn namespace(&self, name: &str, allowed: &[&str]) -> Result<()> {
+        self.cluster.namespace(name, json!({ALLOWED_ROLES: json!(allowed).to_string()}))?;
+        proc::until("the namespace's service account", Duration::from_secs(30), || {
+            Ok(self.cluster.get(User::Admin, "ServiceAccount", name, "default").ok().map(drop))
+        })
+    }
+
+    /// Where STS is, for pods.
+    pub fn sts_endpoint(&self) -> String {
+        self.sts.endpoint()
+    }
+}
