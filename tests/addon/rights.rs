@@ -139,7 +139,7 @@ fn events() -> Result<()> {
 
     // The first can be told now, and a repetition cannot.
     without("patch")?;
-    proc::until("the Event, once it may be made", TOLD_AGAIN, || told())?;
+    proc::until("the Event, once it may be made", TOLD_AGAIN, told)?;
     let before = rig.daemon()?.metric("podrole_events_total", &[("result", "forbidden")])?;
     forbidden(before + 1.0)?;
     ensure!(told()? == Some(1), "a series without the right to patch: {:?}", told()?);
