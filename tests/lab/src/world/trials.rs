@@ -23,6 +23,8 @@ const NO_SKIP: &str = "PODROLE_NO_SKIP";
 /// The exit code of a trial that was skipped, as automake has it.
 const SKIPPED: u8 = 77;
 const FAILED: u8 = 101;
+/// Trials named with their time at the end.
+const SLOWEST: usize = 6;
 const USAGE: u8 = 64;
 
 /// One test: a function that runs in a world of its own.
@@ -125,21 +127,26 @@ fn run_all(name: &str, options: &Options, trials: &[Trial]) -> Result<ExitCode> 
     let begin = Instant::now();
     let tally = Mutex::new(Tally::default());
     let (alone, together): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|trial| trial.alone);
-    for (trials, threads) in [(together, options.threads), (alone, 1)] {
+    for (mut trials, threads) in [(together, options.threads), (alone, 1)] {
+        // Those that may take long begin first, or one of them runs on alone at the end.
+        trials.sort_by_key(|trial| std::cmp::Reverse(trial.timeout));
         let queue = Mutex::new(VecDeque::from(trials));
         thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
-                    while let Some(trial) = lock(&queue).pop_front() {
+                    // Not in the loop's own condition: there the lock would be held for as long as the trial runs.
+                    let next = || lock(&queue).pop_front();
+                    while let Some(trial) = next() {
+                        let begin = Instant::now();
                         let outcome = observe(trial, options);
-                        lock(&tally).count(trial.name, outcome);
+                        lock(&tally).count(trial.name, outcome, begin.elapsed());
                     }
                 });
             }
         });
     }
     drop(world);
-    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     tally.report(filtered, begin.elapsed());
     Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
@@ -193,10 +200,12 @@ struct Tally {
     passed: usize,
     ignored: usize,
     failed: Vec<(&'static str, String)>,
+    took: Vec<(Duration, &'static str)>,
 }
 
 impl Tally {
-    fn count(&mut self, name: &'static str, outcome: Outcome) {
+    fn count(&mut self, name: &'static str, outcome: Outcome, took: Duration) {
+        self.took.push((took, name));
         match outcome {
             Outcome::Passed => {
                 self.passed += 1;
@@ -215,7 +224,11 @@ impl Tally {
         std::io::stdout().flush().ok();
     }
 
-    fn report(&self, filtered: usize, took: Duration) {
+    fn report(&mut self, filtered: usize, took: Duration) {
+        self.took.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+        let slowest: Vec<_> =
+            self.took.iter().take(SLOWEST).map(|(took, name)| format!("{name} {:.1}s", took.as_secs_f64())).collect();
+        println!("\nslowest: {}", slowest.join(", "));
         if !self.failed.is_empty() {
             println!("\nfailures:\n");
             for (name, said) in &self.failed {
@@ -255,7 +268,7 @@ impl Options {
             list: false,
             exact: false,
             nocapture: false,
-            threads: 2,
+            threads: 4,
             timeout: None,
             filters: Vec::new(),
             skips: Vec::new(),
