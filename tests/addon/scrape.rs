@@ -13,7 +13,8 @@ use podrole_lab::world::Trial;
 
 use crate::support::{Kubectl, account, real, served, with_role};
 
-pub(crate) const TRIALS: &[Trial] = &[Trial::new("metrics_can_be_scraped_from_elsewhere_and_nothing_else", scrape)];
+pub(crate) const TRIALS: &[Trial] =
+    &[Trial::new("metrics_can_be_scraped_from_elsewhere_and_nothing_else", scrape).timeout(Duration::from_secs(240))];
 
 const ADMIN: u16 = 9441;
 const METRICS: u16 = 9442;
@@ -88,5 +89,5 @@ fn only_metrics(rig: &Rig<Cluster>, agent: &Agent, node: IpAddr) -> Result<()> {
 }
 
 fn get(agent: &Agent, to: impl Into<SocketAddr>, path: &str) -> Result<Response, Failure> {
-    agent.to(Target::new(to).timeout(Duration::from_secs(2))).get(path, &[])
+    agent.to(Target::new(to).timeout(Duration::from_secs(1))).get(path, &[])
 }
