@@ -143,8 +143,9 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
         let ttl = match token {
             SessionToken::Present(token) => match self.verify_token(connection, &caller, token) {
                 Ok(ttl) => Some(ttl),
-                // Some SDKs keep a lost token for hours. Where none would be served, a bad one is no worse.
-                Err(_) if self.takes_v1_now(connection, &caller) => {
+                // Some SDKs keep a lost token for hours. Where none would be served, a bad one is no worse; but a forwarded
+                // request would not be served without one.
+                Err(_) if !imds::is_forwarded(&head.headers) && self.takes_v1_now(connection, &caller) => {
                     self.parties.metrics.imds_v1("bad_token");
                     None
                 }

@@ -443,5 +443,9 @@ async fn tokens_and_version_one() {
 
     test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"*\"]", "podrole.dev/imds-v1": "allow"}));
     assert_eq!(test.send("GET", LIST, &[]).await.0, 200);
-    assert_eq!(test.send("GET", LIST, &[("x-forwarded-for", "10.9.9.9")]).await.0, 403);
+    let forwarded = ("x-forwarded-for", "10.9.9.9");
+    assert_eq!(test.send("GET", LIST, &[forwarded]).await.0, 403);
+    let lost = ("x-aws-ec2-metadata-token", "lost");
+    assert_eq!(test.send("GET", LIST, &[lost]).await.0, 200, "a token that is lost is no worse than none");
+    assert_eq!(test.send("GET", LIST, &[lost, forwarded]).await.0, 401, "and no better either");
 }

@@ -218,7 +218,8 @@ fn is_our_host(host: &str) -> bool {
     port_ok && address.is_some_and(is_metadata)
 }
 
-fn is_forwarded(headers: &HeaderMap) -> bool {
+/// Whether the request says that somebody else sent it. Only a session token that holds excuses that.
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
     ["x-forwarded-for", "forwarded", "x-real-ip"].iter().any(|name| headers.contains_key(*name))
         || headers.contains_key(VIA)
 }

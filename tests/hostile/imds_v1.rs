@@ -36,6 +36,9 @@ fn without_token(app: &Agent, status: u16) -> Result<()> {
         for header in ["X-Forwarded-For", "Forwarded", "Via"] {
             let answer = client.get(&path_of(WEB), &[(header, "10.0.0.9")])?;
             ensure!(answer.status == 403, "{header}: {answer:?}");
+            // Nor is a made-up one an excuse.
+            let answer = client.get(&path_of(WEB), &[(header, "10.0.0.9"), ("X-aws-ec2-metadata-token", "made-up")])?;
+            ensure!(answer.status == 401, "{header}: {answer:?}");
         }
     }
     // With one it is as always.
