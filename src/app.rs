@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -117,14 +117,12 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
 
     let discovered = Discovered::default();
     let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config, &metrics)?));
-    let bridge_slot: Arc<ArcSwapOption<Bridge<_, _, _>>> = Arc::default();
-    let store = Arc::new(Store::new(on_gone(&discovered, &bridge_slot, &audit, &events)));
+    let store = Arc::new(Store::new(on_gone(&discovered, &audit, &events)));
     let bridge = Arc::new(Bridge::new(Parties {
         identity,
         store: store.clone(),
         service_accounts: config.policy.service_account_roles,
         ruling: discovered.ruling.clone(),
-        cache: discovered.cache.clone(),
         keys: keys.clone(),
         facts: discovered.facts.clone(),
         imds_v1: config.imds_v1,
@@ -134,7 +132,6 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
         events: events.clone(),
         metrics: metrics.clone(),
     }));
-    bridge_slot.store(Some(bridge.clone()));
 
     // Every socket before any task: a conflict stops the start while nothing depends on it yet.
     let plumbing = Plumbing::bind(config.ports.clone(), control.clone()).await?;
@@ -182,7 +179,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     supervisor.once(plumbing::lock_routes(start.routing));
     supervisor.forever("audit", audit.clone().sweep());
     supervisor.forever("keys", rotate_keys(config.state_dir.clone(), keys, metrics.clone()));
-    let cache = discovered.cache.clone();
+    let ruling = discovered.ruling.clone();
     supervisor.forever(
         "discovery",
         discover::run(config, discovered, audit.clone(), metrics, supervisor.runtime().clone(), start.identity),
@@ -190,8 +187,8 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
 
     let end = signals.wait(&mut ended).await;
     drain.finish(DRAIN).await;
-    if let Some(cache) = cache.load_full() {
-        cache.settle(CALLS).await;
+    if let Some(ruling) = ruling.load_full() {
+        ruling.cache.settle(CALLS).await;
     }
     audit.flush(FLUSH);
     end?;
@@ -266,23 +263,12 @@ async fn start_events(config: &Config, events: Arc<Events>, supervisor: &Supervi
     Ok(())
 }
 
-type LiveBridge = Bridge<Namespaces, discover::LiveIssuer, SystemClock>;
-
 /// What must be forgotten about a pod that is gone.
-fn on_gone(
-    discovered: &Discovered,
-    bridge: &Arc<ArcSwapOption<LiveBridge>>,
-    audit: &Arc<Audit>,
-    events: &Option<Arc<Events>>,
-) -> crate::pods::store::OnGone {
-    let (cache, bridge, audit) = (discovered.cache.clone(), bridge.clone(), audit.clone());
-    let events = events.clone();
+fn on_gone(discovered: &Discovered, audit: &Arc<Audit>, events: &Option<Arc<Events>>) -> crate::pods::store::OnGone {
+    let (ruling, audit, events) = (discovered.ruling.clone(), audit.clone(), events.clone());
     Box::new(move |uid| {
-        if let Some(cache) = cache.load_full() {
-            cache.forget(uid);
-        }
-        if let Some(bridge) = bridge.load_full() {
-            bridge.forget(uid);
+        if let Some(ruling) = ruling.load_full() {
+            ruling.cache.forget(uid);
         }
         audit.forget(uid);
         if let Some(events) = &events {

@@ -2,6 +2,7 @@
 //!
 //! Lines go to their own writer through a bounded queue. No secret can get in: the types that come here do not hold one.
 
+mod deliveries;
 mod denials;
 
 use std::io::Write;
@@ -16,6 +17,7 @@ use crate::issuer::StsCall;
 use crate::metrics::{Fault, Metrics};
 use crate::types::{ContainerId, Denial, PodEntry};
 
+use deliveries::Deliveries;
 use denials::Denials;
 
 /// Lines that may wait for a slow disk. Beyond it lines are lost, and counted: a full pipe must not stop credentials.
@@ -30,6 +32,7 @@ pub struct Audit {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     node: Arc<str>,
+    deliveries: Deliveries,
     denials: Denials,
 }
 
@@ -49,7 +52,7 @@ pub struct Subject<'a> {
     pub container: Option<&'a ContainerId>,
 }
 
-/// Credentials that reached a container for the first time.
+/// Credentials that reach a container.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
     /// Who got them.
@@ -59,7 +62,7 @@ pub struct Delivery<'a> {
     /// The session's name.
     pub session_name: &'a str,
     /// The key that joins this line with the call's, and with CloudTrail.
-    pub access_key_id: &'a str,
+    pub access_key_id: &'a Arc<str>,
     /// `kernel` or `ip`.
     pub identity: &'static str,
 }
@@ -90,7 +93,7 @@ impl Audit {
                 }
             }
         })?;
-        Ok(Self { lines, metrics, clock, node, denials: Denials::default() })
+        Ok(Self { lines, metrics, clock, node, deliveries: Deliveries::default(), denials: Denials::default() })
     }
 
     /// A call to STS ended.
@@ -115,14 +118,17 @@ impl Audit {
         self.write("sts_call", line);
     }
 
-    /// Credentials reached a container for the first time.
+    /// Credentials reach a container. The first time of each has a line.
     pub fn delivery(&self, delivery: &Delivery<'_>) {
+        if !self.deliveries.is_first(&delivery.subject, delivery.access_key_id) {
+            return;
+        }
         let mut line = self.line("Deliver");
         line.insert("decision".into(), json!("allow"));
         self.add_subject(&mut line, &delivery.subject);
         line.insert("role".into(), json!(delivery.role));
         line.insert("session_name".into(), json!(delivery.session_name));
-        line.insert("access_key_id".into(), json!(delivery.access_key_id));
+        line.insert("access_key_id".into(), json!(**delivery.access_key_id));
         line.insert("identity".into(), json!(delivery.identity));
         if !delivery.subject.pod.container_roles.is_empty() {
             // Containers of one pod share a network: this answer crossed one that a sibling may read.
@@ -154,6 +160,7 @@ impl Audit {
 
     /// The pod is gone: what was only counted is written, and nothing is remembered.
     pub fn forget(&self, pod: &crate::types::PodUid) {
+        self.deliveries.forget(pod);
         self.write_denials(self.denials.forget(pod));
     }
 

@@ -5,6 +5,7 @@ mod limits;
 pub mod listener;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,9 +42,11 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
 
     /// Serves `listener` until the drain begins.
     pub async fn serve(self: Arc<Self>, listener: Listener) {
+        let drain = self.drain.clone();
+        let mut begun = pin!(drain.begun());
         loop {
             let accepted = tokio::select! {
-                () = self.drain.begun() => return,
+                () = &mut begun => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {

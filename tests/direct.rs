@@ -108,7 +108,7 @@ struct Test {
     kernel: FakeKernel,
     issuer: FakeIssuer,
     store: Arc<Store>,
-    ruling: Arc<ArcSwapOption<Ruling>>,
+    ruling: Arc<ArcSwapOption<Ruling<FakeIssuer, Anchored>>>,
     facts: Arc<ArcSwap<Facts>>,
     bridge: Arc<Bridge<FakeKernel, FakeIssuer, Anchored>>,
     events: Arc<Events>,
@@ -153,7 +153,7 @@ impl Test {
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
         let audit = Arc::new(Audit::new(audit, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap());
         let events = Arc::new(Events::new(limits, Arc::new(clock.clone()), metrics.clone()));
-        let ruling = Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms }));
+        let ruling = Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms, cache }));
         let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
         let facts = Arc::new(ArcSwap::from_pointee(facts));
         let bridge = Arc::new(Bridge::new(Parties {
@@ -161,7 +161,6 @@ impl Test {
             store: store.clone(),
             service_accounts,
             ruling: ruling.clone(),
-            cache: Arc::new(ArcSwapOption::from_pointee(cache)),
             keys: Arc::new(ArcSwap::from_pointee(KeyRing::new(vec![key]))),
             facts: facts.clone(),
             imds_v1: false,
@@ -195,6 +194,11 @@ impl Test {
             index.apply_namespace(namespace_entry(&object).unwrap());
             Vec::new()
         });
+    }
+
+    /// Whether this line is among the metrics.
+    fn counted(&self, series: &str) -> bool {
+        String::from_utf8(self.metrics.render().1).unwrap().lines().any(|line| line == series)
     }
 
     /// One request as this connection's caller; the token is asked for as the caller is at that moment.
@@ -386,6 +390,26 @@ async fn two_rightful_claimants_are_none() {
     // One socket of the two is gone: the other is whose it is.
     test.kernel.0.lock().unwrap().retain(|(socket, _)| socket.netns == NetnsId(2));
     assert_eq!(test.get(LIST).await, (200, "db".into()));
+}
+
+/// A client never comes past its first request, the one for a token: the denial must be told there already.
+#[tokio::test(start_paused = true)]
+async fn every_claimant_is_told_why_it_gets_nothing() {
+    let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "60")];
+    let twins = Test::new();
+    twins.socket(2, 9, "twin-uid", "b");
+    twins.apply(pod("twin-uid", json!({"iam.amazonaws.com/role": "db"})));
+    assert_eq!(twins.send("PUT", "/latest/api/token", &ttl).await.0, 503);
+    assert!(twins.counted("podrole_denials_total{reason=\"Squatters\"} 2"), "both have the address");
+
+    let liars = Test::empty();
+    let hash = "0123456789abcdef0123456789abcdef";
+    liars.socket(1, 1, hash, "a");
+    for uid in ["static-uid", "liar-uid"] {
+        liars.apply(pod(uid, json!({"kubernetes.io/config.mirror": hash, "iam.amazonaws.com/role": "web"})));
+    }
+    assert_eq!(liars.get(LIST).await.0, 503);
+    assert!(liars.counted("podrole_denials_total{reason=\"Ambiguous\"} 2"), "either may lie");
 }
 
 #[tokio::test(start_paused = true)]

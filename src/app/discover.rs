@@ -36,8 +36,7 @@ pub(super) type LiveIssuer = Arc<Sts<SystemClock>>;
 /// Where it is put for the bridge to see.
 #[derive(Default)]
 pub(super) struct Discovered {
-    pub(super) ruling: Arc<ArcSwapOption<Ruling>>,
-    pub(super) cache: Arc<ArcSwapOption<CredentialCache<LiveIssuer, SystemClock>>>,
+    pub(super) ruling: Arc<ArcSwapOption<Ruling<LiveIssuer, SystemClock>>>,
     pub(super) facts: SharedFacts,
 }
 
@@ -51,12 +50,12 @@ pub(super) async fn run(
     known: BlockReady,
 ) {
     let mut pause = RETRY.0;
-    let (sts, ruling) = loop {
+    let (sts, rules, terms) = loop {
         match attempt(&config, &discovered, &audit, &metrics).await {
-            Ok((sts, ruling)) => {
-                let base = ruling.rules.base.as_str().to_owned();
-                info!(region = %ruling.terms.region, base, "Ready to assume roles");
-                break (sts, ruling);
+            Ok((sts, rules, terms)) => {
+                let base = rules.base.as_str().to_owned();
+                info!(region = %terms.region, base, "Ready to assume roles");
+                break (sts, rules, terms);
             }
             Err(error) => {
                 warn!(error = %format_args!("{error:#}"), retry_in = ?pause, "Not ready to assume roles");
@@ -66,9 +65,7 @@ pub(super) async fn run(
         }
     };
     let cache = CredentialCache::new(sts.clone(), SystemClock, plumbing::chance, runtime, metrics.clone());
-    // The cache before the ruling: whoever sees the ruling finds a cache.
-    discovered.cache.store(Some(Arc::new(cache)));
-    discovered.ruling.store(Some(Arc::new(ruling)));
+    discovered.ruling.store(Some(Arc::new(Ruling { rules, terms, cache })));
     drop(known);
     loop {
         if let Some(left) = sts.base_remaining() {
@@ -83,7 +80,7 @@ async fn attempt(
     discovered: &Discovered,
     audit: &Arc<Audit>,
     metrics: &Arc<Metrics>,
-) -> anyhow::Result<(LiveIssuer, Ruling)> {
+) -> anyhow::Result<(LiveIssuer, Rules, IssueTerms)> {
     let node = node_facts(config).await?;
     discovered.facts.store(Arc::new(node.facts.clone()));
     let region = node.facts.region.clone();
@@ -103,7 +100,7 @@ async fn attempt(
         duration: config.session_duration,
         region,
     };
-    Ok((Arc::new(sts), Ruling { rules, terms }))
+    Ok((Arc::new(sts), rules, terms))
 }
 
 async fn node_facts(config: &Config) -> anyhow::Result<NodeFacts> {

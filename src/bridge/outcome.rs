@@ -10,8 +10,7 @@ use crate::imds::{Refusal, TokenError};
 use crate::policy::{DenyReason, NotYet};
 use crate::types::RoleArn;
 
-/// One of these ends every request; it decides the status, the body and the label.
-#[derive(Debug)]
+/// One of these ends every request; it decides the status, the body and the label. No `Debug`: it holds what the pod is given.
 pub enum Outcome {
     /// A session token.
     Token {
@@ -70,16 +69,14 @@ pub enum Outcome {
 pub enum Unready {
     /// The pod's address, which would tell it from a squatter.
     Address,
-    /// The container's name.
-    Container,
+    /// What policy needs for its decision.
+    Decision(NotYet),
     /// The namespace.
     Namespace,
     /// The pod.
     Pod,
     /// Our own account and region.
     Rules,
-    /// The service account.
-    ServiceAccount,
 }
 
 // === impl Outcome ===
@@ -102,11 +99,10 @@ impl Outcome {
             Self::Unproven(Unproven::TimedOut) => "proof_timeout",
             Self::NotOwner(not_owner) => not_owner.name(),
             Self::NotReady(Unready::Address) => "address_unknown",
-            Self::NotReady(Unready::Container) => "container_unknown",
-            Self::NotReady(Unready::Namespace) => "namespace_unknown",
+            Self::NotReady(Unready::Decision(what)) => what.name(),
+            Self::NotReady(Unready::Namespace) => NotYet::Namespace.name(),
             Self::NotReady(Unready::Pod) => "pod_unknown",
             Self::NotReady(Unready::Rules) => "starting",
-            Self::NotReady(Unready::ServiceAccount) => "service_account_unknown",
             Self::Denied(_) => "denied",
             Self::WrongRole => "wrong_role",
             Self::NotFound => "not_found",
@@ -115,14 +111,25 @@ impl Outcome {
             Self::IdentityChanged => "identity_changed",
         }
     }
-}
 
-impl From<NotYet> for Unready {
-    fn from(what: NotYet) -> Self {
-        match what {
-            NotYet::Container => Self::Container,
-            NotYet::Namespace => Self::Namespace,
-            NotYet::ServiceAccount => Self::ServiceAccount,
+    /// What the label does not say, for whoever looks for the reason of a refusal.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Refused(Refusal::Malformed(what) | Refusal::Forwarded(what)) => Some((*what).to_owned()),
+            Self::BadToken(error) => Some(error.to_string()),
+            Self::Unproven(error) => Some(error.to_string()),
+            Self::NotOwner(why) => Some(why.explain().to_owned()),
+            Self::Denied(reason) => Some(reason.explain()),
+            Self::Token { .. }
+            | Self::Credentials { .. }
+            | Self::Text { .. }
+            | Self::Refused(Refusal::PutElsewhere | Refusal::Method { .. })
+            | Self::TokenRequired
+            | Self::NotReady(_)
+            | Self::WrongRole
+            | Self::NotFound
+            | Self::NotIssued { .. }
+            | Self::IdentityChanged => None,
         }
     }
 }

@@ -35,11 +35,14 @@ pub(super) enum Ownership<'a> {
     /// The watch may still tell.
     NotYet(Unready),
     /// Nobody's that we may serve.
-    Refused {
-        why: NotOwner,
-        /// Who tried, where the watch knows it.
-        by: Option<(&'a Arc<PodEntry>, &'a Proof)>,
-    },
+    Refused(RefusedOwner<'a>),
+}
+
+/// Why a connection is nobody's, and the pods that it could have been of: each of them is told.
+#[derive(Debug)]
+pub(super) struct RefusedOwner<'a> {
+    pub(super) why: NotOwner,
+    pub(super) claimants: Vec<(&'a Arc<PodEntry>, Option<&'a Proof>)>,
 }
 
 /// Why a proven process is not served as its pod.
@@ -75,9 +78,9 @@ pub(super) fn of<'a>(index: &'a Index, caller: &'a Caller, connection: &Connecti
 fn by_proof<'a>(index: &'a Index, proof: &'a Proof, peer: IpAddr) -> Ownership<'a> {
     match index.pod(&proof.identity.pod) {
         Lookup::Unknown => Ownership::NotYet(Unready::Pod),
-        Lookup::Ambiguous => Ownership::Refused { why: NotOwner::Ambiguous, by: None },
+        Lookup::Ambiguous(pods) => refused(NotOwner::Ambiguous, pods.into_iter().map(|pod| (pod, Some(proof)))),
         Lookup::Found(pod) if owns_namespace(pod, proof, peer) => Ownership::Owned { pod, proof: Some(proof) },
-        Lookup::Found(pod) => Ownership::Refused { why: NotOwner::ForeignNamespace, by: Some((pod, proof)) },
+        Lookup::Found(pod) => refused(NotOwner::ForeignNamespace, [(pod, Some(proof))]),
     }
 }
 
@@ -90,24 +93,26 @@ fn owns_namespace(pod: &PodEntry, proof: &Proof, peer: IpAddr) -> bool {
 /// Several namespaces own the address and each holds such a socket. The address is one pod's by the API server's word; without
 /// that word nobody is served.
 fn by_claim<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Ownership<'a> {
-    let mut owner = None;
+    let mut owners = Vec::with_capacity(1);
+    let mut others = Vec::new();
     let mut undecided = false;
     for proof in proofs {
         match index.pod(&proof.identity.pod) {
             Lookup::Found(pod) if !proof.socket.host && !pod.host_network && pod.ips.contains(&peer) => {
-                if owner.replace((pod, proof)).is_some() {
-                    return Ownership::Refused { why: NotOwner::Squatters, by: None };
-                }
+                owners.push((pod, Some(proof)));
             }
-            Lookup::Found(pod) => undecided |= pod.ips.is_empty(),
+            Lookup::Found(pod) => {
+                undecided |= pod.ips.is_empty();
+                others.push((pod, Some(proof)));
+            }
             Lookup::Unknown => undecided = true,
-            Lookup::Ambiguous => {}
+            Lookup::Ambiguous(pods) => others.extend(pods.into_iter().map(|pod| (pod, Some(proof)))),
         }
     }
-    match owner {
-        Some((pod, proof)) => Ownership::Owned { pod, proof: Some(proof) },
-        None if undecided => Ownership::NotYet(Unready::Address),
-        None => Ownership::Refused { why: NotOwner::Squatters, by: None },
+    match owners[..] {
+        [(pod, proof)] => Ownership::Owned { pod, proof },
+        [] if undecided => Ownership::NotYet(Unready::Address),
+        [] | [_, _, ..] => refused(NotOwner::Squatters, owners.into_iter().chain(others)),
     }
 }
 
@@ -117,8 +122,17 @@ fn by_address(index: &Index, peer: IpAddr) -> Ownership<'_> {
     match (holders.next(), holders.next()) {
         (None, _) => Ownership::NotYet(Unready::Pod),
         (Some(pod), None) => Ownership::Owned { pod, proof: None },
-        (Some(_), Some(_)) => Ownership::Refused { why: NotOwner::Ambiguous, by: None },
+        (Some(one), Some(other)) => {
+            refused(NotOwner::Ambiguous, [one, other].into_iter().chain(holders).map(|pod| (pod, None)))
+        }
     }
+}
+
+fn refused<'a>(
+    why: NotOwner,
+    claimants: impl IntoIterator<Item = (&'a Arc<PodEntry>, Option<&'a Proof>)>,
+) -> Ownership<'a> {
+    Ownership::Refused(RefusedOwner { why, claimants: claimants.into_iter().collect() })
 }
 
 // === impl NotOwner ===

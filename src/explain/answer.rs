@@ -29,7 +29,7 @@ pub(super) fn pod(
     let entry = match index.pod(&asked.entry.uid) {
         Lookup::Found(entry) => entry.as_ref(),
         // Not with an index that was made of these pods.
-        Lookup::Unknown | Lookup::Ambiguous => &asked.entry,
+        Lookup::Unknown | Lookup::Ambiguous(_) => &asked.entry,
     };
     let view = View { asked, index, objects, rules, terms };
     let wanted: Vec<&String> =

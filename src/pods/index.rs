@@ -9,17 +9,10 @@ use crate::types::{NamespaceEntry, PodEntry, PodUid, ServiceAccountEntry};
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     pods: HashMap<PodUid, Arc<PodEntry>>,
-    /// Static pods by the UID their cgroups carry.
-    aliases: HashMap<PodUid, Alias>,
+    /// Static pods by the UID their cgroups carry. Where several claim one, some of them lie, so none is believed.
+    aliases: HashMap<PodUid, Vec<PodUid>>,
     namespaces: HashMap<Arc<str>, Arc<NamespaceEntry>>,
     service_accounts: HashMap<(Arc<str>, Arc<str>), Arc<ServiceAccountEntry>>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Alias {
-    Of(PodUid),
-    /// Two pods claim it: one of them lies, so neither is believed.
-    Disputed,
 }
 
 /// Whom a UID from a cgroup belongs to.
@@ -29,8 +22,8 @@ pub enum Lookup<'a> {
     Found(&'a Arc<PodEntry>),
     /// Nobody that the watch has shown yet.
     Unknown,
-    /// More than one pod says so.
-    Ambiguous,
+    /// More than one pod says so: these.
+    Ambiguous(Vec<&'a Arc<PodEntry>>),
 }
 
 // === impl Index ===
@@ -41,10 +34,15 @@ impl Index {
         if let Some(pod) = self.pods.get(uid) {
             return Lookup::Found(pod);
         }
-        match self.aliases.get(uid) {
-            None => Lookup::Unknown,
-            Some(Alias::Disputed) => Lookup::Ambiguous,
-            Some(Alias::Of(uid)) => self.pods.get(uid).map_or(Lookup::Unknown, Lookup::Found),
+        let claimants = self.aliases.get(uid).map_or(&[][..], Vec::as_slice);
+        let mut claimants: Vec<_> = claimants.iter().filter_map(|uid| self.pods.get(uid)).collect();
+        match (claimants.pop(), claimants.is_empty()) {
+            (None, _) => Lookup::Unknown,
+            (Some(only), true) => Lookup::Found(only),
+            (Some(last), false) => {
+                claimants.push(last);
+                Lookup::Ambiguous(claimants)
+            }
         }
     }
 
@@ -134,10 +132,7 @@ impl Index {
         self.aliases.clear();
         for pod in self.pods.values() {
             if let Some(alias) = &pod.cgroup_uid {
-                self.aliases
-                    .entry(alias.clone())
-                    .and_modify(|claim| *claim = Alias::Disputed)
-                    .or_insert_with(|| Alias::Of(pod.uid.clone()));
+                self.aliases.entry(alias.clone()).or_default().push(pod.uid.clone());
             }
         }
     }
@@ -170,7 +165,7 @@ mod tests {
         match index.pod(&uid(id)) {
             Lookup::Found(pod) => Ok(pod.name.to_string()),
             Lookup::Unknown => Err("unknown"),
-            Lookup::Ambiguous => Err("ambiguous"),
+            Lookup::Ambiguous(_) => Err("ambiguous"),
         }
     }
 

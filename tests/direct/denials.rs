@@ -59,10 +59,6 @@ impl Test {
     fn publish(&self, sink: &FakeSink) {
         tokio::spawn(self.events.clone().publish(sink.clone(), || 0.5));
     }
-
-    fn counted(&self, series: &str) -> bool {
-        String::from_utf8(self.metrics.render().1).unwrap().lines().any(|line| line == series)
-    }
 }
 
 /// Time for other tasks, and none besides.
