@@ -118,7 +118,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     let discovered = Discovered::default();
     let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config, &metrics)?));
     let bridge_slot: Arc<ArcSwapOption<Bridge<_, _, _>>> = Arc::default();
-    let store = Arc::new(Store::new(on_gone(&discovered, &bridge_slot, &audit, &events)));
+    let store = Arc::new(Store::new(on_stale(&discovered, &bridge_slot, &audit, &events)));
     let bridge = Arc::new(Bridge::new(Parties {
         identity,
         store: store.clone(),
@@ -268,13 +268,13 @@ async fn start_events(config: &Config, events: Arc<Events>, supervisor: &Supervi
 
 type LiveBridge = Bridge<Namespaces, discover::LiveIssuer, SystemClock>;
 
-/// What must be forgotten about a pod that is gone.
-fn on_gone(
+/// What must be forgotten about a pod that is gone or has become another to us.
+fn on_stale(
     discovered: &Discovered,
     bridge: &Arc<ArcSwapOption<LiveBridge>>,
     audit: &Arc<Audit>,
     events: &Option<Arc<Events>>,
-) -> crate::pods::store::OnGone {
+) -> crate::pods::store::OnStale {
     let (cache, bridge, audit) = (discovered.cache.clone(), bridge.clone(), audit.clone());
     let events = events.clone();
     Box::new(move |uid| {

@@ -145,7 +145,7 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         let _ = tokio::time::timeout(patience, self.shared.calls.wait()).await;
     }
 
-    /// The pod is gone: what only it used ends now.
+    /// The pod is gone, or was promised something else: what only it used ends now.
     pub fn forget(&self, pod: &PodUid) {
         let mut slots = self.lock();
         let mut unused = Vec::new();

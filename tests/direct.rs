@@ -191,10 +191,7 @@ impl Test {
     fn namespace(&self, annotations: Value) {
         let object: SlimMeta =
             serde_json::from_value(json!({"metadata": {"name": "shop", "annotations": annotations}})).unwrap();
-        self.store.update(|index| {
-            index.apply_namespace(namespace_entry(&object).unwrap());
-            Vec::new()
-        });
+        self.store.update(|index| index.apply_namespace(namespace_entry(&object).unwrap()));
     }
 
     /// One request as this connection's caller; the token is asked for as the caller is at that moment.

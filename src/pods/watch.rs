@@ -311,16 +311,13 @@ impl Indexed for Metadata<NamespaceKind> {
         namespace_entry(&self.object)
     }
     fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        index.apply_namespace(entry);
-        Vec::new()
+        index.apply_namespace(entry)
     }
     fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        index.delete_namespace(&entry.name);
-        Vec::new()
+        index.delete_namespace(&entry.name)
     }
     fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
-        index.reset_namespaces(entries);
-        Vec::new()
+        index.reset_namespaces(entries)
     }
 }
 
@@ -331,15 +328,12 @@ impl Indexed for Metadata<ServiceAccountKind> {
         service_account_entry(&self.object)
     }
     fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        index.apply_service_account(entry);
-        Vec::new()
+        index.apply_service_account(entry)
     }
     fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        index.delete_service_account(&entry.namespace, &entry.name);
-        Vec::new()
+        index.delete_service_account(&entry.namespace, &entry.name)
     }
     fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
-        index.reset_service_accounts(entries);
-        Vec::new()
+        index.reset_service_accounts(entries)
     }
 }
