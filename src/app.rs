@@ -10,6 +10,7 @@ mod discover;
 mod harden;
 mod plumbing;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,13 +31,13 @@ use crate::config::{Config, IdentityMode};
 use crate::events::Events;
 use crate::events::api::KubeEvents;
 use crate::events::schedule::Limits;
-use crate::imds::{Facts, KeyRing};
+use crate::imds::{Facts, Key, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
 use crate::pods::{taint, watch};
 use crate::readiness::{BlockReady, Readiness};
 use crate::server::Server;
-use crate::state;
+use crate::state::{self, StateError};
 use crate::tasks::{Drain, Supervisor};
 
 use discover::Discovered;
@@ -116,7 +117,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     let events = events.map(Arc::new);
 
     let discovered = Discovered::default();
-    let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config, &metrics)?));
+    let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config.state_dir, &[], &metrics)?));
     let bridge_slot: Arc<ArcSwapOption<Bridge<_, _, _>>> = Arc::default();
     let store = Arc::new(Store::new(on_stale(&discovered, &bridge_slot, &audit, &events)));
     let bridge = Arc::new(Bridge::new(Parties {
@@ -291,24 +292,24 @@ fn on_stale(
     })
 }
 
-fn load_keys(config: &Config, metrics: &Metrics) -> anyhow::Result<KeyRing> {
-    let (ring, problem) = state::load(&config.state_dir, &state::boot_id(), SystemClock.boot())?;
+fn load_keys(directory: &Path, held: &[Key], metrics: &Metrics) -> Result<KeyRing, StateError> {
+    let (ring, problem) = state::load(directory, &state::boot_id(), SystemClock.boot(), held)?;
     if let Some(problem) = problem {
         metrics.fault(Fault::KeyRing);
-        warn!(error = %problem, "Session tokens will not survive a restart");
+        warn!(error = %problem, "Session tokens do not survive a restart");
     }
     Ok(ring)
 }
 
-async fn rotate_keys(directory: std::path::PathBuf, keys: Arc<ArcSwap<KeyRing>>, metrics: Arc<Metrics>) {
+async fn rotate_keys(directory: PathBuf, keys: Arc<ArcSwap<KeyRing>>, metrics: Arc<Metrics>) {
     loop {
         tokio::time::sleep(KEY_CHECK).await;
-        match state::load(&directory, &state::boot_id(), SystemClock.boot()) {
-            Ok((ring, None)) => keys.store(Arc::new(ring)),
-            // The ring in memory still works; one made anew would not open the tokens that are out.
-            Ok((_, Some(problem))) | Err(problem) => {
+        let held: Vec<Key> = keys.load().keys().cloned().collect();
+        match load_keys(&directory, &held, &metrics) {
+            Ok(ring) => keys.store(Arc::new(ring)),
+            Err(problem) => {
                 metrics.fault(Fault::KeyRing);
-                warn!(error = %problem, "The key ring cannot be kept");
+                warn!(error = %problem, "No new key: the ones there are go on");
             }
         }
     }
