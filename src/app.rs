@@ -35,7 +35,7 @@ use crate::imds::{Facts, Key, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
 use crate::pods::{taint, watch};
-use crate::readiness::{BlockReady, Readiness};
+use crate::readiness::Readiness;
 use crate::server::Server;
 use crate::state::{self, StateError};
 use crate::tasks::{Drain, Supervisor};
@@ -108,7 +108,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
         Identity::Kernel(_) => "kernel",
         Identity::Address => "ip",
     });
-    let (readiness, start) = Readiness::new();
+    let (readiness, start) = Readiness::new(config.policy.service_account_roles);
     let (supervisor, mut ended) = Supervisor::new(control.clone());
     let audit = Audit::new(std::io::stdout(), config.node.clone(), shared_clock.clone(), metrics.clone());
     let audit = Arc::new(audit.context("cannot start the audit log")?);
@@ -176,7 +176,9 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     drop(start.redirect);
     info!(port, "Pods' metadata traffic comes here");
 
-    start_watches(&config, &store, &metrics, readiness, [start.pods, start.namespaces], &supervisor).await?;
+    let first =
+        watch::FirstLists { pods: start.pods, namespaces: start.namespaces, service_accounts: start.service_accounts };
+    start_watches(&config, &store, &metrics, readiness, first, &supervisor).await?;
     if let Some(events) = events {
         start_events(&config, events, &supervisor).await?;
     }
@@ -243,7 +245,7 @@ async fn start_watches(
     store: &Arc<Store>,
     metrics: &Arc<Metrics>,
     readiness: Readiness,
-    ready: [BlockReady; 2],
+    first: watch::FirstLists,
     supervisor: &Supervisor,
 ) -> anyhow::Result<()> {
     let kubeconfig = config.kubeconfig.clone();
@@ -253,9 +255,8 @@ async fn start_watches(
         let (client, node, key) = (client.clone(), config.node.clone(), key.clone());
         supervisor.once(taint::remove_when_ready(client, node, key, readiness));
     }
-    let settings = watch::Settings { node: config.node.clone(), service_accounts: config.policy.service_account_roles };
     let chance = plumbing::chance();
-    supervisor.forever("watch", watch::run(client, settings, store.clone(), metrics.clone(), ready, chance));
+    supervisor.forever("watch", watch::run(client, config.node.clone(), store.clone(), metrics.clone(), first, chance));
     Ok(())
 }
 

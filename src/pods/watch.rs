@@ -36,13 +36,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 const KUBE_CONNECT: Duration = Duration::from_secs(5);
 const KUBE_READ: Duration = Duration::from_secs(90);
 
-/// What to watch.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `spec.nodeName` of the pods that are ours.
-    pub node: Arc<str>,
-    /// Whether service accounts are a source of roles.
-    pub service_accounts: bool,
+/// What waits for the first list of each watch.
+#[derive(Debug)]
+pub struct FirstLists {
+    /// Of pods.
+    pub pods: BlockReady,
+    /// Of namespaces.
+    pub namespaces: BlockReady,
+    /// Of service accounts; `None`: they are no source of roles and not watched.
+    pub service_accounts: Option<BlockReady>,
 }
 
 /// A client for the API server named by `kubeconfig`, or by the pod we run in.
@@ -77,32 +79,32 @@ pub(super) fn finish(mut config: kube::Config) -> anyhow::Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Runs all watches until the process ends; each releases its guard when its first list is in the store.
+/// Runs all watches until the process ends; each releases its guard when its first list is in the store. `node` is
+/// `spec.nodeName` of the pods that are ours.
 ///
 /// `jitter` is a number in `0..1` drawn once per process: it spreads the retries of thousands of nodes.
 pub async fn run(
     client: Client,
-    settings: Settings,
+    node: Arc<str>,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
-    ready: [BlockReady; 2],
+    first: FirstLists,
     jitter: f64,
 ) {
-    let [pods_ready, namespaces_ready] = ready;
     let context = |watch| Context { store: store.clone(), metrics: metrics.clone(), watch, jitter };
-    let node_pods = config().fields(&format!("spec.nodeName={}", settings.node));
+    let node_pods = config().fields(&format!("spec.nodeName={}", node));
     let pods =
-        feed(kube::runtime::watcher(Api::<SlimPod>::all(client.clone()), node_pods), context(Watch::Pods), pods_ready);
+        feed(kube::runtime::watcher(Api::<SlimPod>::all(client.clone()), node_pods), context(Watch::Pods), first.pods);
     let namespaces = feed(
         kube::runtime::watcher(Api::<Metadata<NamespaceKind>>::all(client.clone()), config()),
         context(Watch::Namespaces),
-        namespaces_ready,
+        first.namespaces,
     );
     let accounts = async {
-        if settings.service_accounts {
+        if let Some(ready) = first.service_accounts {
             let api = Api::<Metadata<ServiceAccountKind>>::all(client);
             let stream = kube::runtime::watcher(api, config());
-            feed(stream, context(Watch::ServiceAccounts), BlockReady::none()).await;
+            feed(stream, context(Watch::ServiceAccounts), ready).await;
         }
     };
     tokio::join!(pods, namespaces, accounts);

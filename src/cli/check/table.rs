@@ -309,7 +309,8 @@ impl Check {
             Self::ServiceAccountsAccess => error(
                 "PR-K04",
                 "podrole may list and watch service accounts",
-                "With --service-account-roles=true the annotation eks.amazonaws.com/role-arn of a service account is a source of roles.",
+                "With --service-account-roles=true the annotation eks.amazonaws.com/role-arn of a service account is a source of roles. \
+                 Without this right podrole is never ready.",
                 "Give podrole's service account list and watch on serviceaccounts, or set --service-account-roles=false.",
             ),
             Self::EventsAccess => warning(
@@ -388,9 +389,9 @@ impl Check {
                 "PR-D02",
                 "podrole is ready",
                 "The daemon runs and says that it is not ready. What it waits for is named: listener, redirect, routing, pods, \
-                 namespaces, identity.",
-                "See the other checks: identity waits for the metadata service and STS, pods and namespaces for the API server, routing \
-                 for the routing lock.",
+                 namespaces, identity, and service_accounts with --service-account-roles=true.",
+                "See the other checks: identity waits for the metadata service and STS, pods, namespaces and service_accounts for the \
+                 API server, routing for the routing lock.",
             ),
         }
     }
