@@ -100,7 +100,7 @@ fn prove_identity(config: &Config) -> anyhow::Result<Identity<Namespaces>> {
 
 async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle) -> anyhow::Result<()> {
     // Before anything else: a signal that comes during the start is remembered, not ignored.
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let clock = SystemClock;
     let shared_clock: Arc<dyn Clock> = Arc::new(clock);
     let metrics = Arc::new(Metrics::new());
@@ -217,26 +217,25 @@ impl Signals {
     }
 
     /// The first of: a signal (a clean end), or a part that should never end.
-    async fn wait(&mut self, ended: &mut tokio::sync::mpsc::Receiver<&'static str>) -> anyhow::Result<()> {
+    async fn wait(mut self, ended: &mut tokio::sync::mpsc::Receiver<&'static str>) -> anyhow::Result<()> {
         tokio::select! {
-            _ = self.terminate.recv() => info!("SIGTERM: draining"),
-            _ = self.interrupt.recv() => info!("SIGINT: draining"),
+            name = self.next() => info!("{name}: draining"),
             Some(name) = ended.recv() => anyhow::bail!("{name} has ended, and podrole cannot do without it"),
         }
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            return Ok(());
-        };
         // A second signal is somebody in a hurry.
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            self.next().await;
             error!("Second signal: stopping at once");
             std::process::abort();
         });
         Ok(())
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 
