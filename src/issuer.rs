@@ -129,7 +129,8 @@ pub type OnCall = Arc<dyn Fn(&StsCall) + Send + Sync>;
 
 /// Issues credentials.
 pub trait Issuer: Send + Sync + 'static {
-    /// One attempt, bounded in time. Retrying is the caller's.
+    /// One call, bounded in time, and at once a second where the first has shown that our own credentials were replaced meanwhile.
+    /// Any later attempt is the caller's.
     fn issue(&self, request: &IssueRequest) -> impl Future<Output = Result<Credentials, IssueError>> + Send;
 }
 

@@ -29,7 +29,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(5);
 /// For the first hop's call, which is made inside another: it must end, and be told of, before that one gives up.
 const HOP_CALL: Duration = Duration::from_secs(3);
-/// STS gives no session under a quarter of an hour: less is a clock that is wrong, ours or somebody's between us.
+/// What ends sooner than this has as good as ended. STS gives no session under a quarter of an hour, so it is a clock that is wrong:
+/// ours, or somebody's between us.
 const MIN_LIFE: Duration = Duration::from_secs(2);
 /// The first hop is our own session, and chaining allows an hour.
 const HOP_DURATION: Duration = Duration::from_secs(3600);
