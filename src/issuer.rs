@@ -143,16 +143,6 @@ impl<I: Issuer> Issuer for Arc<I> {
 // === impl IssueError ===
 
 impl IssueError {
-    /// The code behind it.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Base { code, .. }
-            | Self::Denied { code, .. }
-            | Self::Throttled { code }
-            | Self::Unavailable { code } => *code,
-        }
-    }
-
     /// Sorts a code into its class.
     pub fn from_code(code: Code) -> Self {
         match code {

@@ -99,7 +99,6 @@ impl Issuer for FakeIssuer {
             expiration: self.clock.wall() + Duration::from_secs(3600),
             issued_at: now,
             expires_at: now + Duration::from_secs(3600),
-            request_id: "r".into(),
         })
     }
 }

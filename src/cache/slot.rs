@@ -52,7 +52,6 @@ mod tests {
             expiration: SystemTime::UNIX_EPOCH,
             issued_at: Duration::from_secs(issued),
             expires_at: Duration::from_secs(issued + life),
-            request_id: "".into(),
         }
     }
 

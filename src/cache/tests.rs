@@ -38,7 +38,6 @@ impl Issuer for FakeIssuer {
             expiration: self.clock.wall() + life,
             issued_at: now,
             expires_at: now + life,
-            request_id: "r".into(),
         })
     }
 }

@@ -147,10 +147,10 @@ impl<C: Clock + Clone> Sts<C> {
         let call = call.set_external_id(external_id.map(str::to_owned));
         let result = call.customize().interceptor(date.clone()).send().await;
         let request_id = result.as_ref().map_or_else(|error| error.request_id(), |out| out.request_id());
-        let request_id: Option<Arc<str>> = request_id.filter(|id| !id.is_empty()).map(Arc::from);
+        let request_id = request_id.filter(|id| !id.is_empty()).map(Arc::from);
         let result = match result {
             Err(error) => Err(code_of(&error)),
-            Ok(out) => self.accept(out.credentials, started, date.get(), request_id.clone()),
+            Ok(out) => self.accept(out.credentials, started, date.get()),
         };
         (self.on_call)(&StsCall {
             action: "AssumeRole",
@@ -174,7 +174,6 @@ impl<C: Clock + Clone> Sts<C> {
         given: Option<aws_sdk_sts::types::Credentials>,
         started: Duration,
         server_now: Option<SystemTime>,
-        request_id: Option<Arc<str>>,
     ) -> Result<Credentials, Code> {
         let given = given.ok_or(Code::Unparsable)?;
         let expiration = SystemTime::try_from(given.expiration).map_err(|_| Code::Unparsable)?;
@@ -189,7 +188,6 @@ impl<C: Clock + Clone> Sts<C> {
             expiration,
             expires_at: started + life,
             issued_at: started,
-            request_id: request_id.unwrap_or_else(|| "".into()),
         })
     }
 
