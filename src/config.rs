@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFilter, LogFormat};
 
 use parse::Problems;
 
@@ -61,7 +61,7 @@ pub struct Config {
     /// How to log.
     pub log_format: LogFormat,
     /// What to log.
-    pub log: String,
+    pub log: LogFilter,
     /// The node's metadata service.
     pub metadata_endpoint: Uri,
     /// `AWS_CA_BUNDLE`.
@@ -148,7 +148,7 @@ impl Config {
             log_format: p
                 .choice("--log-format", &log_format, &[("json", LogFormat::Json), ("text", LogFormat::Text)])
                 .unwrap_or(LogFormat::Json),
-            log: p.filter("--log", log),
+            log: p.filter("--log", &log),
             metadata_endpoint: p.endpoint(environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")),
             ca_bundle: environment.get("AWS_CA_BUNDLE").map(Into::into),
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use http::Uri;
 
-use crate::telemetry;
+use crate::telemetry::LogFilter;
 use crate::types::{AllowList, Glob};
 
 /// STS's own limits.
@@ -186,11 +186,11 @@ impl Problems {
         Some(text.into())
     }
 
-    pub(super) fn filter(&mut self, flag: &str, text: String) -> String {
-        if let Err(error) = telemetry::parse_filter(&text) {
+    pub(super) fn filter(&mut self, flag: &str, text: &str) -> LogFilter {
+        LogFilter::parse(text).unwrap_or_else(|error| {
             self.add(format!("{flag}: {text:?} is not a log filter: {error}"));
-        }
-        text
+            LogFilter::default()
+        })
     }
 
     pub(super) fn endpoint(&mut self, text: Option<&String>) -> Uri {
