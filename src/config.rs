@@ -5,6 +5,7 @@ mod parse;
 mod policy;
 
 pub use args::RunArgs;
+pub use parse::metadata_endpoint;
 pub use policy::{PolicyArgs, PolicySettings};
 
 use std::collections::HashMap;
@@ -149,7 +150,7 @@ impl Config {
                 .choice("--log-format", &log_format, &[("json", LogFormat::Json), ("text", LogFormat::Text)])
                 .unwrap_or(LogFormat::Json),
             log: p.filter("--log", &log),
-            metadata_endpoint: p.endpoint(environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")),
+            metadata_endpoint: p.endpoint(environment),
             ca_bundle: environment.get("AWS_CA_BUNDLE").map(Into::into),
         };
         config.contradictions(p);
