@@ -34,7 +34,7 @@ use crate::events::schedule::Limits;
 use crate::imds::{Facts, Key, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
-use crate::pods::{taint, watch};
+use crate::pods::{client, taint, watch};
 use crate::readiness::Readiness;
 use crate::server::Server;
 use crate::state::{self, StateError};
@@ -248,7 +248,7 @@ async fn start_watches(
     supervisor: &Supervisor,
 ) -> anyhow::Result<()> {
     let kubeconfig = config.kubeconfig.clone();
-    let client = supervisor.runtime().spawn(async move { watch::client(kubeconfig.as_deref()).await });
+    let client = supervisor.runtime().spawn(async move { client::client(kubeconfig.as_deref()).await });
     let client = client.await?.context("cannot set up the Kubernetes client")?;
     if let Some(key) = &config.startup_taint {
         let (client, node, key) = (client.clone(), config.node.clone(), key.clone());
@@ -261,7 +261,7 @@ async fn start_watches(
 
 async fn start_events(config: &Config, events: Arc<Events>, supervisor: &Supervisor) -> anyhow::Result<()> {
     let kubeconfig = config.kubeconfig.clone();
-    let client = async move { watch::client_of_single_attempts(kubeconfig.as_deref()).await };
+    let client = async move { client::client_of_single_attempts(kubeconfig.as_deref()).await };
     let client = supervisor.runtime().spawn(client).await?.context("cannot set up the Kubernetes client for Events")?;
     supervisor.forever("events", events.publish(KubeEvents::new(client, &config.instance), plumbing::chance));
     Ok(())
