@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn met() -> Readiness {
-        let (readiness, start) = Readiness::new();
+        let (readiness, start) = Readiness::new(false);
         drop(start);
         readiness
     }

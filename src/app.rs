@@ -10,6 +10,7 @@ mod discover;
 mod harden;
 mod plumbing;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,13 +31,13 @@ use crate::config::{Config, IdentityMode};
 use crate::events::Events;
 use crate::events::api::KubeEvents;
 use crate::events::schedule::Limits;
-use crate::imds::{Facts, KeyRing};
+use crate::imds::{Facts, Key, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
-use crate::pods::{taint, watch};
-use crate::readiness::{BlockReady, Readiness};
+use crate::pods::{client, taint, watch};
+use crate::readiness::Readiness;
 use crate::server::Server;
-use crate::state;
+use crate::state::{self, StateError};
 use crate::tasks::{Drain, Supervisor};
 
 use discover::Discovered;
@@ -99,7 +100,7 @@ fn prove_identity(config: &Config) -> anyhow::Result<Identity<Namespaces>> {
 
 async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle) -> anyhow::Result<()> {
     // Before anything else: a signal that comes during the start is remembered, not ignored.
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let clock = SystemClock;
     let shared_clock: Arc<dyn Clock> = Arc::new(clock);
     let metrics = Arc::new(Metrics::new());
@@ -107,7 +108,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
         Identity::Kernel(_) => "kernel",
         Identity::Address => "ip",
     });
-    let (readiness, start) = Readiness::new();
+    let (readiness, start) = Readiness::new(config.policy.service_account_roles);
     let (supervisor, mut ended) = Supervisor::new(control.clone());
     let audit = Audit::new(std::io::stdout(), config.node.clone(), shared_clock.clone(), metrics.clone());
     let audit = Arc::new(audit.context("cannot start the audit log")?);
@@ -116,8 +117,8 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     let events = events.map(Arc::new);
 
     let discovered = Discovered::default();
-    let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config, &metrics)?));
-    let store = Arc::new(Store::new(on_gone(&discovered, &audit, &events)));
+    let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config.state_dir, &[], &metrics)?));
+    let store = Arc::new(Store::new(on_stale(&discovered, &audit, &events)));
     let bridge = Arc::new(Bridge::new(Parties {
         identity,
         store: store.clone(),
@@ -172,7 +173,9 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     drop(start.redirect);
     info!(port, "Pods' metadata traffic comes here");
 
-    start_watches(&config, &store, &metrics, readiness, [start.pods, start.namespaces], &supervisor).await?;
+    let first =
+        watch::FirstLists { pods: start.pods, namespaces: start.namespaces, service_accounts: start.service_accounts };
+    start_watches(&config, &store, &metrics, readiness, first, &supervisor).await?;
     if let Some(events) = events {
         start_events(&config, events, &supervisor).await?;
     }
@@ -211,26 +214,25 @@ impl Signals {
     }
 
     /// The first of: a signal (a clean end), or a part that should never end.
-    async fn wait(&mut self, ended: &mut tokio::sync::mpsc::Receiver<&'static str>) -> anyhow::Result<()> {
+    async fn wait(mut self, ended: &mut tokio::sync::mpsc::Receiver<&'static str>) -> anyhow::Result<()> {
         tokio::select! {
-            _ = self.terminate.recv() => info!("SIGTERM: draining"),
-            _ = self.interrupt.recv() => info!("SIGINT: draining"),
+            name = self.next() => info!("{name}: draining"),
             Some(name) = ended.recv() => anyhow::bail!("{name} has ended, and podrole cannot do without it"),
         }
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            return Ok(());
-        };
         // A second signal is somebody in a hurry.
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            self.next().await;
             error!("Second signal: stopping at once");
             std::process::abort();
         });
         Ok(())
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 
@@ -239,32 +241,31 @@ async fn start_watches(
     store: &Arc<Store>,
     metrics: &Arc<Metrics>,
     readiness: Readiness,
-    ready: [BlockReady; 2],
+    first: watch::FirstLists,
     supervisor: &Supervisor,
 ) -> anyhow::Result<()> {
     let kubeconfig = config.kubeconfig.clone();
-    let client = supervisor.runtime().spawn(async move { watch::client(kubeconfig.as_deref()).await });
+    let client = supervisor.runtime().spawn(async move { client::client(kubeconfig.as_deref()).await });
     let client = client.await?.context("cannot set up the Kubernetes client")?;
     if let Some(key) = &config.startup_taint {
         let (client, node, key) = (client.clone(), config.node.clone(), key.clone());
         supervisor.once(taint::remove_when_ready(client, node, key, readiness));
     }
-    let settings = watch::Settings { node: config.node.clone(), service_accounts: config.policy.service_account_roles };
     let chance = plumbing::chance();
-    supervisor.forever("watch", watch::run(client, settings, store.clone(), metrics.clone(), ready, chance));
+    supervisor.forever("watch", watch::run(client, config.node.clone(), store.clone(), metrics.clone(), first, chance));
     Ok(())
 }
 
 async fn start_events(config: &Config, events: Arc<Events>, supervisor: &Supervisor) -> anyhow::Result<()> {
     let kubeconfig = config.kubeconfig.clone();
-    let client = async move { watch::client_of_single_attempts(kubeconfig.as_deref()).await };
+    let client = async move { client::client_of_single_attempts(kubeconfig.as_deref()).await };
     let client = supervisor.runtime().spawn(client).await?.context("cannot set up the Kubernetes client for Events")?;
     supervisor.forever("events", events.publish(KubeEvents::new(client, &config.instance), plumbing::chance));
     Ok(())
 }
 
-/// What must be forgotten about a pod that is gone.
-fn on_gone(discovered: &Discovered, audit: &Arc<Audit>, events: &Option<Arc<Events>>) -> crate::pods::store::OnGone {
+/// What must be forgotten about a pod that is gone or has become another to us.
+fn on_stale(discovered: &Discovered, audit: &Arc<Audit>, events: &Option<Arc<Events>>) -> crate::pods::store::OnStale {
     let (ruling, audit, events) = (discovered.ruling.clone(), audit.clone(), events.clone());
     Box::new(move |uid| {
         if let Some(ruling) = ruling.load_full() {
@@ -277,24 +278,24 @@ fn on_gone(discovered: &Discovered, audit: &Arc<Audit>, events: &Option<Arc<Even
     })
 }
 
-fn load_keys(config: &Config, metrics: &Metrics) -> anyhow::Result<KeyRing> {
-    let (ring, problem) = state::load(&config.state_dir, &state::boot_id(), SystemClock.boot())?;
+fn load_keys(directory: &Path, held: &[Key], metrics: &Metrics) -> Result<KeyRing, StateError> {
+    let (ring, problem) = state::load(directory, &state::boot_id(), SystemClock.boot(), held)?;
     if let Some(problem) = problem {
         metrics.fault(Fault::KeyRing);
-        warn!(error = %problem, "Session tokens will not survive a restart");
+        warn!(error = %problem, "Session tokens do not survive a restart");
     }
     Ok(ring)
 }
 
-async fn rotate_keys(directory: std::path::PathBuf, keys: Arc<ArcSwap<KeyRing>>, metrics: Arc<Metrics>) {
+async fn rotate_keys(directory: PathBuf, keys: Arc<ArcSwap<KeyRing>>, metrics: Arc<Metrics>) {
     loop {
         tokio::time::sleep(KEY_CHECK).await;
-        match state::load(&directory, &state::boot_id(), SystemClock.boot()) {
-            Ok((ring, None)) => keys.store(Arc::new(ring)),
-            // The ring in memory still works; one made anew would not open the tokens that are out.
-            Ok((_, Some(problem))) | Err(problem) => {
+        let held: Vec<Key> = keys.load().keys().cloned().collect();
+        match load_keys(&directory, &held, &metrics) {
+            Ok(ring) => keys.store(Arc::new(ring)),
+            Err(problem) => {
                 metrics.fault(Fault::KeyRing);
-                warn!(error = %problem, "The key ring cannot be kept");
+                warn!(error = %problem, "No new key: the ones there are go on");
             }
         }
     }

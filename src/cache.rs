@@ -145,7 +145,7 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         let _ = tokio::time::timeout(patience, self.shared.calls.wait()).await;
     }
 
-    /// The pod is gone: what only it used ends now.
+    /// The pod is gone, or was promised something else: what only it used ends now.
     pub fn forget(&self, pod: &PodUid) {
         let mut slots = self.lock();
         let mut unused = Vec::new();
@@ -158,16 +158,6 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
             slots.pop(&request);
         }
         self.metrics.cache_entries(slots.len());
-    }
-
-    /// How many identities are held.
-    pub fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// What can be answered without waiting.
@@ -186,14 +176,14 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
     }
 
     fn slot<'a>(&self, slots: &'a mut LruCache<IssueRequest, Slot>, request: &IssueRequest) -> &'a mut Slot {
-        if !slots.contains(request) {
+        let one_more = (slots.len() + 1).min(MAX_IDENTITIES.get());
+        slots.get_or_insert_mut_ref(request, || {
             let (publish, state) = watch::channel(State::Pending);
             let asked = Arc::new(Notify::new());
             self.runtime.spawn(work(self.shared.clone(), request.clone(), publish, asked.clone()));
-            slots.put(request.clone(), Slot { state, asked, users: HashSet::new() });
-            self.metrics.cache_entries(slots.len());
-        }
-        slots.get_mut(request).expect("put there above")
+            self.metrics.cache_entries(one_more);
+            Slot { state, asked, users: HashSet::new() }
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<IssueRequest, Slot>> {

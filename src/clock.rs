@@ -1,4 +1,5 @@
-//! Time, as a thing that is handed in: no other module reads a clock.
+//! Time: no other module asks the system what it is. What decides by an age is handed a [`Clock`]; the rim, where a thread or a
+//! watch notes when something happened, reads [`SystemClock`] itself.
 
 use std::time::{Duration, SystemTime};
 

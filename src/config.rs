@@ -5,6 +5,7 @@ mod parse;
 mod policy;
 
 pub use args::RunArgs;
+pub use parse::metadata_endpoint;
 pub use policy::{PolicyArgs, PolicySettings};
 
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFilter, LogFormat};
 
 use parse::Problems;
 
@@ -61,7 +62,7 @@ pub struct Config {
     /// How to log.
     pub log_format: LogFormat,
     /// What to log.
-    pub log: String,
+    pub log: LogFilter,
     /// The node's metadata service.
     pub metadata_endpoint: Uri,
     /// `AWS_CA_BUNDLE`.
@@ -148,8 +149,8 @@ impl Config {
             log_format: p
                 .choice("--log-format", &log_format, &[("json", LogFormat::Json), ("text", LogFormat::Text)])
                 .unwrap_or(LogFormat::Json),
-            log: p.filter("--log", log),
-            metadata_endpoint: p.endpoint(environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")),
+            log: p.filter("--log", &log),
+            metadata_endpoint: p.endpoint(environment),
             ca_bundle: environment.get("AWS_CA_BUNDLE").map(Into::into),
         };
         config.contradictions(p);

@@ -51,7 +51,7 @@ impl Events {
         }
     }
 
-    /// The pod is gone: nothing more is told about it.
+    /// The pod is gone, or other than it was: what was still to be told about it may be wrong.
     pub fn forget(&self, pod: &PodUid) {
         self.dropped(self.schedule().forget(pod));
     }

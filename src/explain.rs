@@ -102,9 +102,8 @@ pub fn explain(objects: &Objects, terms: &Terms, selection: Selection<'_>) -> Re
     let asked = objects.select(selection)?;
     let mut index = Index::default();
     index.reset_pods(objects.pods.iter().map(|pod| pod.entry.clone()).collect());
-    objects.namespaces.iter().filter_map(namespace_entry).for_each(|entry| index.apply_namespace(entry));
-    let accounts = objects.service_accounts.iter().filter_map(service_account_entry);
-    accounts.for_each(|entry| index.apply_service_account(entry));
+    index.reset_namespaces(objects.namespaces.iter().filter_map(namespace_entry).collect());
+    index.reset_service_accounts(objects.service_accounts.iter().filter_map(service_account_entry).collect());
 
     let mut pods = Vec::new();
     for pod in asked {

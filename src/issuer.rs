@@ -129,7 +129,8 @@ pub type OnCall = Arc<dyn Fn(&StsCall) + Send + Sync>;
 
 /// Issues credentials.
 pub trait Issuer: Send + Sync + 'static {
-    /// One attempt, bounded in time. Retrying is the caller's.
+    /// One call, bounded in time, and at once a second where the first has shown that our own credentials were replaced meanwhile.
+    /// Any later attempt is the caller's.
     fn issue(&self, request: &IssueRequest) -> impl Future<Output = Result<Credentials, IssueError>> + Send;
 }
 
@@ -142,16 +143,6 @@ impl<I: Issuer> Issuer for Arc<I> {
 // === impl IssueError ===
 
 impl IssueError {
-    /// The code behind it.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Base { code, .. }
-            | Self::Denied { code, .. }
-            | Self::Throttled { code }
-            | Self::Unavailable { code } => *code,
-        }
-    }
-
     /// Sorts a code into its class.
     pub fn from_code(code: Code) -> Self {
         match code {

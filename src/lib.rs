@@ -7,8 +7,8 @@
 //!  L5    server  admin                          listeners, connections, limits | metrics, live, ready
 //!  L4    bridge                                 the use case: (connection, request) -> reply; the one Outcome enum
 //!  L3    cache  caller::resolver  audit  events  explain
-//!  L2    issuer::{base,sts}  pods::{access,read,store,taint,watch}  redirect::{nft,routing}
-//!        caller::{netns,sock_diag,cgroup_tree,self_test}
+//!  L2    issuer::{base,sts}  pods::{access,client,read,store,taint,watch}  redirect::{nft,routing}
+//!        caller::{netns,sock_diag,cgroup_tree,scanner,self_test}
 //!        upstream::client  events::api  state   <- all external I/O
 //!  L1    policy  imds  pods::{index,convert}  redirect::ruleset  cache::slot  caller::cgroup_path
 //!        events::schedule                         <- pure

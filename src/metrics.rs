@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{
     Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -27,7 +28,7 @@ pub struct Metrics {
     connections_refused: IntCounterVec,
     sts_requests: IntCounterVec,
     sts_seconds: Histogram,
-    cache_lookups: IntCounterVec,
+    cache_lookups: CacheLookups,
     cache_entries: IntGauge,
     watch_events: IntCounterVec,
     watch_errors: IntCounterVec,
@@ -38,6 +39,15 @@ pub struct Metrics {
     redirect_applied: IntCounter,
     identity_mode: IntGaugeVec,
     base_remaining: Gauge,
+}
+
+/// Looked into at every request: each counter is found once.
+#[derive(Debug)]
+struct CacheLookups {
+    family: IntCounterVec,
+    hit: IntCounter,
+    wait: IntCounter,
+    refused: IntCounter,
 }
 
 /// The watches, by what they watch.
@@ -130,11 +140,7 @@ impl Metrics {
                     .buckets(STS_BUCKETS.to_vec()),
             )
             .expect("a valid name"),
-            cache_lookups: counters(
-                "podrole_credential_cache_lookups_total",
-                "Looks into the credential cache.",
-                &["result"],
-            ),
+            cache_lookups: CacheLookups::new(),
             cache_entries: gauge("podrole_credential_cache_entries", "Identities in the credential cache."),
             watch_events: counters("podrole_watch_events_total", "Events received, by watch.", &["watch"]),
             watch_errors: counters("podrole_watch_errors_total", "Interruptions, by watch.", &["watch"]),
@@ -176,10 +182,16 @@ impl Metrics {
     }
 
     fn register(&self) {
+        for collector in self.collectors() {
+            self.registry.register(collector).expect("every name is registered once");
+        }
+    }
+
+    fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let build = IntGaugeVec::new(Opts::new("podrole_build_info", "1, labelled with the version."), &["version"])
             .expect("a valid name");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: Vec<Box<dyn prometheus::core::Collector>> = vec![
+        vec![
             Box::new(build),
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
@@ -189,7 +201,7 @@ impl Metrics {
             Box::new(self.connections_refused.clone()),
             Box::new(self.sts_requests.clone()),
             Box::new(self.sts_seconds.clone()),
-            Box::new(self.cache_lookups.clone()),
+            Box::new(self.cache_lookups.family.clone()),
             Box::new(self.cache_entries.clone()),
             Box::new(self.watch_events.clone()),
             Box::new(self.watch_errors.clone()),
@@ -200,10 +212,7 @@ impl Metrics {
             Box::new(self.redirect_applied.clone()),
             Box::new(self.identity_mode.clone()),
             Box::new(self.base_remaining.clone()),
-        ];
-        for collector in all {
-            self.registry.register(collector).expect("every name is registered once");
-        }
+        ]
     }
 
     /// One answered request.
@@ -240,12 +249,12 @@ impl Metrics {
 
     /// One look into the credential cache.
     pub fn cache_lookup(&self, result: CacheLookup) {
-        let label = match result {
-            CacheLookup::Hit => "hit",
-            CacheLookup::Wait => "wait",
-            CacheLookup::Refused => "refused",
+        let counter = match result {
+            CacheLookup::Hit => &self.cache_lookups.hit,
+            CacheLookup::Wait => &self.cache_lookups.wait,
+            CacheLookup::Refused => &self.cache_lookups.refused,
         };
-        self.cache_lookups.with_label_values(&[label]).inc();
+        counter.inc();
     }
 
     /// How many identities the cache holds.
@@ -322,6 +331,15 @@ impl Default for Metrics {
     }
 }
 
+impl CacheLookups {
+    fn new() -> Self {
+        let family =
+            counters("podrole_credential_cache_lookups_total", "Looks into the credential cache.", &["result"]);
+        let counter = |result| family.with_label_values(&[result]);
+        Self { hit: counter("hit"), wait: counter("wait"), refused: counter("refused"), family }
+    }
+}
+
 impl Watch {
     /// The label.
     pub fn name(self) -> &'static str {
@@ -343,6 +361,8 @@ fn gauge(name: &str, help: &str) -> IntGauge {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     #[test]
@@ -352,5 +372,77 @@ mod tests {
         let text = String::from_utf8(metrics.render().1).unwrap();
         assert!(text.contains("podrole_http_requests_total{outcome=\"ok\",route=\"token\"} 1"), "{text}");
         assert!(text.contains("podrole_build_info"));
+    }
+
+    /// All there are, counted or not: what each family was made with. A pod, a role or a namespace would be a label without end.
+    #[test]
+    fn labels_are_these_and_no_others() {
+        let expected: BTreeMap<&str, &[&str]> = BTreeMap::from([
+            ("podrole_audit_records_total", &["action"] as &[&str]),
+            ("podrole_base_credentials_remaining_seconds", &[]),
+            ("podrole_build_info", &["version"]),
+            ("podrole_connections_refused_total", &["reason"]),
+            ("podrole_credential_cache_entries", &[]),
+            ("podrole_credential_cache_lookups_total", &["result"]),
+            ("podrole_denials_total", &["reason"]),
+            ("podrole_events_total", &["result"]),
+            ("podrole_faults_total", &["fault"]),
+            ("podrole_http_request_duration_seconds", &["route"]),
+            ("podrole_http_requests_total", &["route", "outcome"]),
+            ("podrole_identity_mode", &["mode"]),
+            ("podrole_identity_proof_seconds", &[]),
+            ("podrole_imds_v1_requests_total", &["reason"]),
+            ("podrole_redirect_applied_total", &[]),
+            ("podrole_sts_request_duration_seconds", &[]),
+            ("podrole_sts_requests_total", &["code"]),
+            ("podrole_watch_errors_total", &["watch"]),
+            ("podrole_watch_events_total", &["watch"]),
+            ("podrole_watch_last_event_boot_seconds", &["watch"]),
+        ]);
+        let collectors = Metrics::new().collectors();
+        let families: Vec<_> = collectors.iter().flat_map(|collector| collector.desc()).collect();
+        let found: BTreeMap<&str, Vec<&str>> = families
+            .iter()
+            .map(|family| {
+                let constant = family.const_label_pairs.iter().map(|pair| pair.name());
+                (family.fq_name.as_str(), family.variable_labels.iter().map(String::as_str).chain(constant).collect())
+            })
+            .collect();
+        let expected: BTreeMap<&str, Vec<&str>> =
+            expected.into_iter().map(|(name, labels)| (name, labels.to_vec())).collect();
+        assert_eq!(found, expected);
+        assert_eq!(families.len(), expected.len());
+    }
+
+    #[test]
+    fn what_is_served_has_no_label_besides() {
+        let metrics = Metrics::new();
+        let took = Duration::from_millis(1);
+        metrics.request("token", "ok", took);
+        metrics.denial(Denial::NoRole);
+        metrics.identity(took);
+        metrics.imds_v1("no_token");
+        metrics.connection_refused("too_many");
+        metrics.sts("AccessDenied", took);
+        metrics.cache_lookup(CacheLookup::Hit);
+        metrics.cache_entries(1);
+        metrics.watch_event(Watch::Pods, took);
+        metrics.watch_error(Watch::Pods);
+        metrics.audit("delivery");
+        metrics.event(EventResult::Published);
+        metrics.fault(Fault::KeyRing);
+        metrics.redirect_applied();
+        metrics.identity_mode("kernel");
+        metrics.base_remaining(took);
+        let families = metrics.registry.gather();
+        assert_eq!(families.len(), metrics.collectors().len(), "every family was counted into");
+        let labels: BTreeSet<&str> = families
+            .iter()
+            .flat_map(|family| family.get_metric())
+            .flat_map(|metric| metric.get_label())
+            .map(|label| label.name())
+            .collect();
+        let all = ["action", "code", "fault", "mode", "outcome", "reason", "result", "route", "version", "watch"];
+        assert_eq!(labels, BTreeSet::from(all));
     }
 }

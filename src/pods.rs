@@ -5,6 +5,7 @@
 //! ```
 
 pub mod access;
+pub mod client;
 pub mod convert;
 pub mod index;
 pub mod read;

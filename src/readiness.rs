@@ -20,6 +20,8 @@ pub struct Start {
     pub pods: BlockReady,
     /// The namespaces have been listed.
     pub namespaces: BlockReady,
+    /// The service accounts have been listed, where they are a source of roles.
+    pub service_accounts: Option<BlockReady>,
     /// We know who we are to AWS, and by that the policy.
     pub identity: BlockReady,
 }
@@ -27,7 +29,7 @@ pub struct Start {
 /// Keeps the daemon unready under a name until it is dropped. A condition that stops holding takes a new one.
 #[derive(Debug)]
 pub struct BlockReady {
-    readiness: Option<Readiness>,
+    readiness: Readiness,
     name: &'static str,
 }
 
@@ -37,7 +39,7 @@ impl Readiness {
     /// Unready, with every condition of the start unmet from the first moment: one that was named only when its turn came would
     /// leave a moment before in which all that were named hold, and "ready" is taken at its word.
     #[must_use = "dropping the guards at once says that all conditions hold"]
-    pub fn new() -> (Self, Start) {
+    pub fn new(service_accounts: bool) -> (Self, Start) {
         let readiness = Self(Arc::default());
         let start = Start {
             listener: readiness.block("listener"),
@@ -45,6 +47,7 @@ impl Readiness {
             routing: readiness.block("routing"),
             pods: readiness.block("pods"),
             namespaces: readiness.block("namespaces"),
+            service_accounts: service_accounts.then(|| readiness.block("service_accounts")),
             identity: readiness.block("identity"),
         };
         (readiness, start)
@@ -54,7 +57,7 @@ impl Readiness {
     #[must_use = "dropping the guard at once says the condition holds"]
     pub fn block(&self, name: &'static str) -> BlockReady {
         *self.lock().entry(name).or_default() += 1;
-        BlockReady { readiness: Some(self.clone()), name }
+        BlockReady { readiness: self.clone(), name }
     }
 
     /// Whether nothing is pending.
@@ -74,18 +77,9 @@ impl Readiness {
 
 // === impl BlockReady ===
 
-impl BlockReady {
-    /// A guard that blocks nothing: for work whose start nobody waits for.
-    pub fn none() -> Self {
-        Self { readiness: None, name: "" }
-    }
-}
-
 impl Drop for BlockReady {
     fn drop(&mut self) {
-        if let Some(readiness) = &self.readiness
-            && let Some(pending) = readiness.lock().get_mut(self.name)
-        {
+        if let Some(pending) = self.readiness.lock().get_mut(self.name) {
             *pending -= 1;
         }
     }
@@ -97,8 +91,9 @@ mod tests {
 
     #[test]
     fn ready_when_the_last_guard_drops() {
-        let (readiness, start) = Readiness::new();
-        let Start { listener, redirect, routing, pods, namespaces, identity } = start;
+        let (readiness, start) = Readiness::new(false);
+        let Start { listener, redirect, routing, pods, namespaces, service_accounts, identity } = start;
+        assert!(service_accounts.is_none());
         for guard in [redirect, pods, namespaces, routing, identity] {
             drop(guard);
             assert!(!readiness.is_ready());
@@ -111,6 +106,17 @@ mod tests {
         let again = readiness.block("pods");
         assert!(!readiness.is_ready(), "a condition may stop holding");
         drop(again);
+        assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn service_accounts_are_waited_for_where_they_give_roles() {
+        let (readiness, start) = Readiness::new(true);
+        let Start { listener, redirect, routing, pods, namespaces, service_accounts, identity } = start;
+        drop((listener, redirect, routing, pods, namespaces, identity));
+        let unmet: Vec<_> = readiness.conditions().into_iter().filter(|(_, holds)| !holds).collect();
+        assert_eq!(unmet, [("service_accounts", false)]);
+        drop(service_accounts);
         assert!(readiness.is_ready());
     }
 }

@@ -43,6 +43,9 @@ pub enum RedirectError {
     /// It printed no JSON.
     #[error("nft prints no JSON that can be read: {0}")]
     NotJson(#[source] serde_json::Error),
+    /// What it is to set could not be written down for it.
+    #[error("our rules cannot be written as JSON: {0}")]
+    Unwritable(#[source] serde_json::Error),
     /// A netlink request for routes, rules or addresses failed.
     #[error("cannot {what}: {error}")]
     Netlink {
@@ -54,7 +57,7 @@ pub enum RedirectError {
     /// The netlink socket could not be opened.
     #[error("cannot open a routing socket: {0}")]
     Socket(#[source] io::Error),
-    /// A setting of the kernel that the second lock needs.
+    /// The routing lock delivers to `lo`, and this network namespace has none.
     #[error("the kernel has no interface lo")]
     NoLoopback,
 }

@@ -34,6 +34,12 @@ pub enum StateError {
         /// What the system said.
         error: io::Error,
     },
+    /// The file is not one that we have written.
+    #[error("{path} is damaged: what was sealed with its keys is lost, and new keys take their place")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// Somebody else could read or replace what is in it.
     #[error(
         "{path} is not a directory of this user alone (owner, or mode not 0700); remove it or choose another --state-dir"
@@ -47,13 +53,19 @@ pub enum StateError {
     Random,
 }
 
-/// The ring to use from now on, and what kept it from being persisted, if anything did. Expired keys are dropped; a new one is
-/// made where the newest has sealed for a day. `now` is boot time; a ring of another boot is worth nothing.
-pub fn load(directory: &Path, boot_id: &str, now: Duration) -> Result<(KeyRing, Option<StateError>), StateError> {
-    match load_locked(directory, boot_id, now) {
-        Ok(ring) => Ok((ring, None)),
-        Err(error) => Ok((KeyRing::new(vec![new_key(now)?]), Some(error))),
-    }
+/// The ring to use from now on, and what is wrong with the persisted one, if anything is. It has the keys of the file and those
+/// already `held`, so that nothing that happens to the file costs a running daemon its tokens. Expired keys are dropped; a new one
+/// is made where the newest has sealed for a day. `now` is boot time; a ring of another boot is worth nothing.
+pub fn load(
+    directory: &Path,
+    boot_id: &str,
+    now: Duration,
+    held: &[Key],
+) -> Result<(KeyRing, Option<StateError>), StateError> {
+    let mut keys = held.to_vec();
+    let problem = share(directory, boot_id, now, &mut keys).err();
+    renew(&mut keys, now)?;
+    Ok((KeyRing::new(keys), problem))
 }
 
 /// Whether `directory` is there, and whether it and the ring in it are private, as [`load`] demands. Changes nothing.
@@ -82,7 +94,8 @@ pub fn nonce() -> [u8; 12] {
     nonce
 }
 
-fn load_locked(directory: &Path, boot_id: &str, now: Duration) -> Result<KeyRing, StateError> {
+/// Adds the file's keys to `keys`, and all of them to the file.
+fn share(directory: &Path, boot_id: &str, now: Duration, keys: &mut Vec<Key>) -> Result<(), StateError> {
     prepare(directory)?;
     let lock_path = directory.join("lock");
     let lock = private_file(&lock_path, OpenOptions::new().write(true).create(true))?;
@@ -90,19 +103,35 @@ fn load_locked(directory: &Path, boot_id: &str, now: Duration) -> Result<KeyRing
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed("lock", &lock_path)(error.into()))?;
 
     let path = directory.join("keys");
-    let mut keys = match private_file(&path, OpenOptions::new().read(true)) {
-        Ok(file) => read_keys(file, boot_id).unwrap_or_default(),
-        Err(StateError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+    let (stored, damaged) = match private_file(&path, OpenOptions::new().read(true)) {
+        Ok(file) => match parse_keys(&read(file).map_err(failed("read", &path))?, boot_id) {
+            Some(stored) => (stored, Ok(())),
+            None => (Vec::new(), Err(StateError::Damaged { path: path.clone() })),
+        },
+        Err(StateError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), Ok(())),
         Err(error) => return Err(error),
     };
+    keys.extend(stored.iter().filter(|key| !has(&*keys, key)).cloned().collect::<Vec<_>>());
+    renew(keys, now)?;
+    if !keys.iter().all(|key| has(&stored, key)) {
+        write_keys(directory, &path, boot_id, keys)?;
+    }
+    damaged
+}
+
+/// Leaves the keys that may still have tokens out, oldest first, and at least one that seals.
+fn renew(keys: &mut Vec<Key>, now: Duration) -> Result<(), StateError> {
     let old_enough = KEY_LIFE + Duration::from_secs(MAX_TTL.into());
     keys.retain(|key| key.made <= now && now - key.made < old_enough);
-    let sealing = keys.iter().any(|key| now - key.made < KEY_LIFE);
-    if !sealing {
+    if !keys.iter().any(|key| now - key.made < KEY_LIFE) {
         keys.push(new_key(now)?);
-        write_keys(directory, &path, boot_id, &keys)?;
     }
-    Ok(KeyRing::new(keys))
+    keys.sort_by_key(|key| key.made);
+    Ok(())
+}
+
+fn has(keys: &[Key], key: &Key) -> bool {
+    keys.iter().any(|other| other.id == key.id)
 }
 
 fn prepare(directory: &Path) -> Result<(), StateError> {
@@ -134,14 +163,22 @@ fn new_key(now: Duration) -> Result<Key, StateError> {
     Ok(key)
 }
 
-/// `None`: damaged, or another boot's.
-fn read_keys(file: File, boot_id: &str) -> Option<Vec<Key>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAGIC.len() + BOOT_ID + KEY * MAX_KEYS + 1));
-    let most = u64::try_from(bytes.capacity()).ok()?;
-    file.take(most).read_to_end(&mut bytes).ok()?;
-    let rest = bytes.strip_prefix(MAGIC)?.strip_prefix(boot_id.as_bytes())?;
-    if rest.is_empty() || rest.len() % KEY != 0 || rest.len() / KEY > MAX_KEYS {
+fn read(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
+    const MOST: usize = MAGIC.len() + BOOT_ID + KEY * MAX_KEYS + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MOST));
+    file.take(MOST as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// `None`: damaged. Another boot's keys are none.
+fn parse_keys(bytes: &[u8], boot_id: &str) -> Option<Vec<Key>> {
+    let (boot, rest) = bytes.strip_prefix(MAGIC)?.split_at_checked(BOOT_ID)?;
+    let is_boot_id = boot.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
+    if !is_boot_id || rest.is_empty() || rest.len() % KEY != 0 || rest.len() / KEY > MAX_KEYS {
         return None;
+    }
+    if boot != boot_id.as_bytes() {
+        return Some(Vec::new());
     }
     let key = |bytes: &[u8]| {
         Some(Key {
@@ -178,77 +215,4 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateErr
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("podrole-state-{name}-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&path);
-            Self(path)
-        }
-        fn ids(&self, boot: &str, now: u64) -> (Vec<[u8; 4]>, bool) {
-            let (ring, problem) = load(&self.0, boot, Duration::from_secs(now)).unwrap();
-            (ring.keys().map(|key| key.id).collect(), problem.is_none())
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    const BOOT: &str = "11111111-2222-3333-4444-555555555555";
-    const DAY: u64 = 24 * 3600;
-
-    #[test]
-    fn survives_a_restart_and_not_a_boot() {
-        let dir = Dir::new("restart");
-        let first = dir.ids(BOOT, 10);
-        assert_eq!((first.0.len(), first.1), (1, true));
-        assert_eq!(dir.ids(BOOT, 20), first);
-        assert_ne!(dir.ids("99999999-2222-3333-4444-555555555555", 30).0, first.0);
-        assert_eq!(fs::metadata(dir.0.join("keys")).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn rotates_daily_and_keeps_what_tokens_need() {
-        let dir = Dir::new("rotate");
-        let first = dir.ids(BOOT, 0).0[0];
-        let second = dir.ids(BOOT, DAY + 1).0;
-        assert_eq!((second.len(), second[0]), (2, first));
-        let later = dir.ids(BOOT, DAY + 6 * 3600 + 1).0;
-        assert_eq!(later, second[1..], "the first key's last token has expired");
-    }
-
-    #[test]
-    fn damage_costs_the_tokens_only() {
-        let dir = Dir::new("damage");
-        let first = dir.ids(BOOT, 0).0;
-        let path = dir.0.join("keys");
-        let good = fs::read(&path).unwrap();
-        for bad in [&good[..good.len() - 1], b"", b"nonsense", &[good.as_slice(), &[0; 1]].concat()] {
-            fs::write(&path, bad).unwrap();
-            let (ids, persisted) = dir.ids(BOOT, 1);
-            assert!(ids.len() == 1 && ids != first && persisted);
-        }
-    }
-
-    #[test]
-    fn what_others_could_touch_is_not_used() {
-        let dir = Dir::new("private");
-        dir.ids(BOOT, 0);
-        fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(!dir.ids(BOOT, 1).1);
-        fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o700)).unwrap();
-        let path = dir.0.join("keys");
-        fs::rename(&path, dir.0.join("elsewhere")).unwrap();
-        std::os::unix::fs::symlink(dir.0.join("elsewhere"), &path).unwrap();
-        assert!(!dir.ids(BOOT, 2).1, "no symbolic links");
-    }
-}
+mod tests;

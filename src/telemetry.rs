@@ -15,16 +15,22 @@ pub enum LogFormat {
     Text,
 }
 
-/// Checks a filter such as `info,podrole=debug`.
-pub fn parse_filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(text).map_err(|error| error.to_string())
+/// `--log`. The default lets errors pass.
+#[derive(Debug, Default)]
+pub struct LogFilter(EnvFilter);
+
+impl LogFilter {
+    /// Reads a filter such as `info,podrole=debug`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        EnvFilter::try_new(text).map(Self).map_err(|error| error.to_string())
+    }
 }
 
 /// Starts logging. A second call changes nothing: the first one's reader is already there.
 ///
 /// Below `info` only our own modules speak, whatever the filter says: HTTP libraries and SDKs trace whole requests and answers, and
 /// some of those are secrets.
-pub fn init(format: LogFormat, filter: EnvFilter) {
+pub fn init(format: LogFormat, LogFilter(filter): LogFilter) {
     let ours = |meta: &Metadata<'_>| *meta.level() <= Level::INFO || meta.target().starts_with("podrole");
     let registry = tracing_subscriber::registry().with(filter).with(filter_fn(ours));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

@@ -1,6 +1,7 @@
 //! The vocabulary every layer shares: parsed once at the edge, never a bare string after that.
 
 mod allow;
+mod causes;
 mod credentials;
 mod denial;
 mod pod;
@@ -8,6 +9,7 @@ mod role;
 mod session;
 
 pub use allow::{AllowList, AllowListError, Glob};
+pub use causes::causes;
 pub use credentials::{Credentials, Secret};
 pub use denial::{Denial, DenialClass};
 pub use pod::{

@@ -99,7 +99,6 @@ impl Issuer for FakeIssuer {
             expiration: self.clock.wall() + Duration::from_secs(3600),
             issued_at: now,
             expires_at: now + Duration::from_secs(3600),
-            request_id: "r".into(),
         })
     }
 }
@@ -190,10 +189,7 @@ impl Test {
     fn namespace(&self, annotations: Value) {
         let object: SlimMeta =
             serde_json::from_value(json!({"metadata": {"name": "shop", "annotations": annotations}})).unwrap();
-        self.store.update(|index| {
-            index.apply_namespace(namespace_entry(&object).unwrap());
-            Vec::new()
-        });
+        self.store.update(|index| index.apply_namespace(namespace_entry(&object).unwrap()));
     }
 
     /// Whether this line is among the metrics.

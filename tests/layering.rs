@@ -41,6 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "pods::taint",
             "pods::read",
             "pods::access",
+            "pods::client",
             "redirect::nft",
             "redirect::routing",
             "caller::netns",
@@ -82,7 +83,7 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule { why: "only issuer/ talks to AWS", names: AWS, only: &["issuer::sts", "issuer::base"] },
     Rule {
-        why: "only pods/{watch,read,access,taint}.rs and events/api.rs talk to Kubernetes",
+        why: "only pods/{client,watch,read,access,taint}.rs and events/api.rs talk to Kubernetes",
         names: &["kube"],
         only: KUBE,
     },
@@ -132,7 +133,7 @@ const OUTSIDE: &[&str] = &[
     "tokio::process",
 ];
 const AWS: &[&str] = &["aws_sdk_*", "aws_config", "aws_credential_types", "aws_smithy_*", "aws_types"];
-const KUBE: &[&str] = &["pods::watch", "pods::read", "pods::access", "pods::taint", "events::api"];
+const KUBE: &[&str] = &["pods::client", "pods::watch", "pods::read", "pods::access", "pods::taint", "events::api"];
 const CHILDREN: &[&str] = &[
     "std::process::Command",
     "process::Command",

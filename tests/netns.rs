@@ -27,6 +27,8 @@ mod late;
 mod lifecycle;
 #[path = "netns/locks.rs"]
 mod locks;
+#[path = "netns/refresh.rs"]
+mod refresh;
 #[path = "netns/reuse.rs"]
 mod reuse;
 #[path = "netns/rewrites.rs"]
@@ -42,7 +44,7 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 13] = [
+    let modules: [&[Trial]; 14] = [
         answers::TRIALS,
         attacks::TRIALS,
         claims::TRIALS,
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         late::TRIALS,
         lifecycle::TRIALS,
         locks::TRIALS,
+        refresh::TRIALS,
         rewrites::TRIALS,
         reuse::TRIALS,
         tokens::TRIALS,

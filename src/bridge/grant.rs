@@ -157,19 +157,13 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Bridge<K, I, C> {
             Ownership::Refused(refusal) => return Err(self.not_owner(&refusal)),
         };
         let Some(namespace) = index.namespace(&pod.namespace) else { return Ok(Err(Unready::Namespace)) };
-        let service_account = match self.parties.service_accounts {
-            true => index.service_account(&pod.namespace, &pod.service_account).cloned(),
-            false => None,
-        };
+        // Not watched, none is in the index.
+        let service_account = index.service_account(&pod.namespace, &pod.service_account).cloned();
         Ok(Ok(Owned { pod: pod.clone(), namespace: namespace.clone(), proof: proof.cloned(), service_account }))
     }
 
     fn decide(&self, ruling: &Ruling<I, C>, owned: &Owned) -> Decision {
-        let service_account = match (&owned.service_account, self.parties.service_accounts) {
-            (_, false) => ServiceAccount::Off,
-            (None, true) => ServiceAccount::Unseen,
-            (Some(account), true) => ServiceAccount::Seen(account),
-        };
+        let service_account = ServiceAccount::of(self.parties.service_accounts, owned.service_account.as_deref());
         let container = owned.container();
         ruling.rules.decide(Subject { pod: &owned.pod, container, namespace: Some(&owned.namespace), service_account })
     }

@@ -52,18 +52,26 @@ mod tests {
             expiration: SystemTime::UNIX_EPOCH,
             issued_at: Duration::from_secs(issued),
             expires_at: Duration::from_secs(issued + life),
-            request_id: "".into(),
         }
     }
 
     proptest! {
         #[test]
-        fn refreshed_before_half_of_any_life(issued in 0u64..1_000_000, life in 900u64..43_200, chance in 0.0f64..1.0) {
+        fn refreshed_at_40_to_48_percent_of_any_life(issued in 0u64..1_000_000, life in 900u64..43_200, chance in 0.0f64..1.0) {
             let c = credentials(issued, life);
             let left = c.remaining(refresh_at(&c, chance));
-            prop_assert!(left > c.lifetime() / 2, "{left:?} of {life}");
-            prop_assert!(left <= c.lifetime().mul_f64(0.61));
+            // To the nanosecond that rounding may take.
+            let (least, most) = (c.lifetime().mul_f64(0.52), c.lifetime().mul_f64(0.60));
+            let rounded = Duration::from_nanos(10);
+            prop_assert!(left + rounded >= least && left <= most + rounded, "{left:?} of {life}");
         }
+    }
+
+    #[test]
+    fn chance_spreads_the_refresh_over_the_whole_of_its_time() {
+        let c = credentials(1000, 3600);
+        let at = |chance| refresh_at(&c, chance).as_millis() - 1_000_000;
+        assert_eq!((at(0.0), at(0.5), at(1.0)), (1_440_000, 1_584_000, 1_728_000));
     }
 
     #[test]

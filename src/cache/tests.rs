@@ -38,7 +38,6 @@ impl Issuer for FakeIssuer {
             expiration: self.clock.wall() + life,
             issued_at: now,
             expires_at: now + life,
-            request_id: "r".into(),
         })
     }
 }
@@ -66,6 +65,10 @@ impl Test {
             Err(wait) => self.cache.wait(wait, Instant::now() + Duration::from_millis(800)).await?,
         };
         Ok(issued.credentials.access_key_id.to_string())
+    }
+
+    fn held(&self) -> usize {
+        self.cache.lock().len()
     }
 
     fn calls(&self) -> u32 {
@@ -162,7 +165,7 @@ async fn a_call_under_way_is_not_cut_when_its_pod_goes() {
     let wait = test.cache.get(&request("a"), &uid("a")).unwrap_err();
     tokio::time::sleep(Duration::from_millis(10)).await;
     test.cache.forget(&uid("a"));
-    assert!(test.cache.is_empty());
+    assert!(test.held() == 0);
     let late = test.cache.wait(wait, Instant::now() + Duration::from_millis(800)).await;
     assert!(late.is_ok(), "the call ended, and with it its record");
     advance(60).await;
@@ -216,11 +219,35 @@ async fn an_identity_ends_with_its_last_pod() {
     let request = request("a");
     assert!(test.cache.get(&request, &uid("b")).is_ok());
     test.cache.forget(&uid("a"));
-    assert_eq!(test.cache.len(), 1, "b still uses it");
+    assert_eq!(test.held(), 1, "b still uses it");
     test.cache.forget(&uid("b"));
-    assert!(test.cache.is_empty());
+    assert!(test.held() == 0);
     advance(60).await;
     assert_eq!(test.calls(), 1, "no refresh for nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_more_than_its_bound_and_what_had_to_go_is_refreshed_no_more() {
+    const MORE: usize = 100;
+    let test = Test::new();
+    let most = MAX_IDENTITIES.get();
+    let calls = |count: usize| u32::try_from(count).unwrap();
+    let ask = |number: usize| test.cache.get(&request(&format!("s{number}")), &uid("a")).is_ok();
+    assert!((0..most).all(|number| !ask(number)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((test.held(), test.calls()), (most, calls(most)));
+    // Asked for again, so not the one that goes.
+    assert!(ask(0));
+    for number in most..most + MORE {
+        assert!(!ask(number));
+        assert!(test.held() == most);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(test.calls(), calls(most + MORE));
+    advance(28).await;
+    assert_eq!(test.calls(), calls(most + MORE + most), "one refresh of each that is held, and of no other");
+    assert!(ask(0) && ask(MORE + 1) && ask(most + MORE - 1) && !ask(1) && !ask(MORE));
+    assert_eq!(test.held(), most);
 }
 
 /// Every single input changed alone is another identity.

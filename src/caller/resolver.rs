@@ -50,11 +50,6 @@ impl<K: Kernel> Resolver<K> {
         Self { kernel }
     }
 
-    /// The kernel it asks.
-    pub fn kernel(&self) -> &K {
-        &self.kernel
-    }
-
     /// Who owns `connection`, and whether anything was awaited to learn it. Where everything is known nothing is; where a
     /// namespace or cgroup is new this looks again, until `deadline` at the latest.
     pub async fn prove(&self, connection: &Connection, deadline: Instant) -> Result<(Proofs, bool), Unproven> {

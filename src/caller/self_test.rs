@@ -107,6 +107,12 @@ pub fn missing_capabilities(proof: bool) -> impl Iterator<Item = CannotProve> {
         .map(|Capability { name, what, .. }| CannotProve::Capability { name, what })
 }
 
+/// The capability that both locks need, where it is missing: the kernel says only that something is not permitted.
+pub fn lacks_net_admin() -> Option<CannotProve> {
+    let admin = |error: &CannotProve| matches!(error, CannotProve::Capability { name: "CAP_NET_ADMIN", .. });
+    missing_capabilities(false).find(admin)
+}
+
 /// Whether a cgroup2 hierarchy is mounted at `path`.
 pub fn check_mount(path: &Path) -> Result<(), CannotProve> {
     let found = match rustix::fs::statfs(path) {

@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 use super::{USAGE, complain, small_runtime};
 use crate::config::{PolicyArgs, PolicySettings};
 use crate::explain::{self, ExplainError, Objects, Origin, Report, Selection, Terms, Verdict, printable};
-use crate::pods::read::{Access, Object, ReadError, Reader};
+use crate::pods::client::Reach;
+use crate::pods::read::{Object, ReadError, Reader};
 use crate::types::{BaseArn, RoleArn};
 
 /// At least one container is denied.
@@ -207,10 +208,10 @@ fn ask(
 ) -> Result<(Objects, String), Failure> {
     // As in the daemon: one TLS provider, before anything could choose another. A second call finds the first one's.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let access = Access { kubeconfigs: kubeconfigs(args, environment), context: args.context.clone() };
+    let reach = Reach { kubeconfigs: kubeconfigs(args, environment), context: args.context.clone() };
     let runtime = small_runtime().map_err(|error| Failure::NoAnswer(error.to_string()))?;
     runtime.block_on(async {
-        let reader = Reader::connect(&access).await?;
+        let reader = Reader::connect(&reach).await?;
         let namespace = args.namespace.clone().unwrap_or_else(|| reader.default_namespace().to_owned());
         let mut objects = Objects::default();
         let pod = match reader.read(Object::Pod(&namespace, name)).await {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use http::Uri;
 
-use crate::caller::self_test::{self, CannotProve};
+use crate::caller::self_test::lacks_net_admin;
+use crate::config::metadata_endpoint;
 use crate::redirect::RedirectError;
 use crate::redirect::nft::Nft;
 use crate::redirect::routing::Routing;
@@ -13,7 +14,7 @@ use crate::redirect::ruleset::Ruleset;
 use crate::upstream::UpstreamError;
 use crate::upstream::client::Client;
 
-use super::{complain, say, small_runtime};
+use super::{USAGE, complain, say, small_runtime};
 
 /// Why the node is not closed, or only by one of the two locks.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +29,15 @@ pub enum GuardError {
 
 /// Runs the subcommand.
 pub fn main(environment: &HashMap<String, String>) -> ExitCode {
+    let (endpoint, problem) = metadata_endpoint(environment);
     let closed = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
-    match closed.and_then(|runtime| runtime.block_on(close_node(environment))) {
+    let closed = closed.and_then(|runtime| runtime.block_on(close_node(&endpoint)));
+    // As run does: what is wrong with the settings leaves the node closed, not open.
+    if let Some(problem) = &problem {
+        complain(problem);
+    }
+    match closed {
+        Ok(()) if problem.is_some() => ExitCode::from(USAGE),
         Ok(()) => {
             say("pods of this node no longer reach its metadata service; podrole run serves them in its place");
             ExitCode::SUCCESS
@@ -42,9 +50,8 @@ pub fn main(environment: &HashMap<String, String>) -> ExitCode {
 }
 
 /// Sets both locks. Each is tried even where the other fails: either alone closes the node.
-pub async fn close_node(environment: &HashMap<String, String>) -> Result<(), GuardError> {
-    let endpoint = environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").and_then(|text| text.parse::<Uri>().ok());
-    let client = Client::new(&endpoint.unwrap_or_else(|| Uri::from_static("http://169.254.169.254")));
+pub async fn close_node(endpoint: &Uri) -> Result<(), GuardError> {
+    let client = Client::new(endpoint);
     // Before anything is changed: on another cloud these addresses are not ours to take.
     if let Some(cloud) = client.foreign_cloud().await {
         return Err(UpstreamError::ForeignCloud(cloud).into());
@@ -55,13 +62,8 @@ pub async fn close_node(environment: &HashMap<String, String>) -> Result<(), Gua
     if failed.is_empty() {
         return Ok(());
     }
-    Err(GuardError::Partial(failed.into_iter().chain(lacks()).collect::<Vec<_>>().join("; ")))
-}
-
-/// The capability that both locks need, where it is missing: the kernel says only that something is not permitted.
-fn lacks() -> Option<String> {
-    let missing = |error: &CannotProve| matches!(error, CannotProve::Capability { name: "CAP_NET_ADMIN", .. });
-    self_test::missing_capabilities(false).find(missing).map(|error| error.to_string())
+    let lacks = lacks_net_admin().map(|error| error.to_string());
+    Err(GuardError::Partial(failed.into_iter().chain(lacks).collect::<Vec<_>>().join("; ")))
 }
 
 async fn lock_routes() -> Result<(), RedirectError> {

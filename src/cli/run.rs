@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use tracing::error;
 
-use crate::config::{Config, RunArgs};
+use crate::config::{Config, RunArgs, metadata_endpoint};
 use crate::telemetry;
 
 use super::guard::{GuardError, close_node};
@@ -15,8 +15,8 @@ use super::{Daemon, USAGE, complain, small_runtime};
 pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon) -> ExitCode {
     // Before the settings are looked at: a daemon that refuses to start leaves the node closed, not open.
     let guarded = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
-    let guarded = guarded.and_then(|runtime| runtime.block_on(close_node(environment)));
-    let config = match (Config::new(args, environment), &guarded) {
+    let guarded = guarded.and_then(|runtime| runtime.block_on(close_node(&metadata_endpoint(environment).0)));
+    let mut config = match (Config::new(args, environment), &guarded) {
         (_, Err(foreign @ GuardError::Foreign(_))) => {
             complain(foreign);
             return ExitCode::FAILURE;
@@ -30,13 +30,7 @@ pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon
         }
         (Ok(config), _) => config,
     };
-    match telemetry::parse_filter(&config.log) {
-        Ok(filter) => telemetry::init(config.log_format, filter),
-        Err(problem) => {
-            complain(problem);
-            return ExitCode::from(USAGE);
-        }
-    }
+    telemetry::init(config.log_format, std::mem::take(&mut config.log));
     if let Err(error) = guarded {
         error!(error = %error, "The guard is not complete");
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use http::Uri;
 
-use crate::telemetry;
+use crate::telemetry::LogFilter;
 use crate::types::{AllowList, Glob};
 
 /// STS's own limits.
@@ -186,22 +186,28 @@ impl Problems {
         Some(text.into())
     }
 
-    pub(super) fn filter(&mut self, flag: &str, text: String) -> String {
-        if let Err(error) = telemetry::parse_filter(&text) {
+    pub(super) fn filter(&mut self, flag: &str, text: &str) -> LogFilter {
+        LogFilter::parse(text).unwrap_or_else(|error| {
             self.add(format!("{flag}: {text:?} is not a log filter: {error}"));
-        }
-        text
+            LogFilter::default()
+        })
     }
 
-    pub(super) fn endpoint(&mut self, text: Option<&String>) -> Uri {
-        let default = || Uri::from_static("http://169.254.169.254");
-        let Some(text) = text.filter(|text| !text.is_empty()) else { return default() };
-        match text.parse::<Uri>() {
-            Ok(uri) if uri.host().is_some() && uri.scheme_str() == Some("http") => uri,
-            Ok(_) | Err(_) => {
-                self.add(format!("AWS_EC2_METADATA_SERVICE_ENDPOINT: {text:?} is not http://HOST[:PORT]"));
-                default()
-            }
-        }
+    pub(super) fn endpoint(&mut self, environment: &HashMap<String, String>) -> Uri {
+        let (endpoint, problem) = metadata_endpoint(environment);
+        self.0.extend(problem);
+        endpoint
+    }
+}
+
+/// The node's metadata service, and what is wrong with the name that it has in `environment`, if anything is: it is looked for at
+/// EC2's own address then.
+pub fn metadata_endpoint(environment: &HashMap<String, String>) -> (Uri, Option<String>) {
+    const NAME: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+    let default = || Uri::from_static("http://169.254.169.254");
+    let Some(text) = environment.get(NAME).filter(|text| !text.is_empty()) else { return (default(), None) };
+    match text.parse::<Uri>() {
+        Ok(uri) if uri.host().is_some() && uri.scheme_str() == Some("http") => (uri, None),
+        Ok(_) | Err(_) => (default(), Some(format!("{NAME}: {text:?} is not http://HOST[:PORT]"))),
     }
 }

@@ -66,6 +66,23 @@ fn every_error_at_once() {
 }
 
 #[test]
+fn the_metadata_service_is_the_environments_or_ec2s() {
+    let endpoint = |text: &str| {
+        let environment = HashMap::from([("AWS_EC2_METADATA_SERVICE_ENDPOINT".to_owned(), text.to_owned())]);
+        let (uri, problem) = metadata_endpoint(&environment);
+        (uri.to_string(), problem.is_none())
+    };
+    assert_eq!(endpoint("http://127.0.0.1:1338"), ("http://127.0.0.1:1338/".to_owned(), true));
+    assert_eq!(endpoint("http://[fd00:ec2::254]"), ("http://[fd00:ec2::254]/".to_owned(), true));
+    assert_eq!(endpoint(""), ("http://169.254.169.254/".to_owned(), true));
+    for bad in ["https://10.0.0.1", "10.0.0.1", "/latest", "http://", "http://a b", "ftp://10.0.0.1"] {
+        assert_eq!(endpoint(bad), ("http://169.254.169.254/".to_owned(), false), "{bad}");
+        let errors = config(&["--node-name=n"], &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", bad)]).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].contains("AWS_EC2_METADATA_SERVICE_ENDPOINT"), "{errors:?}");
+    }
+}
+
+#[test]
 fn contradictions() {
     let chained = ["--node-name=n", "--assume-role-arn=arn:aws:iam::111122223333:role/hop", "--session-duration=2h"];
     assert_eq!(config(&chained, &[]).unwrap_err().len(), 1);

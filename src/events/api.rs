@@ -11,6 +11,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use super::sink::{Report, Sink, SinkError};
+use crate::types::causes;
 
 /// Who reports.
 const CONTROLLER: &str = "podrole.dev/agent";
@@ -116,17 +117,6 @@ fn sorted(error: &kube::Error) -> SinkError {
         400 | 404 | 405 | 410 | 413 | 415 | 422 => SinkError::Never(told),
         _ => SinkError::Later(told),
     }
-}
-
-/// The whole chain: kube's own text often stops at "error returned by service".
-fn causes(error: &kube::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

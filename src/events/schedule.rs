@@ -300,16 +300,6 @@ impl Schedule {
         untold
     }
 
-    /// Pairs of pod and reason that are remembered.
-    pub fn len(&self) -> usize {
-        self.entries
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.entries == 0
-    }
-
     fn entry(&mut self, pod: &PodUid, reason: Denial) -> Option<&mut Entry> {
         self.pods.get_mut(pod)?.entries.iter_mut().find(|entry| entry.reason == reason)
     }

@@ -9,8 +9,10 @@ use super::report::{Answer, ContainerReport, ListReport, PodReport, Requested, V
 use super::{ExplainError, Origin, Terms};
 use crate::pods::convert::{ALLOWED_ROLES, CONTAINER_ROLE, IRSA_ROLE, PERMITTED, ROLE};
 use crate::pods::index::{Index, Lookup};
-use crate::policy::{Decision, DenyReason, NotYet, RoleSource, Rules, ServiceAccount, SessionScope, Subject};
-use crate::types::{AllowList, Annotation, ContainerId, Glob, NamespaceEntry, PodEntry, RoleArn};
+use crate::policy::{
+    Decision, DenyReason, ListSource, NotYet, RoleSource, Rules, ServiceAccount, SessionScope, Subject,
+};
+use crate::types::{AllowList, ContainerId, Glob, NamespaceEntry, PodEntry, RoleArn};
 
 /// As much of an annotation as is shown.
 const SHOWN: usize = 256;
@@ -81,24 +83,18 @@ impl View<'_> {
 
     /// As the daemon asks.
     fn subject<'a>(&'a self, pod: &'a PodEntry, container: Option<&'a ContainerId>) -> Subject<'a> {
-        let service_account =
-            match (self.terms.service_accounts, self.index.service_account(&pod.namespace, &pod.service_account)) {
-                (false, _) => ServiceAccount::Off,
-                (true, None) => ServiceAccount::Unseen,
-                (true, Some(account)) => ServiceAccount::Seen(account),
-            };
+        let account = self.index.service_account(&pod.namespace, &pod.service_account).map(Arc::as_ref);
+        let service_account = ServiceAccount::of(self.terms.service_accounts, account);
         Subject { pod, container, namespace: self.index.namespace(&pod.namespace).map(Arc::as_ref), service_account }
     }
 
     fn answer(&self, subject: Subject<'_>, container: &str) -> Answer {
         let decision = self.rules.decide(subject);
         let source = subject.source().ok();
-        let role = source.and_then(|source| resolved(source, self.rules));
+        let role = source.and_then(|source| self.rules.role_of(source).ok());
         let mut answer = Answer {
             requested: source.and_then(|source| self.requested(source, subject.pod, container)),
-            under_ceiling: role
-                .as_ref()
-                .map(|role| self.rules.ceiling.iter().any(|glob| glob.matches(role, &self.rules.base))),
+            under_ceiling: role.as_ref().map(|role| self.rules.under_ceiling(role)),
             on_lists: role.as_ref().map(|role| self.holding(role, subject)).unwrap_or_default(),
             role: role.map(|role| role.to_string()),
             decision: Verdict::Allow,
@@ -160,38 +156,32 @@ impl View<'_> {
     }
 
     fn lists(&self, pod: &PodEntry) -> Vec<ListReport> {
-        let mut lists = Vec::new();
-        let text = |key: &str| {
+        let annotation = |key: &str| {
             let object = self.objects.namespaces.iter().rev().map(|object| &object.metadata);
             let meta = object.into_iter().find(|meta| meta.name.as_deref() == Some(&*pod.namespace))?;
             meta.annotations.as_ref()?.get(key).cloned()
         };
-        if let Some(namespace) = self.index.namespace(&pod.namespace) {
-            for (source, list) in [(ALLOWED_ROLES, &namespace.allowed_roles), (PERMITTED, &namespace.permitted)] {
-                if let Some(list) = list {
-                    let error = list.as_ref().err().map(ToString::to_string);
-                    lists.push(ListReport { source, value: clipped(&text(source).unwrap_or_default()), error });
+        let namespace = self.index.namespace(&pod.namespace).map(Arc::as_ref);
+        let lists = self.rules.lists(&pod.namespace, namespace).map(|(source, list)| {
+            let value = match (source, list) {
+                (ListSource::Admin, Ok(AllowList::Globs(globs))) => {
+                    Some(globs.iter().map(Glob::as_str).collect::<Vec<_>>().join(","))
                 }
+                (ListSource::AllowedRoles | ListSource::Permitted | ListSource::Admin, _) => {
+                    annotation(list_name(source))
+                }
+            };
+            ListReport {
+                source: list_name(source),
+                value: clipped(&value.unwrap_or_default()),
+                error: list.err().map(ToString::to_string),
             }
-        }
-        if let Some(AllowList::Globs(globs)) = self.rules.allow.get(&pod.namespace) {
-            let globs: Vec<&str> = globs.iter().map(Glob::as_str).collect();
-            lists.push(ListReport { source: "--allow", value: clipped(&globs.join(",")), error: None });
-        }
-        lists
+        });
+        lists.collect()
     }
 
     fn holding(&self, role: &RoleArn, subject: Subject<'_>) -> Vec<&'static str> {
-        let namespace = subject.namespace;
-        let annotated = |list: Option<&Option<Annotation<AllowList>>>| matches!(list, Some(Some(Ok(list))) if list.allows(role, &self.rules.base));
-        let by_admin =
-            self.rules.allow.get(&subject.pod.namespace).is_some_and(|list| list.allows(role, &self.rules.base));
-        let all = [
-            (ALLOWED_ROLES, annotated(namespace.map(|namespace| &namespace.allowed_roles))),
-            (PERMITTED, annotated(namespace.map(|namespace| &namespace.permitted))),
-            ("--allow", by_admin),
-        ];
-        all.into_iter().filter(|(_, holds)| *holds).map(|(source, _)| source).collect()
+        self.rules.lists_holding(role, &subject.pod.namespace, subject.namespace).map(list_name).collect()
     }
 
     /// Whether the session's name is known: it may end with the UID, or name the node.
@@ -281,13 +271,12 @@ impl View<'_> {
     }
 }
 
-fn resolved(source: RoleSource<'_>, rules: &Rules) -> Option<RoleArn> {
-    let role = match source {
-        RoleSource::Container(over) => over.role.as_ref().ok()?.as_ref()?,
-        RoleSource::Pod(role) | RoleSource::ServiceAccount(role) => role.as_ref().ok()?,
-        RoleSource::Nowhere => return None,
-    };
-    role.resolve(&rules.base).ok()
+fn list_name(source: ListSource) -> &'static str {
+    match source {
+        ListSource::AllowedRoles => ALLOWED_ROLES,
+        ListSource::Permitted => PERMITTED,
+        ListSource::Admin => "--allow",
+    }
 }
 
 fn clipped(text: &str) -> String {

@@ -166,7 +166,6 @@ mod tests {
             expiration: at(1_688_174_735),
             expires_at: Duration::from_secs(1),
             issued_at: Duration::ZERO,
-            request_id: "r".into(),
         };
         let document = CredentialsDocument::render(&credentials, &role(), at(1_688_152_002));
         let expected = r#"{

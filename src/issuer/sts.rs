@@ -29,7 +29,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(5);
 /// For the first hop's call, which is made inside another: it must end, and be told of, before that one gives up.
 const HOP_CALL: Duration = Duration::from_secs(3);
-/// STS gives no session under a quarter of an hour: less is a clock that is wrong, ours or somebody's between us.
+/// What ends sooner than this has as good as ended. STS gives no session under a quarter of an hour, so it is a clock that is wrong:
+/// ours, or somebody's between us.
 const MIN_LIFE: Duration = Duration::from_secs(2);
 /// The first hop is our own session, and chaining allows an hour.
 const HOP_DURATION: Duration = Duration::from_secs(3600);
@@ -146,10 +147,10 @@ impl<C: Clock + Clone> Sts<C> {
         let call = call.set_external_id(external_id.map(str::to_owned));
         let result = call.customize().interceptor(date.clone()).send().await;
         let request_id = result.as_ref().map_or_else(|error| error.request_id(), |out| out.request_id());
-        let request_id: Option<Arc<str>> = request_id.filter(|id| !id.is_empty()).map(Arc::from);
+        let request_id = request_id.filter(|id| !id.is_empty()).map(Arc::from);
         let result = match result {
             Err(error) => Err(code_of(&error)),
-            Ok(out) => self.accept(out.credentials, started, date.get(), request_id.clone()),
+            Ok(out) => self.accept(out.credentials, started, date.get()),
         };
         (self.on_call)(&StsCall {
             action: "AssumeRole",
@@ -173,7 +174,6 @@ impl<C: Clock + Clone> Sts<C> {
         given: Option<aws_sdk_sts::types::Credentials>,
         started: Duration,
         server_now: Option<SystemTime>,
-        request_id: Option<Arc<str>>,
     ) -> Result<Credentials, Code> {
         let given = given.ok_or(Code::Unparsable)?;
         let expiration = SystemTime::try_from(given.expiration).map_err(|_| Code::Unparsable)?;
@@ -188,7 +188,6 @@ impl<C: Clock + Clone> Sts<C> {
             expiration,
             expires_at: started + life,
             issued_at: started,
-            request_id: request_id.unwrap_or_else(|| "".into()),
         })
     }
 
@@ -367,7 +366,56 @@ fn parse_http_date(text: &str) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextRef;
+
     use super::*;
+    use crate::clock::SystemClock;
+
+    /// Notes where a call goes, and stops it there.
+    #[derive(Clone, Debug, Default)]
+    struct Destination(Arc<Mutex<String>>);
+
+    impl Intercept for Destination {
+        fn name(&self) -> &'static str {
+            "Destination"
+        }
+
+        fn read_before_transmit(
+            &self,
+            context: &BeforeTransmitInterceptorContextRef<'_>,
+            _: &RuntimeComponents,
+            _: &mut ConfigBag,
+        ) -> Result<(), BoxError> {
+            context.request().uri().clone_into(&mut self.0.lock().unwrap());
+            Err("not to be sent".into())
+        }
+    }
+
+    /// Not the global endpoint: it is another region's, and its tokens are not good everywhere.
+    #[tokio::test]
+    async fn each_region_has_its_own_endpoint() {
+        for (region, host) in [
+            ("eu-central-1", "sts.eu-central-1.amazonaws.com"),
+            ("us-east-1", "sts.us-east-1.amazonaws.com"),
+            ("ap-southeast-5", "sts.ap-southeast-5.amazonaws.com"),
+            ("us-gov-west-1", "sts.us-gov-west-1.amazonaws.com"),
+            ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
+        ] {
+            let settings = Settings {
+                region: region.into(),
+                first_hop: None,
+                node_session: SessionName::of_node("node-1"),
+                ca_bundle: None,
+            };
+            let shared = shared_config(&settings).await.unwrap();
+            let keys = aws_credential_types::Credentials::new("AKIAEXAMPLE", "secret", None, None, "test");
+            let base = BaseCredentials::new(SharedCredentialsProvider::new(keys), SystemClock);
+            let destination = Destination::default();
+            let call = client(&shared, Handle(base), CALL).assume_role().role_arn("r").role_session_name("s");
+            assert!(call.customize().interceptor(destination.clone()).send().await.is_err());
+            assert_eq!(*destination.0.lock().unwrap(), format!("https://{host}/"));
+        }
+    }
 
     #[test]
     fn identities() {

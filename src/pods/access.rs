@@ -29,7 +29,7 @@ pub struct Access {
 // === impl Access ===
 
 impl Access {
-    /// By a client that [`super::watch::client`] made.
+    /// By a client that [`super::client::client`] made.
     pub fn new(client: Client) -> Self {
         Self { client }
     }

@@ -61,24 +61,25 @@ impl Index {
         self.pods.values()
     }
 
-    /// A pod was added or changed. Returns the UIDs whose credentials are no longer of use: a pod of the same name that this one
-    /// replaces; this one, if it has ended or asks for something else than before.
+    // What changes the picture returns the stale pods: those whose credentials were asked for on terms that no longer hold. One
+    // that is still served gets new ones on the new terms.
+
+    /// A pod was added or changed. Stale: a pod of the same name that this one replaces; this one, if it has ended or asks for
+    /// something else than before.
     pub fn apply_pod(&mut self, pod: PodEntry) -> Vec<PodUid> {
         // Equal names and different UIDs are two pods, of which the first has ended without our being told.
         let same_name = |old: &PodEntry| old.name == pod.name && old.namespace == pod.namespace && old.uid != pod.uid;
-        let mut gone: Vec<PodUid> =
+        let mut stale: Vec<PodUid> =
             self.pods.values().filter(|old| same_name(old)).map(|old| old.uid.clone()).collect();
-        for uid in &gone {
+        for uid in &stale {
             self.pods.remove(uid);
         }
-        let uid = pod.uid.clone();
-        let ended = pod.finished;
-        let old = self.pods.insert(uid.clone(), Arc::new(pod));
-        if ended || old.is_some_and(|old| !old.asks_the_same(&self.pods[&uid])) {
-            gone.push(uid);
+        if self.pods.get(&pod.uid).is_some_and(|old| has_lost(old, &pod)) {
+            stale.push(pod.uid.clone());
         }
+        self.pods.insert(pod.uid.clone(), Arc::new(pod));
         self.index_aliases();
-        gone
+        stale
     }
 
     /// A pod was deleted. `false`: there was none with this UID.
@@ -88,43 +89,66 @@ impl Index {
         known
     }
 
-    /// A new first list: these pods and no others. Returns the UIDs that are gone.
+    /// A new first list: these pods and no others. Stale: those that are gone, have ended or ask for something else than before.
     pub fn reset_pods(&mut self, pods: Vec<PodEntry>) -> Vec<PodUid> {
         let old = std::mem::take(&mut self.pods);
         self.pods = pods.into_iter().map(|pod| (pod.uid.clone(), Arc::new(pod))).collect();
         self.index_aliases();
-        old.into_keys().filter(|uid| !self.pods.contains_key(uid)).collect()
+        let stale = |old: &Arc<PodEntry>| self.pods.get(&old.uid).is_none_or(|new| has_lost(old, new));
+        old.into_values().filter(stale).map(|old| old.uid.clone()).collect()
     }
 
-    /// A namespace was added or changed.
-    pub fn apply_namespace(&mut self, namespace: NamespaceEntry) {
-        self.namespaces.insert(namespace.name.clone(), Arc::new(namespace));
+    /// A namespace was added or changed. Stale: the pods in it, if what it says of them has changed.
+    pub fn apply_namespace(&mut self, namespace: NamespaceEntry) -> Vec<PodUid> {
+        let new = Arc::new(namespace);
+        let old = self.namespaces.insert(new.name.clone(), new.clone());
+        if old.is_none_or(|old| old == new) { Vec::new() } else { self.pods_of_namespace(&new.name).collect() }
     }
 
-    /// A namespace was deleted.
-    pub fn delete_namespace(&mut self, name: &str) {
+    /// A namespace was deleted. Stale: the pods in it.
+    pub fn delete_namespace(&mut self, name: &str) -> Vec<PodUid> {
         self.namespaces.remove(name);
+        self.pods_of_namespace(name).collect()
     }
 
-    /// These namespaces and no others.
-    pub fn reset_namespaces(&mut self, namespaces: Vec<NamespaceEntry>) {
-        self.namespaces = namespaces.into_iter().map(|ns| (ns.name.clone(), Arc::new(ns))).collect();
+    /// These namespaces and no others. Stale: the pods in those that are gone or have changed.
+    pub fn reset_namespaces(&mut self, namespaces: Vec<NamespaceEntry>) -> Vec<PodUid> {
+        let new = namespaces.into_iter().map(|ns| (ns.name.clone(), Arc::new(ns))).collect();
+        let mut old = std::mem::replace(&mut self.namespaces, new);
+        old.retain(|name, old| self.namespaces.get(name) != Some(old));
+        old.keys().flat_map(|name| self.pods_of_namespace(name)).collect()
     }
 
-    /// A service account was added or changed.
-    pub fn apply_service_account(&mut self, account: ServiceAccountEntry) {
-        self.service_accounts.insert((account.namespace.clone(), account.name.clone()), Arc::new(account));
+    /// A service account was added or changed. Stale: its pods, if what it says of them has changed.
+    pub fn apply_service_account(&mut self, account: ServiceAccountEntry) -> Vec<PodUid> {
+        let (key, new) = ((account.namespace.clone(), account.name.clone()), Arc::new(account));
+        let old = self.service_accounts.insert(key.clone(), new.clone());
+        if old.is_none_or(|old| old == new) { Vec::new() } else { self.pods_of_service_account(&key).collect() }
     }
 
-    /// A service account was deleted.
-    pub fn delete_service_account(&mut self, namespace: &str, name: &str) {
-        self.service_accounts.remove(&(namespace.into(), name.into()));
+    /// A service account was deleted. Stale: its pods.
+    pub fn delete_service_account(&mut self, namespace: &str, name: &str) -> Vec<PodUid> {
+        let key = (namespace.into(), name.into());
+        self.service_accounts.remove(&key);
+        self.pods_of_service_account(&key).collect()
     }
 
-    /// These service accounts and no others.
-    pub fn reset_service_accounts(&mut self, accounts: Vec<ServiceAccountEntry>) {
-        self.service_accounts.clear();
-        accounts.into_iter().for_each(|account| self.apply_service_account(account));
+    /// These service accounts and no others. Stale: the pods of those that are gone or have changed.
+    pub fn reset_service_accounts(&mut self, accounts: Vec<ServiceAccountEntry>) -> Vec<PodUid> {
+        let key = |account: &ServiceAccountEntry| (account.namespace.clone(), account.name.clone());
+        let new = accounts.into_iter().map(|account| (key(&account), Arc::new(account))).collect();
+        let mut old = std::mem::replace(&mut self.service_accounts, new);
+        old.retain(|key, old| self.service_accounts.get(key) != Some(old));
+        old.keys().flat_map(|key| self.pods_of_service_account(key)).collect()
+    }
+
+    fn pods_of_namespace(&self, name: &str) -> impl Iterator<Item = PodUid> {
+        self.pods().filter(move |pod| *pod.namespace == *name).map(|pod| pod.uid.clone())
+    }
+
+    fn pods_of_service_account(&self, (namespace, name): &(Arc<str>, Arc<str>)) -> impl Iterator<Item = PodUid> {
+        let its = move |pod: &&Arc<PodEntry>| pod.namespace == *namespace && pod.service_account == *name;
+        self.pods().filter(its).map(|pod| pod.uid.clone())
     }
 
     /// From scratch at every change: a handful of static pods a node is not worth bookkeeping that can drift.
@@ -138,101 +162,10 @@ impl Index {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-    use crate::pods::convert::{SlimPod, pod_entry};
-
-    fn pod(name: &str, uid: &str, mirror: Option<&str>) -> PodEntry {
-        let object: SlimPod = serde_json::from_value(json!({"metadata": {
-            "name": name, "namespace": "n", "uid": uid,
-            "annotations": mirror.map_or_else(|| json!({}), |hash| json!({"kubernetes.io/config.mirror": hash}))
-        }}))
-        .unwrap();
-        pod_entry(&object).unwrap()
-    }
-
-    fn uid(text: &str) -> PodUid {
-        PodUid::parse(text).unwrap()
-    }
-
-    fn found(index: &Index, id: &str) -> Result<String, &'static str> {
-        match index.pod(&uid(id)) {
-            Lookup::Found(pod) => Ok(pod.name.to_string()),
-            Lookup::Unknown => Err("unknown"),
-            Lookup::Ambiguous(_) => Err("ambiguous"),
-        }
-    }
-
-    const HASH: &str = "0123456789abcdef0123456789abcdef";
-
-    #[test]
-    fn a_recreated_pod_ends_its_predecessor() {
-        let mut index = Index::default();
-        assert!(index.apply_pod(pod("web-0", "u-1", None)).is_empty());
-        assert_eq!(index.apply_pod(pod("web-0", "u-2", None)), [uid("u-1")]);
-        assert_eq!(found(&index, "u-1"), Err("unknown"));
-        assert_eq!(found(&index, "u-2"), Ok("web-0".into()));
-        assert!(!index.delete_pod(&uid("u-1")), "a late delete of the old one leaves the new one");
-        assert_eq!(found(&index, "u-2"), Ok("web-0".into()));
-    }
-
-    #[test]
-    fn relist_without_a_pod_removes_it() {
-        let mut index = Index::default();
-        index.apply_pod(pod("a", "u-1", None));
-        assert_eq!(index.reset_pods(vec![pod("b", "u-2", None)]), [uid("u-1")]);
-        assert_eq!((found(&index, "u-1"), found(&index, "u-2")), (Err("unknown"), Ok("b".into())));
-    }
-
-    #[test]
-    fn aliases() {
-        let mut index = Index::default();
-        index.apply_pod(pod("etcd", "u-1", Some(HASH)));
-        assert_eq!(found(&index, HASH), Ok("etcd".into()));
-        index.apply_pod(pod("liar", "u-2", Some(HASH)));
-        assert_eq!(found(&index, HASH), Err("ambiguous"), "two claimants: neither");
-        index.delete_pod(&uid("u-2"));
-        assert_eq!(found(&index, HASH), Ok("etcd".into()));
-        index.apply_pod(pod("real", HASH, None));
-        assert_eq!(found(&index, HASH), Ok("real".into()), "a real UID is never shadowed");
-    }
-
-    proptest! {
-        /// Against the simplest model there is: a set of (name, uid).
-        #[test]
-        fn agrees_with_a_set(steps in proptest::collection::vec((0u8..3, 0usize..4, 0usize..6), 0..60)) {
-            let names = ["a", "b", "c", "d"];
-            let mut index = Index::default();
-            let mut model: BTreeSet<(usize, usize)> = BTreeSet::new();
-            for (what, name, id) in steps {
-                // A UID belongs to one name for ever.
-                let name = if what == 0 { id % names.len() } else { name };
-                match what {
-                    0 => {
-                        index.apply_pod(pod(names[name], &format!("u-{id}"), None));
-                        model.retain(|(n, _)| *n != name);
-                        model.insert((name, id));
-                    }
-                    1 => {
-                        index.delete_pod(&uid(&format!("u-{id}")));
-                        model.retain(|(_, i)| *i != id);
-                    }
-                    _ => {
-                        index.reset_pods(vec![pod(names[id % names.len()], &format!("u-{id}"), None)]);
-                        model = BTreeSet::from([(id % names.len(), id)]);
-                    }
-                }
-                for id in 0..6 {
-                    let expected = model.iter().find(|(_, i)| *i == id).map(|(n, _)| names[*n].to_owned());
-                    prop_assert_eq!(found(&index, &format!("u-{id}")).ok(), expected);
-                }
-            }
-        }
-    }
+/// Whether what `old` was given is of no more use now that the pod is `new`.
+fn has_lost(old: &PodEntry, new: &PodEntry) -> bool {
+    new.finished || !old.asks_the_same(new)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,27 +1,17 @@
 //! Single objects, read once from the API server: for what explains a decision, not for what makes one.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::watch;
+use super::client::{Reach, finish};
+use crate::types::causes;
 
 /// For one request, with all that a kubeconfig's login program may do before it.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How to reach the API server.
-#[derive(Clone, Debug, Default)]
-pub struct Access {
-    /// Kubeconfigs, merged as kubectl does; empty: the service account of the pod we run in.
-    pub kubeconfigs: Vec<PathBuf>,
-    /// One of their contexts; `None`: the current one.
-    pub context: Option<String>,
-}
 
 /// Reads objects.
 pub struct Reader {
@@ -66,18 +56,19 @@ pub enum ReadError {
     #[error("{0:?} is not a name that a Kubernetes object can have")]
     Name(String),
     /// No answer, or none that can be read.
-    #[error("{}", causes(.0))]
+    #[error("{}", causes(.0.as_ref()))]
     Failed(#[from] anyhow::Error),
 }
 
 // === impl Reader ===
 
 impl Reader {
-    /// A reader by way of `access`.
-    pub async fn connect(access: &Access) -> Result<Self, ReadError> {
-        let config = config(access).await?;
+    /// A reader by way of `reach`.
+    pub async fn connect(reach: &Reach) -> Result<Self, ReadError> {
+        let nowhere = "no --kubeconfig, no KUBECONFIG, no ~/.kube/config, and not in a pod with a service account";
+        let config = reach.config(nowhere).await?;
         let default_namespace = config.default_namespace.clone();
-        let client = watch::finish(config).context("cannot set up the Kubernetes client")?;
+        let client = finish(config).context("cannot set up the Kubernetes client")?;
         Ok(Self { client, default_namespace })
     }
 
@@ -127,19 +118,6 @@ impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Reader({})", self.default_namespace)
     }
-}
-
-async fn config(access: &Access) -> anyhow::Result<kube::Config> {
-    let Some((first, rest)) = access.kubeconfigs.split_first() else {
-        return kube::Config::incluster()
-            .context("no --kubeconfig, no KUBECONFIG, no ~/.kube/config, and not in a pod with a service account");
-    };
-    let read = |path: &PathBuf| Kubeconfig::read_from(path).with_context(|| format!("cannot use {}", path.display()));
-    let merged = rest.iter().try_fold(read(first)?, |merged, path| {
-        merged.merge(read(path)?).with_context(|| format!("cannot use {} beside the others", path.display()))
-    })?;
-    let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
-    kube::Config::from_custom_kubeconfig(merged, &options).await.context("cannot use the kubeconfig")
 }
 
 // === impl Object ===
@@ -200,20 +178,6 @@ impl std::fmt::Display for Object<'_> {
             Self::ServiceAccount(namespace, name) => write!(f, "service account {name} in namespace {namespace}"),
         }
     }
-}
-
-/// The whole chain, less what a link repeats of the next.
-fn causes(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }
 
 fn check_name(name: &str) -> Result<(), ReadError> {

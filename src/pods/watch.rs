@@ -3,15 +3,12 @@
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::marker::PhantomData;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _, pin_mut};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, InitialListStrategy, ListSemantic};
 use kube::{Api, Client, Resource};
 use serde::Deserialize;
@@ -23,7 +20,7 @@ use super::store::Store;
 use crate::clock::{Clock as _, SystemClock};
 use crate::metrics::{Metrics, Watch};
 use crate::readiness::BlockReady;
-use crate::types::PodUid;
+use crate::types::{PodUid, causes};
 
 /// A silent connection is given up after this: the API server ends every watch by then, so one that lives on is dead. Staleness
 /// only delays new pods, it never makes one pass for another.
@@ -31,78 +28,43 @@ const WATCH_TIMEOUT_SECONDS: u32 = 60;
 /// Between attempts, doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 
-/// A silent API server is given up after these: to connect, and between two reads. The second is longer than a watch, which the
-/// server ends or marks by then; without it a list that is never answered would hang for as long as the peer's kernel lives.
-const KUBE_CONNECT: Duration = Duration::from_secs(5);
-const KUBE_READ: Duration = Duration::from_secs(90);
-
-/// What to watch.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `spec.nodeName` of the pods that are ours.
-    pub node: Arc<str>,
-    /// Whether service accounts are a source of roles.
-    pub service_accounts: bool,
+/// What waits for the first list of each watch.
+#[derive(Debug)]
+pub struct FirstLists {
+    /// Of pods.
+    pub pods: BlockReady,
+    /// Of namespaces.
+    pub namespaces: BlockReady,
+    /// Of service accounts; `None`: they are no source of roles and not watched.
+    pub service_accounts: Option<BlockReady>,
 }
 
-/// A client for the API server named by `kubeconfig`, or by the pod we run in.
-pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    finish(config_of(kubeconfig).await?)
-}
-
-/// The same for calls that count: one that fails is not repeated behind the caller's back.
-pub async fn client_of_single_attempts(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let mut config = config_of(kubeconfig).await?;
-    config.default_retry = false;
-    finish(config)
-}
-
-async fn config_of(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
-    Ok(match kubeconfig {
-        Some(path) => {
-            let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
-        }
-        None => kube::Config::incluster().context("not in a pod with a service account: set --kubeconfig")?,
-    })
-}
-
-/// A client that does not wait for ever.
-pub(super) fn finish(mut config: kube::Config) -> anyhow::Result<Client> {
-    config.connect_timeout = Some(KUBE_CONNECT);
-    config.read_timeout = Some(KUBE_READ);
-    // A pooled connection's idle time is not the server's silence.
-    config.reset_reader_on_write = true;
-    config.headers.push((http::header::USER_AGENT, concat!("podrole/", env!("CARGO_PKG_VERSION")).parse()?));
-    Ok(Client::try_from(config)?)
-}
-
-/// Runs all watches until the process ends; each releases its guard when its first list is in the store.
+/// Runs all watches until the process ends; each releases its guard when its first list is in the store. `node` is
+/// `spec.nodeName` of the pods that are ours.
 ///
 /// `jitter` is a number in `0..1` drawn once per process: it spreads the retries of thousands of nodes.
 pub async fn run(
     client: Client,
-    settings: Settings,
+    node: Arc<str>,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
-    ready: [BlockReady; 2],
+    first: FirstLists,
     jitter: f64,
 ) {
-    let [pods_ready, namespaces_ready] = ready;
     let context = |watch| Context { store: store.clone(), metrics: metrics.clone(), watch, jitter };
-    let node_pods = config().fields(&format!("spec.nodeName={}", settings.node));
+    let node_pods = cached_lists().fields(&format!("spec.nodeName={}", node));
     let pods =
-        feed(kube::runtime::watcher(Api::<SlimPod>::all(client.clone()), node_pods), context(Watch::Pods), pods_ready);
+        feed(kube::runtime::watcher(Api::<SlimPod>::all(client.clone()), node_pods), context(Watch::Pods), first.pods);
     let namespaces = feed(
-        kube::runtime::watcher(Api::<Metadata<NamespaceKind>>::all(client.clone()), config()),
+        kube::runtime::watcher(Api::<Metadata<NamespaceKind>>::all(client.clone()), cached_lists()),
         context(Watch::Namespaces),
-        namespaces_ready,
+        first.namespaces,
     );
     let accounts = async {
-        if settings.service_accounts {
+        if let Some(ready) = first.service_accounts {
             let api = Api::<Metadata<ServiceAccountKind>>::all(client);
-            let stream = kube::runtime::watcher(api, config());
-            feed(stream, context(Watch::ServiceAccounts), BlockReady::none()).await;
+            let stream = kube::runtime::watcher(api, cached_lists());
+            feed(stream, context(Watch::ServiceAccounts), ready).await;
         }
     };
     tokio::join!(pods, namespaces, accounts);
@@ -110,7 +72,7 @@ pub async fn run(
 
 /// First lists come from the API server's own cache (`resourceVersion=0`, one page): a page size would make every node of a large
 /// cluster read through to etcd at once.
-fn config() -> watcher::Config {
+fn cached_lists() -> watcher::Config {
     watcher::Config {
         list_semantic: ListSemantic::Any,
         initial_list_strategy: InitialListStrategy::ListWatch,
@@ -151,7 +113,7 @@ where
             Ok(event) => event,
             Err(error) => {
                 metrics.watch_error(watch);
-                warn!(watch = watch.name(), error = %Causes(&error), retry_in = ?backoff, "Watch interrupted");
+                warn!(watch = watch.name(), error = %causes(&error), retry_in = ?backoff, "Watch interrupted");
                 tokio::time::sleep(backoff.mul_f64(0.5 + jitter)).await;
                 backoff = (backoff * 2).min(BACKOFF.1);
                 continue;
@@ -193,21 +155,6 @@ fn entry<K: Indexed + Resource>(object: &K, watch: Watch) -> Option<K::Entry> {
         debug!(watch = watch.name(), object = ?object.meta().name, "Object without a name or a usable UID skipped");
     }
     entry
-}
-
-/// The whole chain of an error: kube's own text often stops at "error returned by service".
-struct Causes<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 // === kinds ===
@@ -311,16 +258,13 @@ impl Indexed for Metadata<NamespaceKind> {
         namespace_entry(&self.object)
     }
     fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        index.apply_namespace(entry);
-        Vec::new()
+        index.apply_namespace(entry)
     }
     fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        index.delete_namespace(&entry.name);
-        Vec::new()
+        index.delete_namespace(&entry.name)
     }
     fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
-        index.reset_namespaces(entries);
-        Vec::new()
+        index.reset_namespaces(entries)
     }
 }
 
@@ -331,15 +275,12 @@ impl Indexed for Metadata<ServiceAccountKind> {
         service_account_entry(&self.object)
     }
     fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        index.apply_service_account(entry);
-        Vec::new()
+        index.apply_service_account(entry)
     }
     fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        index.delete_service_account(&entry.namespace, &entry.name);
-        Vec::new()
+        index.delete_service_account(&entry.namespace, &entry.name)
     }
     fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
-        index.reset_service_accounts(entries);
-        Vec::new()
+        index.reset_service_accounts(entries)
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{ContainerRoles, Rules, SessionScope};
 use crate::types::{
-    Annotation, BadAnnotation, ContainerId, ContainerRole, Denial, ExternalId, NamespaceEntry, PodEntry, RoleArn,
-    RoleRef, ServiceAccountEntry, SessionName,
+    AllowList, Annotation, BadAnnotation, ContainerId, ContainerRole, Denial, ExternalId, NamespaceEntry, PodEntry,
+    RoleArn, RoleRef, ServiceAccountEntry, SessionName,
 };
 
 /// Whom a decision is about. `None` means "the watch has not shown it", never "it does not exist".
@@ -102,6 +102,30 @@ pub enum NotYet {
     ServiceAccount,
 }
 
+/// A list that may allow a namespace's pods a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListSource {
+    /// The namespace's annotation with globs.
+    AllowedRoles,
+    /// The namespace's annotation with a regular expression.
+    Permitted,
+    /// The administrator's `--allow`.
+    Admin,
+}
+
+// === impl ServiceAccount ===
+
+impl<'a> ServiceAccount<'a> {
+    /// `seen` as the watch shows it, if service accounts are `enabled` as a source of roles.
+    pub fn of(enabled: bool, seen: Option<&'a ServiceAccountEntry>) -> Self {
+        match (enabled, seen) {
+            (false, _) => Self::Off,
+            (true, None) => Self::Unseen,
+            (true, Some(account)) => Self::Seen(account),
+        }
+    }
+}
+
 // === impl Subject ===
 
 impl<'a> Subject<'a> {
@@ -147,56 +171,82 @@ impl Rules {
         if pod.finished {
             return Err(DenyReason::PodFinished.into());
         }
-        let role = self.requested(subject)?;
-        let role = role.resolve(&self.base).map_err(|error| {
-            DenyReason::BadRole(BadAnnotation::Role { key: "role, completed with --base-role-arn,".into(), error })
-        })?;
-        self.check(&role, namespace)?;
-        Ok(Grant { session_name: self.session_name(pod)?, external_id: external_id(pod, namespace)?, role })
-    }
-
-    fn requested<'a>(&self, subject: Subject<'a>) -> Result<&'a RoleRef, Refusal> {
         match self.container_roles {
-            ContainerRoles::Strict if subject.pod.can_sniff && !subject.pod.container_roles.is_empty() => {
+            ContainerRoles::Strict if pod.can_sniff && !pod.container_roles.is_empty() => {
                 return Err(DenyReason::ContainerRolesRefused.into());
             }
             ContainerRoles::Strict | ContainerRoles::Shared => {}
         }
-        let role = match subject.source().map_err(Refusal::NotYet)? {
-            RoleSource::Container(over) => match &over.role {
-                Ok(Some(role)) => return Ok(role),
-                Ok(None) => return Err(DenyReason::NoRole.into()),
-                Err(bad) => Err(bad),
-            },
-            RoleSource::Pod(role) | RoleSource::ServiceAccount(role) => role.as_ref(),
-            RoleSource::Nowhere => return Err(DenyReason::NoRole.into()),
-        };
-        role.map_err(|bad| DenyReason::BadRole(bad.clone()).into())
+        let role = self.role_of(subject.source().map_err(Refusal::NotYet)?)?;
+        self.check(&role, namespace)?;
+        Ok(Grant { session_name: self.session_name(pod)?, external_id: external_id(pod, namespace)?, role })
     }
 
-    fn check(&self, role: &RoleArn, namespace: &NamespaceEntry) -> Result<(), Refusal> {
+    /// The whole ARN of the role that `source` asks for.
+    pub fn role_of(&self, source: RoleSource<'_>) -> Result<RoleArn, DenyReason> {
+        let role = match source {
+            RoleSource::Container(over) => over.role.as_ref().map(Option::as_ref),
+            RoleSource::Pod(role) | RoleSource::ServiceAccount(role) => role.as_ref().map(Some),
+            RoleSource::Nowhere => Ok(None),
+        };
+        let role = role.map_err(|bad| DenyReason::BadRole(bad.clone()))?.ok_or(DenyReason::NoRole)?;
+        role.resolve(&self.base).map_err(|error| {
+            DenyReason::BadRole(BadAnnotation::Role { key: "role, completed with --base-role-arn,".into(), error })
+        })
+    }
+
+    /// Whether some namespace could be allowed `role` at all.
+    pub fn under_ceiling(&self, role: &RoleArn) -> bool {
+        self.ceiling.iter().any(|glob| glob.matches(role, &self.base))
+    }
+
+    /// The lists of the namespace called `name`; of its own as far as `namespace` shows them.
+    pub fn lists<'a>(
+        &'a self,
+        name: &str,
+        namespace: Option<&'a NamespaceEntry>,
+    ) -> impl Iterator<Item = (ListSource, Result<&'a AllowList, &'a BadAnnotation>)> {
+        let own = |list: fn(&NamespaceEntry) -> &Option<Annotation<AllowList>>| {
+            namespace.and_then(|namespace| list(namespace).as_ref()).map(Result::as_ref)
+        };
+        let all = [
+            (ListSource::AllowedRoles, own(|namespace| &namespace.allowed_roles)),
+            (ListSource::Permitted, own(|namespace| &namespace.permitted)),
+            (ListSource::Admin, self.allow.get(name).map(Ok)),
+        ];
+        all.into_iter().filter_map(|(source, list)| Some((source, list?)))
+    }
+
+    /// Those of [`lists`](Self::lists) that allow `role`.
+    pub fn lists_holding<'a>(
+        &'a self,
+        role: &RoleArn,
+        name: &str,
+        namespace: Option<&'a NamespaceEntry>,
+    ) -> impl Iterator<Item = ListSource> {
+        let holds = |list: Result<&AllowList, &BadAnnotation>| list.is_ok_and(|list| list.allows(role, &self.base));
+        self.lists(name, namespace).filter(move |(_, list)| holds(*list)).map(|(source, _)| source)
+    }
+
+    fn check(&self, role: &RoleArn, namespace: &NamespaceEntry) -> Result<(), DenyReason> {
         if self.own_roles.iter().any(|own| own.is_same_role(role)) {
-            return Err(DenyReason::OwnRole(role.clone()).into());
+            return Err(DenyReason::OwnRole(role.clone()));
         }
-        if !self.ceiling.iter().any(|glob| glob.matches(role, &self.base)) {
-            return Err(DenyReason::AboveCeiling(role.clone()).into());
+        if !self.under_ceiling(role) {
+            return Err(DenyReason::AboveCeiling(role.clone()));
         }
-        let by_admin = self.allow.get(&namespace.name);
-        let lists = [&namespace.allowed_roles, &namespace.permitted];
-        let by_namespace = lists.into_iter().flatten().flatten();
-        if by_admin.into_iter().chain(by_namespace).any(|list| list.allows(role, &self.base)) {
+        if self.lists_holding(role, &namespace.name, Some(namespace)).next().is_some() {
+            return Ok(());
+        }
+        let mut lists = self.lists(&namespace.name, Some(namespace)).map(|(_, list)| list).peekable();
+        if lists.peek().is_none() && !self.require_allow {
             return Ok(());
         }
         // A list that cannot be read is a list: somebody meant to restrict.
-        if let Some(bad) = lists.into_iter().flatten().find_map(|list| list.as_ref().err()) {
-            return Err(DenyReason::BadAllowList(bad.clone()).into());
-        }
-        let no_list = by_admin.is_none() && lists.into_iter().all(Option::is_none);
-        if no_list && !self.require_allow {
-            Ok(())
-        } else {
-            Err(DenyReason::NamespaceNotPermitted(role.clone()).into())
-        }
+        Err(match lists.find_map(Result::err) {
+            Some(bad) => DenyReason::BadAllowList(bad.clone()),
+            None => DenyReason::NamespaceNotPermitted(role.clone()),
+        })
     }
 
     fn session_name(&self, pod: &PodEntry) -> Result<SessionName, DenyReason> {

@@ -36,20 +36,19 @@ impl Nft {
 
     /// Makes our table be `ruleset`, in one transaction.
     pub async fn apply(&self, ruleset: &Ruleset) -> Result<(), RedirectError> {
-        self.transact(&ruleset.transaction()).await
+        self.submit(&["-j", "-f", "-"], &ruleset.transaction()).await
     }
 
     /// Takes our table away.
     pub async fn remove(&self) -> Result<(), RedirectError> {
-        self.transact(&Ruleset::removal()).await
+        self.submit(&["-j", "-f", "-"], &Ruleset::removal()).await
     }
 
     /// Our table as nft lists it; `None` when there is none. Other people's tables are never read: they may hold what the schema
     /// does not know.
     pub async fn observe(&self) -> Result<Option<Nftables<'static>>, RedirectError> {
         // Names only: an attempt to list a table that is not there fails in words, which change between versions.
-        let tables = self.run(&["-j", "list", "tables", "inet"], None).await?;
-        let tables: serde_json::Value = serde_json::from_slice(&tables).map_err(RedirectError::Unreadable)?;
+        let tables = self.json(&["-j", "list", "tables", "inet"]).await?;
         let ours = |object: &serde_json::Value| object["table"]["name"] == TABLE && object["table"]["family"] == "inet";
         if !tables["nftables"].as_array().is_some_and(|objects| objects.iter().any(ours)) {
             return Ok(None);
@@ -68,8 +67,7 @@ impl Nft {
 
     /// Whether nft and the kernel would take `ruleset`: both look at the whole transaction, which is then thrown away.
     pub async fn rehearse(&self, ruleset: &Ruleset) -> Result<(), RedirectError> {
-        let json = serde_json::to_vec(&ruleset.transaction()).map_err(RedirectError::Unreadable)?;
-        self.run(&["-c", "-j", "-f", "-"], Some(&json)).await.map(drop)
+        self.submit(&["-c", "-j", "-f", "-"], &ruleset.transaction()).await
     }
 
     /// Everybody's tables, as they stand there: others write what no schema knows.
@@ -82,9 +80,9 @@ impl Nft {
         serde_json::from_slice(&listed).map_err(RedirectError::NotJson)
     }
 
-    async fn transact(&self, batch: &Nftables<'_>) -> Result<(), RedirectError> {
-        let json = serde_json::to_vec(batch).map_err(RedirectError::Unreadable)?;
-        self.run(&["-j", "-f", "-"], Some(&json)).await.map(drop)
+    async fn submit(&self, args: &[&str], batch: &Nftables<'_>) -> Result<(), RedirectError> {
+        let json = serde_json::to_vec(batch).map_err(RedirectError::Unwritable)?;
+        self.run(args, Some(&json)).await.map(drop)
     }
 
     async fn run(&self, args: &[&str], input: Option<&[u8]>) -> Result<Vec<u8>, RedirectError> {

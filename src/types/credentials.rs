@@ -26,8 +26,6 @@ pub struct Credentials {
     pub expires_at: Duration,
     /// When they were received, on the same scale.
     pub issued_at: Duration,
-    /// STS's request id, for the audit line.
-    pub request_id: Arc<str>,
 }
 
 // === impl Secret ===
@@ -88,7 +86,6 @@ mod tests {
             expiration: SystemTime::UNIX_EPOCH,
             expires_at: Duration::from_secs(10),
             issued_at: Duration::ZERO,
-            request_id: "r".into(),
         };
         let text = format!("{credentials:?} {:?}", credentials.secret_access_key);
         assert!(text.contains("ASIAEXAMPLE") && !text.contains("planted"), "{text}");

@@ -155,7 +155,7 @@ impl RoleRef {
     pub fn resolve(&self, base: &BaseArn) -> Result<RoleArn, RoleError> {
         match self {
             Self::Arn(arn) => Ok(arn.clone()),
-            Self::Name(name) => RoleArn::parse(&format!("{}{name}", base.prefix)),
+            Self::Name(name) => RoleArn::parse(&[&*base.prefix, name].concat()),
         }
     }
 }

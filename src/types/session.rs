@@ -40,24 +40,28 @@ impl SessionName {
     /// `<namespace>.<service account>.<uid8>`; where that is too long the middle is cut and closed with `=` and a hash of the
     /// whole. No Kubernetes name holds a `=`, so a cut name never equals an uncut one.
     pub fn of_pod(namespace: &str, service_account: &str, uid: &PodUid) -> Self {
-        let suffix = format!(".{}", uid8(uid));
-        Self::fit(&format!("{namespace}.{service_account}"), &suffix, uid.as_str())
+        Self::fit(namespace, service_account, Some(uid))
     }
 
     /// `<namespace>.<service account>`: one session for all pods of a service account on a node.
     pub fn of_service_account(namespace: &str, service_account: &str) -> Self {
-        Self::fit(&format!("{namespace}.{service_account}"), "", "")
+        Self::fit(namespace, service_account, None)
     }
 
     /// `podrole.<node>`: one session of a role for the whole node.
     pub fn of_node(node: &str) -> Self {
-        Self::fit(&format!("podrole.{node}"), "", "")
+        Self::fit("podrole", node, None)
     }
 
-    fn fit(name: &str, suffix: &str, also: &str) -> Self {
-        if name.len() + suffix.len() <= MAX {
-            return Self(format!("{name}{suffix}").into());
+    /// Made for every request: one text where it fits.
+    fn fit(first: &str, second: &str, uid: Option<&PodUid>) -> Self {
+        let (dot, last) = uid.map_or(("", ""), |uid| (".", uid8(uid)));
+        let whole = [first, ".", second, dot, last].concat();
+        if whole.len() <= MAX {
+            return Self(whole.into());
         }
+        let (name, suffix) = whole.split_at(first.len() + 1 + second.len());
+        let also = uid.map_or("", PodUid::as_str);
         let hash = digest::digest(&digest::SHA256, format!("{name}\0{also}").as_bytes());
         let hash: String = hash.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect();
         let keep = MAX - hash.len() - suffix.len() - 1;
@@ -67,7 +71,7 @@ impl SessionName {
     /// A name the pod's owner chose, made the pod's own by its UID: `<custom>.<uid8>`.
     pub fn custom(text: &str, uid: &PodUid) -> Result<Self, SessionNameError> {
         check(text, 2..=MAX_CUSTOM, b"_+=,.@-")?;
-        Ok(Self(format!("{text}.{}", uid8(uid)).into()))
+        Ok(Self([text, ".", uid8(uid)].concat().into()))
     }
 
     /// The name as STS takes it.
@@ -125,6 +129,24 @@ mod tests {
     fn names_the_pod() {
         let name = SessionName::of_pod("shop", "web", &uid("3f0c9a52-1111-2222-3333-444455556666"));
         assert_eq!(name.as_str(), "shop.web.3f0c9a52");
+        assert_eq!(SessionName::of_service_account("shop", "web").as_str(), "shop.web");
+        assert_eq!(SessionName::of_node("node-1").as_str(), "podrole.node-1");
+    }
+
+    /// Names of sessions are in audit logs and in trust policies: they do not change between versions.
+    #[test]
+    fn a_long_name_is_cut_the_same_way_for_ever() {
+        let account = "a".repeat(60);
+        let name = SessionName::of_pod("shop", &account, &uid("3f0c9a52-1111-2222-3333-444455556666"));
+        assert_eq!(name.as_str(), "shop.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=5c32f106a8bfa4ff.3f0c9a52");
+        assert_eq!(
+            SessionName::of_service_account("shop", &account).as_str(),
+            "shop.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=ed614a641f35503b"
+        );
+        assert_eq!(
+            SessionName::of_node(&account).as_str(),
+            "podrole.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=d68f1e2b8af388d0"
+        );
     }
 
     #[test]

@@ -168,9 +168,9 @@ fn breaks(rig: &mut Rig<Cluster>, flags: &[&str], resource: &str, verb: &str) ->
     // Nothing else fails.
     let sum = rig.daemon()?.metric("podrole_watch_errors_total", &[])?;
     ensure!(sum == rig.daemon()?.metric("podrole_watch_errors_total", &watch)?, "{}", rig.daemon()?.metrics()?);
-    if verb == "list" && resource != "serviceaccounts" {
+    if verb == "list" {
         let (status, body) = rig.daemon()?.admin("/readyz")?;
-        ensure!(status == 503 && body.contains(&format!("[-] {resource}")), "{status} {body}");
+        ensure!(status == 503 && body.contains(&format!("[-] {label}")), "{status} {body}");
     } else {
         rig.daemon_mut()?.wait_ready(SOON)?;
     }

@@ -23,6 +23,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("guard_leaves_a_serving_daemon_alone", beside_a_daemon),
     Trial::new("starts_that_fail_after_guard_leak_nothing", failing_start_after_guard),
     Trial::new("settings_that_are_wrong_are_all_told_at_once_and_the_node_is_closed", bad_settings),
+    Trial::new("guard_told_of_a_metadata_service_that_is_none_says_so_and_the_node_is_closed", bad_endpoint),
     Trial::new("a_node_without_cgroup2_is_refused_and_closed", no_cgroup2),
     // A kernel that has all controllers in cgroup2 has no such hierarchy, and makes none for a container.
     Trial::new("a_node_with_cgroup_version_1_is_refused_and_closed", cgroup1).may_skip(),
@@ -119,6 +120,16 @@ fn bad_settings() -> Result<()> {
     for (flag, _) in wrong {
         ensure!(logs.contains(flag.trim_start_matches('-')), "no word of {flag} in {logs}");
     }
+    closed(&rig)?;
+    no_leak(&rig)
+}
+
+fn bad_endpoint() -> Result<()> {
+    const NAME: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+    let mut rig = rig()?;
+    rig.options_mut().env.push((NAME.to_owned(), "https://169.254.169.254".to_owned()));
+    let output = rig.podrole(&["guard"])?;
+    ensure!(output.status.code() == Some(64) && said(&output).contains(NAME), "{}", said(&output));
     closed(&rig)?;
     no_leak(&rig)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::pods::access::{Access, Right};
-use crate::pods::watch;
+use crate::pods::client;
 
 use super::table::Check;
 use super::{Findings, Outcome};
@@ -64,7 +64,7 @@ pub(super) async fn look(config: &Config, findings: &Findings) {
 }
 
 async fn reach(config: &Config) -> Result<(Access, String), String> {
-    let client = bounded(watch::client(config.kubeconfig.as_deref())).await?;
+    let client = bounded(client::client(config.kubeconfig.as_deref())).await?;
     let access = Access::new(client);
     let version = bounded(access.version()).await?;
     Ok((access, version))

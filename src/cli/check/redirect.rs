@@ -1,6 +1,6 @@
 //! What leads pods' metadata traffic to podrole, and what of others' stands in its way.
 
-use crate::caller::self_test::{CannotProve, missing_capabilities};
+use crate::caller::self_test::lacks_net_admin;
 use crate::config::Config;
 use crate::redirect::RedirectError;
 use crate::redirect::nft::Nft;
@@ -36,8 +36,7 @@ pub(super) async fn look(config: &Config, findings: &Findings) {
         }
     };
     let by_nft = async {
-        let admin = |error: &CannotProve| matches!(error, CannotProve::Capability { name: "CAP_NET_ADMIN", .. });
-        if missing_capabilities(false).any(|error| admin(&error)) {
+        if lacks_net_admin().is_some() {
             return findings.skip(&NFT, "nft needs CAP_NET_ADMIN (PR-N04)");
         }
         let uplinks = match &routing {

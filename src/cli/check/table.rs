@@ -68,6 +68,8 @@ pub enum Severity {
 pub struct About {
     /// Stable.
     pub code: &'static str,
+    /// What is looked at; the code's letter.
+    pub area: Area,
     /// What holds when it is silent, in a few words.
     pub title: &'static str,
     /// How bad it is when it does not hold.
@@ -124,51 +126,21 @@ impl Check {
 
     /// What it looks at.
     pub fn area(self) -> Area {
-        match self {
-            Self::Kernel
-            | Self::CgroupMount
-            | Self::SocketIdentity
-            | Self::Capabilities
-            | Self::KubepodsTree
-            | Self::NetnsDir
-            | Self::StateDir
-            | Self::IdentityMode => Area::Node,
-            Self::NftRuns
-            | Self::NftAccepts
-            | Self::Table
-            | Self::Redirected
-            | Self::Counting
-            | Self::RoutingLock
-            | Self::ForeignBefore
-            | Self::ForeignBehind
-            | Self::EbpfDatapath => Area::Redirect,
-            Self::ApiServer
-            | Self::PodsAccess
-            | Self::NamespacesAccess
-            | Self::ServiceAccountsAccess
-            | Self::EventsAccess
-            | Self::NodePods => Area::Kubernetes,
-            Self::Metadata
-            | Self::ForeignCloud
-            | Self::ImdsV1
-            | Self::StsReachable
-            | Self::BaseCredentials
-            | Self::FirstHop
-            | Self::ClockSkew => Area::Aws,
-            Self::Admin | Self::Ready => Area::Daemon,
-        }
+        self.about().area
     }
 
     /// Everything about it.
     pub fn about(self) -> About {
         match self {
             Self::Kernel => error(
+                Area::Node,
                 "PR-N01",
                 "the kernel is new enough",
                 "podrole asks the kernel which cgroup a socket belongs to. Linux tells that since 5.7.",
                 "Run the node on Linux 5.7 or newer, or accept the weaker --identity=ip.",
             ),
             Self::CgroupMount => error(
+                Area::Node,
                 "PR-N02",
                 "cgroup v2 is mounted at --cgroup-root",
                 "A pod's containers are told apart by their cgroups of version 2. On a node with version 1, or where the host's \
@@ -178,6 +150,7 @@ impl Check {
                  check names; in a container mount the host's /sys/fs/cgroup, read-only. Or accept the weaker --identity=ip.",
             ),
             Self::SocketIdentity => error(
+                Area::Node,
                 "PR-N03",
                 "the kernel tells whose a socket is",
                 "The check opens a connection to itself and asks the kernel, as podrole does for each request, which cgroup made the \
@@ -187,6 +160,7 @@ impl Check {
                  tcp_diag where they are modules.",
             ),
             Self::Capabilities => error(
+                Area::Node,
                 "PR-N04",
                 "podrole has the capabilities it needs",
                 "CAP_NET_ADMIN for nftables, routes and other processes' sockets; CAP_SYS_ADMIN to enter pods' network namespaces; \
@@ -194,6 +168,7 @@ impl Check {
                 "Add the missing ones to securityContext.capabilities.add of podrole's container, or run podrole check as root.",
             ),
             Self::KubepodsTree => error(
+                Area::Node,
                 "PR-N05",
                 "the kubelet's cgroups are there",
                 "Pods' cgroups are looked for below a directory named kubepods, kubepods.slice or kubelet-kubepods.slice at most three \
@@ -201,6 +176,7 @@ impl Check {
                 "Check the kubelet's --cgroup-root and cgroup driver, and that podrole sees the host's hierarchy.",
             ),
             Self::NetnsDir => error(
+                Area::Node,
                 "PR-N06",
                 "pods' network namespaces can be seen",
                 "podrole enters pods' network namespaces by the names that the container runtime gives them in --netns-dir. Names that \
@@ -208,6 +184,7 @@ impl Check {
                 "Mount the host's /run/netns into podrole's container with mountPropagation: HostToContainer, or correct --netns-dir.",
             ),
             Self::StateDir => error(
+                Area::Node,
                 "PR-N07",
                 "the state directory is podrole's alone",
                 "The keys of session tokens are kept in --state-dir, so that a restart costs no client its token. podrole does not use \
@@ -216,6 +193,7 @@ impl Check {
                  0700 and is no symbolic link.",
             ),
             Self::IdentityMode => warning(
+                Area::Node,
                 "PR-N08",
                 "pods are told apart by the kernel",
                 "With --identity=ip a pod is whoever has its address. A pod that can take another's address (NET_RAW, NET_ADMIN, reuse \
@@ -223,6 +201,7 @@ impl Check {
                 "Use --identity=kernel, which needs cgroup v2.",
             ),
             Self::NftRuns => error(
+                Area::Redirect,
                 "PR-R01",
                 "nft runs and speaks JSON",
                 "podrole sets its rules by the nft program, which must be where distributions put it and be built with JSON. Without \
@@ -230,6 +209,7 @@ impl Check {
                 "Install the nftables package (1.0 or newer) on the node, or use podrole's image, which has it.",
             ),
             Self::NftAccepts => error(
+                Area::Redirect,
                 "PR-R02",
                 "the kernel takes podrole's rules",
                 "nft and the kernel were asked whether they would take podrole's table, without setting it, and said no: the kernel \
@@ -238,6 +218,7 @@ impl Check {
                  table inet podrole.",
             ),
             Self::Table => error(
+                Area::Redirect,
                 "PR-R03",
                 "the table inet podrole is as podrole wrote it",
                 "The table guards the metadata address: it drops what must not be forwarded and what is not from where it says. It is \
@@ -245,12 +226,14 @@ impl Check {
                 "Restart podrole, which writes the table anew, and find out who changed it: nft monitor shows that.",
             ),
             Self::Redirected => error(
+                Area::Redirect,
                 "PR-R04",
                 "pods' requests are led to podrole",
                 "The table has no redirect to a port of --port-range. After podrole guard alone that is so, and pods are refused.",
                 "Start podrole run; if it runs, compare its --port-range with the one of this command.",
             ),
             Self::Counting => warning(
+                Area::Redirect,
                 "PR-R05",
                 "pods' requests have come by the redirect",
                 "The redirect has counted no packet since it was set. On a node whose pods ask for roles that means that their packets \
@@ -259,6 +242,7 @@ impl Check {
                  If the counter still stands at 0, see PR-R09.",
             ),
             Self::RoutingLock => error(
+                Area::Redirect,
                 "PR-R06",
                 "the routing lock stands",
                 "Two routing rules and a local route for each metadata address keep pods from the node's metadata service even when \
@@ -267,6 +251,7 @@ impl Check {
                  rules it does not know (systemd-networkd: ManageForeignRoutingPolicyRules=no).",
             ),
             Self::ForeignBefore => error(
+                Area::Redirect,
                 "PR-R07",
                 "nobody takes the metadata address before podrole",
                 "Another program's rule rewrites the destination of what is sent to the metadata address, and comes before podrole's: \
@@ -274,6 +259,7 @@ impl Check {
                 "Remove the rule by the command that the check prints, once you know whose it is.",
             ),
             Self::ForeignBehind => warning(
+                Area::Redirect,
                 "PR-R08",
                 "no left-over rule waits for the metadata address",
                 "Another program's rule for the metadata address stands behind podrole's, as kube2iam and kiam leave theirs behind. It \
@@ -282,6 +268,7 @@ impl Check {
                 "Remove the rule by the command that the check prints. For iptables-legacy, look at: iptables-legacy -t nat -S.",
             ),
             Self::EbpfDatapath => warning(
+                Area::Redirect,
                 "PR-R09",
                 "no datapath that passes by netfilter is here",
                 "An interface of Cilium's is on this node. With its eBPF host routing, packets of pods pass by netfilter and policy \
@@ -289,30 +276,36 @@ impl Check {
                 "Set bpf.hostLegacyRouting=true in Cilium's values, then see that PR-R05 is silent after a request from a pod.",
             ),
             Self::ApiServer => error(
+                Area::Kubernetes,
                 "PR-K01",
                 "the API server answers",
                 "podrole learns from the API server which pods are on its node and what they ask for. Without it new pods wait.",
                 "Check --kubeconfig, or the service account of podrole's pod, and the way to the API server's address.",
             ),
             Self::PodsAccess => error(
+                Area::Kubernetes,
                 "PR-K02",
                 "podrole may list and watch pods",
                 "Without this right no pod is known, and none is served.",
                 "Give podrole's service account list and watch on pods, by a ClusterRole.",
             ),
             Self::NamespacesAccess => error(
+                Area::Kubernetes,
                 "PR-K03",
                 "podrole may list and watch namespaces",
                 "The namespace's annotations say which roles its pods may have. Without this right every pod waits for an answer.",
                 "Give podrole's service account list and watch on namespaces, by a ClusterRole.",
             ),
             Self::ServiceAccountsAccess => error(
+                Area::Kubernetes,
                 "PR-K04",
                 "podrole may list and watch service accounts",
-                "With --service-account-roles=true the annotation eks.amazonaws.com/role-arn of a service account is a source of roles.",
+                "With --service-account-roles=true the annotation eks.amazonaws.com/role-arn of a service account is a source of roles. \
+                 Without this right podrole is never ready.",
                 "Give podrole's service account list and watch on serviceaccounts, or set --service-account-roles=false.",
             ),
             Self::EventsAccess => warning(
+                Area::Kubernetes,
                 "PR-K05",
                 "podrole may write Events",
                 "Denials are shown as Events on the pod, where its owner looks. Without these rights they stand in the audit log and \
@@ -320,6 +313,7 @@ impl Check {
                 "Give podrole's service account create and patch on events of the group events.k8s.io, by a ClusterRole.",
             ),
             Self::NodePods => warning(
+                Area::Kubernetes,
                 "PR-K06",
                 "the API server knows pods of this node",
                 "No pod's spec.nodeName is --node-name. Where podrole itself runs as a pod, that cannot be: the name is wrong, and no \
@@ -327,6 +321,7 @@ impl Check {
                 "Set --node-name to the node's name in kubectl get nodes; in a DaemonSet take it from spec.nodeName by the downward API.",
             ),
             Self::Metadata => error(
+                Area::Aws,
                 "PR-A01",
                 "the node reaches its own metadata service",
                 "podrole learns the region, and usually its own credentials, from EC2's metadata service. Without it pods wait.",
@@ -334,6 +329,7 @@ impl Check {
                  region, set --region.",
             ),
             Self::ForeignCloud => error(
+                Area::Aws,
                 "PR-A02",
                 "the metadata address is not another cloud's",
                 "Another cloud's metadata service has the same address. podrole would cut the node's pods off from it, so it refuses to \
@@ -341,6 +337,7 @@ impl Check {
                 "Run podrole on AWS only, or where nothing answers at the metadata address.",
             ),
             Self::ImdsV1 => warning(
+                Area::Aws,
                 "PR-A03",
                 "the node's metadata service asks for a session token",
                 "The instance still answers without a session token (IMDSv1). What reaches the metadata service past podrole, such as a \
@@ -350,6 +347,7 @@ impl Check {
                  the same in the launch template.",
             ),
             Self::StsReachable => error(
+                Area::Aws,
                 "PR-A04",
                 "STS answers",
                 "Roles are assumed through STS in the node's region. It does not answer, or asks for fewer calls. Credentials that pods \
@@ -358,6 +356,7 @@ impl Check {
                  AWS_CA_BUNDLE.",
             ),
             Self::BaseCredentials => error(
+                Area::Aws,
                 "PR-A05",
                 "podrole has credentials of its own",
                 "podrole signs its calls with credentials from the usual chain, most often the node's instance profile. There are none, \
@@ -366,6 +365,7 @@ impl Check {
                  look at the node's clock too (PR-A07).",
             ),
             Self::FirstHop => error(
+                Area::Aws,
                 "PR-A06",
                 "the role of --assume-role-arn can be assumed",
                 "Pods' roles are assumed by the role of --assume-role-arn, and STS does not give podrole that one.",
@@ -373,24 +373,27 @@ impl Check {
                  sts:AssumeRole on it.",
             ),
             Self::ClockSkew => warning(
+                Area::Aws,
                 "PR-A07",
                 "the node's clock agrees with STS's",
                 "The clocks differ by more than a minute. STS refuses what is signed five minutes off.",
                 "Let the node take its time from 169.254.169.123 or another time server (chronyd, systemd-timesyncd).",
             ),
             Self::Admin => error(
+                Area::Daemon,
                 "PR-D01",
                 "podrole runs here",
                 "Nobody answers at --admin-addr: podrole does not run on this node, or with another --admin-addr.",
                 "Look at podrole's log, or at kubectl logs of its pod on this node: it says why a start fails.",
             ),
             Self::Ready => error(
+                Area::Daemon,
                 "PR-D02",
                 "podrole is ready",
                 "The daemon runs and says that it is not ready. What it waits for is named: listener, redirect, routing, pods, \
-                 namespaces, identity.",
-                "See the other checks: identity waits for the metadata service and STS, pods and namespaces for the API server, routing \
-                 for the routing lock.",
+                 namespaces, identity, and service_accounts with --service-account-roles=true.",
+                "See the other checks: identity waits for the metadata service and STS, pods, namespaces and service_accounts for the \
+                 API server, routing for the routing lock.",
             ),
         }
     }
@@ -426,12 +429,18 @@ impl Severity {
     }
 }
 
-const fn error(code: &'static str, title: &'static str, meaning: &'static str, fix: &'static str) -> About {
-    About { code, title, severity: Severity::Error, meaning, fix }
+const fn error(area: Area, code: &'static str, title: &'static str, meaning: &'static str, fix: &'static str) -> About {
+    About { code, area, title, severity: Severity::Error, meaning, fix }
 }
 
-const fn warning(code: &'static str, title: &'static str, meaning: &'static str, fix: &'static str) -> About {
-    About { code, title, severity: Severity::Warning, meaning, fix }
+const fn warning(
+    area: Area,
+    code: &'static str,
+    title: &'static str,
+    meaning: &'static str,
+    fix: &'static str,
+) -> About {
+    About { code, area, title, severity: Severity::Warning, meaning, fix }
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ fn a_node_has_one_bucket() {
         writes.extend(schedule.publish(second).iter().map(|_| second));
     }
     assert_eq!(writes, [0, 0, 0, 10, 20, 30, 40, 50, 60]);
-    assert_eq!(schedule.len(), Limits::default().entries, "and what waits is bounded");
+    assert_eq!(schedule.entries, Limits::default().entries, "and what waits is bounded");
     assert_eq!(schedule.tell(61, "late", Denial::NoRole), Told::Dropped);
 }
 
@@ -151,14 +151,14 @@ fn a_pod_that_is_gone_is_forgotten() {
     schedule.tell(1, "a", Denial::WrongRole);
     schedule.tell(1, "b", Denial::NoRole);
     assert_eq!(schedule.forget(&PodUid::parse("a").unwrap()), 1, "one of its reasons was never told");
-    assert_eq!(schedule.len(), 1);
+    assert_eq!(schedule.entries, 1);
     assert_eq!(schedule.published(20), [("b".into(), Denial::NoRole)]);
     // It went while its Event was on the way: nothing comes back.
     schedule.tell(40, "c", Denial::NoRole);
     let report = schedule.next(at(40)).unwrap();
     assert_eq!(schedule.forget(&report.pod), 0);
     schedule.written(at(41), &report, "event".into());
-    assert_eq!(schedule.len(), 1);
+    assert_eq!(schedule.entries, 1);
 }
 
 #[test]
@@ -171,13 +171,13 @@ fn what_is_quiet_for_an_hour_is_new_again() {
     assert_eq!(schedule.publish(1800).len(), 1);
     assert_eq!(schedule.tidy(at(3000)), 0);
     assert_eq!(schedule.tidy(at(4000)), 0, "nothing that was to be told");
-    assert_eq!(schedule.len(), 1);
+    assert_eq!(schedule.entries, 1);
     schedule.tell(4000, "a", Denial::NoRole);
     assert_eq!(schedule.publish(4000)[0].series, None);
     // What waits for longer than that has lost its point.
     schedule.tell(5000, "a", Denial::OwnRole);
     assert_eq!(schedule.tidy(at(9000)), 1);
-    assert!(schedule.is_empty());
+    assert!(schedule.entries == 0);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn failures_pause_the_node_and_lose_nothing() {
         pauses.push(pause);
     }
     assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
-    assert_eq!(schedule.len(), 1);
+    assert_eq!(schedule.entries, 1);
     // It is told when it can be, and the next trouble starts from the shortest pause.
     assert_eq!(schedule.publish(second).len(), 1);
     schedule.tell(second, "b", Denial::NoRole);
@@ -343,7 +343,7 @@ proptest! {
                     schedule.failed(now, &report, Failure::Later, 0.0);
                 }
             }
-            prop_assert!(schedule.len() <= limits.entries);
+            prop_assert!(schedule.entries <= limits.entries);
         }
         for (first, begin) in attempts.iter().enumerate() {
             let within = attempts[first..].iter().filter(|attempt| **attempt <= *begin + Duration::from_secs(60));

@@ -121,6 +121,33 @@ fn the_administrators_list_adds() {
     assert_eq!(role_of(decide(&rules, &pod("x"), &namespace(None))), Err("NamespaceNotPermitted"));
 }
 
+/// What an explanation shows of a decision is what the decision is made of.
+#[test]
+fn the_lists_that_hold_are_those_that_decide() {
+    let mut rules = rules();
+    rules.allow.insert("shop".into(), AllowList::from_globs(["web*"].into_iter()).unwrap());
+    let permitted = Some(Ok(AllowList::from_regex("web-1|db").unwrap()));
+    let ns = NamespaceEntry { permitted, ..namespace(Some("unreadable")) };
+    let sources: Vec<ListSource> = rules.lists("shop", Some(&ns)).map(|(source, _)| source).collect();
+    assert_eq!(sources, [ListSource::AllowedRoles, ListSource::Permitted, ListSource::Admin]);
+    for (name, expected) in [
+        ("web-1", vec![ListSource::Permitted, ListSource::Admin]),
+        ("web-2", vec![ListSource::Admin]),
+        ("db", vec![ListSource::Permitted]),
+        ("x", vec![]),
+    ] {
+        let pod = pod(name);
+        let role = rules.role_of(RoleSource::Pod(pod.role.as_ref().unwrap())).unwrap();
+        assert!(rules.under_ceiling(&role));
+        assert_eq!(rules.lists_holding(&role, "shop", Some(&ns)).collect::<Vec<_>>(), expected, "{name}");
+        let decided = if expected.is_empty() { Err("BadAllowList") } else { Ok(name.to_owned()) };
+        assert_eq!(role_of(decide(&rules, &pod, &ns)), decided, "{name}");
+    }
+    let unseen: Vec<ListSource> = rules.lists("shop", None).map(|(source, _)| source).collect();
+    assert_eq!(unseen, [ListSource::Admin]);
+    assert_eq!(rules.lists("other", None).count(), 0);
+}
+
 #[test]
 fn kiams_list_is_a_regular_expression() {
     let permitted =

@@ -82,17 +82,11 @@ async fn ask_daemon(case: &Case, config: &Config, container: &str) -> Answer {
     test.apply(case.pod.clone());
     if let Some(namespace) = &case.namespace {
         let object: SlimMeta = serde_json::from_value(namespace.clone()).unwrap();
-        test.store.update(|index| {
-            index.apply_namespace(namespace_entry(&object).unwrap());
-            Vec::new()
-        });
+        test.store.update(|index| index.apply_namespace(namespace_entry(&object).unwrap()));
     }
     if let Some(account) = &case.service_account {
         let object: SlimMeta = serde_json::from_value(account.clone()).unwrap();
-        test.store.update(|index| {
-            index.apply_service_account(service_account_entry(&object).unwrap());
-            Vec::new()
-        });
+        test.store.update(|index| index.apply_service_account(service_account_entry(&object).unwrap()));
     }
 
     let (_, token) = test.send("PUT", "/latest/api/token", &[("x-aws-ec2-metadata-token-ttl-seconds", "21600")]).await;
