@@ -1,7 +1,5 @@
 //! A node is closed before anything can fail, and stays closed when something does.
 
-use std::fs;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -9,9 +7,8 @@ use anyhow::{Result, ensure};
 use podrole_lab::agent::{Load, Target};
 use podrole_lab::imds::Mode;
 use podrole_lab::pod::{PodSpec, Shape};
-use podrole_lab::proc;
 use podrole_lab::rig::{ROLE, Rig};
-use podrole_lab::world::{Trial, scratch, skip};
+use podrole_lab::world::{Trial, mount_cgroup1, scratch};
 
 use crate::support::{
     METADATA, NODE_ROLE, TEAM, connects, leak, listener_port, no_leak, on_node, open_second_lock, ready, refused, rig,
@@ -129,21 +126,7 @@ fn no_cgroup2() -> Result<()> {
 
 fn cgroup1() -> Result<()> {
     let place = scratch().join("cgroup1");
-    fs::create_dir(&place)?;
-    // One that the machine has: it is only seen from here as well. A new one would be the whole machine's.
-    let own = fs::read_to_string("/proc/self/cgroup")?;
-    let hierarchy = own.lines().filter_map(|line| line.split(':').nth(1)).find(|name| !name.is_empty());
-    let options = match hierarchy {
-        Some(name) if name.starts_with("name=") => format!("none,{name}"),
-        Some(controllers) => controllers.to_owned(),
-        None => "none,name=podrolev1".to_owned(),
-    };
-    let mut mount = Command::new("mount");
-    mount.args(["-t", "cgroup", "-o", &options, "none"]).arg(&place);
-    let output = proc::output(&mut mount, b"", Duration::from_secs(10))?;
-    if !output.status.success() {
-        return skip(&format!("this kernel mounts no cgroup version 1 here ({options}): {}", said(&output).trim()));
-    }
+    mount_cgroup1(&place)?;
     // `CGROUP_SUPER_MAGIC` of `linux/magic.h`.
     refused_as_cgroup_root(&place.display().to_string(), "file system type 0x27e0eb")
 }
