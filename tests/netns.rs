@@ -9,6 +9,8 @@
 mod answers;
 #[path = "netns/attacks.rs"]
 mod attacks;
+#[path = "netns/by_address.rs"]
+mod by_address;
 #[path = "netns/claims.rs"]
 mod claims;
 #[path = "netns/connections.rs"]
@@ -27,6 +29,8 @@ mod late;
 mod lifecycle;
 #[path = "netns/locks.rs"]
 mod locks;
+#[path = "netns/relist.rs"]
+mod relist;
 #[path = "netns/reuse.rs"]
 mod reuse;
 #[path = "netns/rewrites.rs"]
@@ -42,9 +46,10 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 13] = [
+    let modules: [&[Trial]; 15] = [
         answers::TRIALS,
         attacks::TRIALS,
+        by_address::TRIALS,
         claims::TRIALS,
         connections::TRIALS,
         containers::TRIALS,
@@ -54,6 +59,7 @@ fn main() -> ExitCode {
         lifecycle::TRIALS,
         locks::TRIALS,
         rewrites::TRIALS,
+        relist::TRIALS,
         reuse::TRIALS,
         tokens::TRIALS,
     ];
