@@ -11,7 +11,7 @@ use podrole_lab::rig::{ROLE, Rig, RigOptions};
 use podrole_lab::world::{Trial, scratch, skip};
 
 use crate::support::{
-    METADATA, NODE_ROLE, TEAM, ask_role, connects, leak, no_leak, on_node, ready, refused, rig, said, served,
+    METADATA, NODE_ROLE, TEAM, answered, ask_role, connects, leak, no_leak, on_node, ready, refused, rig, said, served,
     served_both,
 };
 
@@ -90,7 +90,7 @@ fn crash_under_load() -> Result<()> {
                 Ok((role, scope.spawn(move || agent.load(&load))))
             })
             .collect::<Result<Vec<_>>>()?;
-        thread::sleep(Duration::from_millis(500));
+        answered(&rig, 100)?;
         rig.daemon_mut()?.kill9()?;
         thread::sleep(Duration::from_millis(300));
         rig.restart()?;

@@ -138,6 +138,13 @@ pub(crate) fn start_unready(rig: &mut Rig) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the daemon has answered so many requests more: then a load is under way.
+pub(crate) fn answered(rig: &Rig, more: u32) -> Result<()> {
+    let count = || rig.daemon()?.metric("podrole_http_requests_total", &[]);
+    let enough = count()? + f64::from(more);
+    proc::until("the load to be under way", Duration::from_secs(10), || Ok((count()? >= enough).then_some(())))
+}
+
 /// Takes the second lock away, for controls: the rules and routes that deliver metadata traffic to the node itself.
 pub(crate) fn open_second_lock(rig: &Rig) -> Result<()> {
     for family in ["-4", "-6"] {
