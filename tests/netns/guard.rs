@@ -14,8 +14,8 @@ use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::{Trial, mount_cgroup1, scratch};
 
 use crate::support::{
-    METADATA, NODE_ROLE, TEAM, connects, leak, listener_port, no_leak, on_node, open_second_lock, ready, refused, rig,
-    said, served, served_both, start_unready,
+    METADATA, NODE_ROLE, TEAM, connects, leak, listener_port, no_leak, node_is_well, on_node, open_second_lock, ready,
+    refused, rig, said, served, served_both, start_unready,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
@@ -306,9 +306,5 @@ fn closed(rig: &Rig) -> Result<()> {
         }
         rig.delete(pod)?;
     }
-    let node = rig.node.agent()?;
-    for client in [node.v4(), node.v6()] {
-        ensure!(client.credentials()?.role == NODE_ROLE, "the node lost its own metadata");
-    }
-    Ok(())
+    node_is_well(rig)
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::agent::{Load, LoadReport, Target};
 use podrole_lab::cluster::Assets;
-use podrole_lab::pod::{Pod, PodSpec, Shape};
+use podrole_lab::pod::{PodSpec, Shape};
 use podrole_lab::rig::{ROLE, Rig, RigOptions};
 use podrole_lab::world::{Trial, scratch, skip};
 
 use crate::support::{
-    METADATA, NODE_ROLE, TEAM, answered, ask_role, connects, leak, no_leak, on_node, ready, refused, rig, said, served,
-    served_both,
+    METADATA, NODE_ROLE, TEAM, answered, ask_role, connects, leak, no_leak, on_node, pods, ready, refused, rig, said,
+    served, served_both,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
@@ -292,11 +292,4 @@ fn cleanup() -> Result<()> {
     let again = rig.podrole(&["cleanup"])?;
     ensure!(again.status.success() && said(&again).contains("nothing"), "{}", said(&again));
     Ok(())
-}
-
-fn pods(rig: &Rig) -> Result<Vec<Pod>> {
-    [("bridged", Shape::Bridge), ("routed", Shape::PointToPoint)]
-        .into_iter()
-        .map(|(name, shape)| rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role")))
-        .collect()
 }

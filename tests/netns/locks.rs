@@ -4,15 +4,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use podrole_lab::agent::{Agent, Load, Target};
-use podrole_lab::pod::{Pod, PodSpec, Shape};
+use podrole_lab::agent::{Load, Target};
 use podrole_lab::proc::Process;
-use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::Trial;
 
 use crate::support::{
-    METADATA, NODE_ROLE, SHORT, TEAM, answered, connects, leak, no_leak, on_node, open_second_lock, ready, rig,
-    served_both, silent,
+    METADATA, NODE_ROLE, SHORT, agents, answered, connects, leak, no_leak, node_is_well, on_node, open_second_lock,
+    ready, rig, served_both, silent,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
@@ -174,23 +172,4 @@ fn port_80_taken() -> Result<()> {
     }
     ensure!(rig.daemon()?.metric("podrole_faults_total", &[("fault", "second_lock")])? > 0.0, "nobody was told");
     no_leak(&rig)
-}
-
-fn node_is_well(rig: &Rig) -> Result<()> {
-    let node = rig.node.agent()?;
-    for client in [node.v4(), node.v6()] {
-        ensure!(client.credentials()?.role == NODE_ROLE, "the node lost its own metadata");
-    }
-    Ok(())
-}
-
-fn agents(rig: &Rig) -> Result<Vec<(Pod, Agent)>> {
-    [("bridged", Shape::Bridge), ("routed", Shape::PointToPoint)]
-        .into_iter()
-        .map(|(name, shape)| {
-            let pod = rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role"))?;
-            let agent = pod.agent("app")?;
-            Ok((pod, agent))
-        })
-        .collect()
 }
