@@ -6,7 +6,6 @@
     reason = "rules for the daemon; the lab watches real time pass and starts processes"
 )]
 
-mod diag;
 mod metadata;
 mod pods;
 mod worlds;
