@@ -9,6 +9,8 @@
 mod answers;
 #[path = "netns/attacks.rs"]
 mod attacks;
+#[path = "netns/by_address.rs"]
+mod by_address;
 #[path = "netns/claims.rs"]
 mod claims;
 #[path = "netns/connections.rs"]
@@ -29,6 +31,8 @@ mod lifecycle;
 mod locks;
 #[path = "netns/refresh.rs"]
 mod refresh;
+#[path = "netns/relist.rs"]
+mod relist;
 #[path = "netns/reuse.rs"]
 mod reuse;
 #[path = "netns/rewrites.rs"]
@@ -44,9 +48,10 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 14] = [
+    let modules: [&[Trial]; 16] = [
         answers::TRIALS,
         attacks::TRIALS,
+        by_address::TRIALS,
         claims::TRIALS,
         connections::TRIALS,
         containers::TRIALS,
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
         locks::TRIALS,
         refresh::TRIALS,
         rewrites::TRIALS,
+        relist::TRIALS,
         reuse::TRIALS,
         tokens::TRIALS,
     ];

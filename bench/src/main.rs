@@ -18,7 +18,7 @@ use report::Report;
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    if let Some(code) = bare::main().or_else(scale::main) {
+    if let Some(code) = bare::main() {
         return code;
     }
     match run() {

@@ -1,14 +1,20 @@
 //! Two hundred and fifty pods: time to ready, memory, idle cost; and the herd that asks for one identity at once.
 
-use std::process::{Command, ExitCode};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use nix::sys::resource::{UsageWho, getrusage};
+use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 use podrole_lab::agent::{Load, Target};
 use podrole_lab::pod::PodSpec;
 use podrole_lab::proc;
 use podrole_lab::rig::{Rig, RigOptions};
+use serde_json::{Value, json};
 
 use super::report::{Bound, Report};
 
@@ -39,12 +45,12 @@ pub(crate) fn start(report: &mut Report) -> Result<Rig> {
     ensure!(rig.sts.assume_calls().len() == PODS, "{} calls for {PODS} pods", rig.sts.assume_calls().len());
     let daemon = rig.daemon()?;
     // nft runs for some milliseconds at a time; a container's memory limit counts it at its peak all the same.
-    let (own, nft) = (mib(daemon.rss_kib()?), mib(nft_peak_kib()?));
+    let (own, nft) = (mib(daemon.rss_kib()?), mib(nft_peak()? / 1024));
     report.add(format!("resident, {PODS} pods with credentials"), own, "MiB", Bound::None);
     report.add("    and with its nft child at its peak", own + nft, "MiB", Bound::AtMost(32.0));
 
     let before = daemon.usage()?.cpu;
-    std::thread::sleep(IDLE);
+    thread::sleep(IDLE);
     let idle = (daemon.usage()?.cpu - before).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
     report.add(format!("idle, {PODS} pods: share of a core"), idle, "%", Bound::AtMost(0.1));
     // The pods' namespaces outlive their handles: they end with the world.
@@ -94,27 +100,62 @@ pub(crate) fn herd(report: &mut Report, rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// The first argument that makes this program run nft once and print the most memory it took, in KiB.
-const NFT: &str = "--nft-peak";
-
-/// Becomes that program if it is asked to.
-pub(crate) fn main() -> Option<ExitCode> {
-    if std::env::args().nth(1).as_deref() != Some(NFT) {
-        return None;
-    }
-    let ran = proc::run(Command::new("nft").args(["-j", "list", "table", "inet", "podrole"]));
-    let peak = getrusage(UsageWho::RUSAGE_CHILDREN).map(|usage| usage.max_rss());
-    Some(match (ran, peak) {
-        (Ok(_), Ok(kib)) => {
-            super::report::show(&kib.to_string());
-            ExitCode::SUCCESS
-        }
-        (Err(_), _) | (_, Err(_)) => ExitCode::FAILURE,
+/// The most memory that nft takes of all that the daemon has it do: reading the table, and applying it where there is none and over
+/// one. That is done in a network namespace of its own: the node's table stays as it is.
+fn nft_peak() -> Result<u64> {
+    let listed = proc::run(Command::new("nft").args(["-j", "list", "table", "inet", "podrole"]))?;
+    let transaction = transaction(&listed)?;
+    let list = json!({"nftables": [{"list": {"table": {"family": "inet", "name": "podrole"}}}]});
+    thread::scope(|scope| {
+        let elsewhere = scope.spawn(|| -> Result<u64> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let mut peak = 0;
+            for input in [&transaction, &transaction, &list] {
+                peak = peak.max(nft(&input.to_string())?);
+            }
+            Ok(peak)
+        });
+        elsewhere.join().map_err(|_| anyhow::anyhow!("the thread that runs nft panicked"))?
     })
 }
 
-fn nft_peak_kib() -> Result<u64> {
-    Ok(proc::run(Command::new(std::env::current_exe()?).arg(NFT))?.trim().parse()?)
+/// Runs `nft -j -f -` and tells how much memory it took at most, in bytes. The kernel stops it where it ends, while it still has it
+/// all: what a parent is told afterwards has the parent's own memory in it, from before the child became nft.
+fn nft(input: &str) -> Result<u64> {
+    let mut command = Command::new("nft");
+    let mut child = command.args(["-j", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT)?;
+    // Closed at once, or nft would wait for more.
+    child.stdin.take().context("a pipe")?.write_all(input.as_bytes())?;
+    let mut peak = None;
+    loop {
+        let status = waitpid(pid, None)?;
+        if let WaitStatus::PtraceEvent(..) = status {
+            peak = Some(proc::usage(child.id())?.peak);
+            ptrace::cont(pid, None)?;
+        } else if let WaitStatus::Stopped(_, signal) = status {
+            ptrace::cont(pid, signal)?;
+        } else {
+            ensure!(status == WaitStatus::Exited(pid, 0), "nft ended with {status:?}");
+            return peak.context("nft ended without being seen");
+        }
+    }
+}
+
+/// What makes the table be as it was listed, whatever it was before: add, delete, add again, then all that is in it.
+fn transaction(listed: &str) -> Result<Value> {
+    let mut listed: Value = serde_json::from_str(listed)?;
+    let objects = listed["nftables"].as_array_mut().context("a list of objects")?;
+    objects.retain(|object| object.get("metainfo").is_none());
+    for fields in objects.iter_mut().filter_map(Value::as_object_mut).flat_map(|object| object.values_mut()) {
+        fields.as_object_mut().context("an object has fields")?.remove("handle");
+    }
+    let (table, rest) = objects.split_first().context("a table")?;
+    ensure!(table.get("table").is_some() && !rest.is_empty(), "not a table: {table}");
+    let mut batch = vec![json!({"add": table}), json!({"delete": table}), json!({"add": table})];
+    batch.extend(rest.iter().map(|object| json!({"add": object})));
+    Ok(json!({"nftables": batch}))
 }
 
 fn mib(kib: u64) -> f64 {

@@ -6,11 +6,15 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use podrole_lab::agent::{Agent, Load, Target};
-use podrole_lab::pod::{PodSpec, Shape};
+use podrole_lab::diag::SockDiag;
+use podrole_lab::pod::{Pod, PodSpec, Shape};
 use podrole_lab::proc::{self, Process};
 use podrole_lab::rig::Rig;
 use podrole_lab::world;
@@ -22,6 +26,8 @@ const ROUNDS: usize = 5;
 /// A round is this many slices of each server, in turn: what else the machine does meets both alike.
 const SLICES: u32 = 6;
 const SLICE: Duration = Duration::from_millis(700);
+/// Questions to the kernel.
+const LOOK_UPS: u32 = 100_000;
 /// Connections at a time.
 const WORKERS: usize = 12;
 /// Inside podrole's link-local address and outside its port range.
@@ -96,7 +102,26 @@ pub(crate) fn run(report: &mut Report, rig: &Rig) -> Result<()> {
     report.add("podrole: p99", of(&ours, |r| r.p99_us), "us", Bound::None);
     let mean = (after.0 - before.0) / (after.1 - before.1) * 1e6;
     report.add("proof of identity, mean", mean, "us", Bound::AtMost(3.0));
+    let kernel = look_up(&pod, &agent)?.as_secs_f64() * 1e6;
+    report.add("    the kernel's own part: one exact look-up, back to back", kernel, "us", Bound::None);
     Ok(())
+}
+
+/// What the proof asks the kernel, asked over and over on the daemon's core while the daemon does nothing: the least that a proof can
+/// take on this machine. Between requests the caches are colder than here.
+fn look_up(pod: &Pod, agent: &Agent) -> Result<Duration> {
+    let connection = agent.open(&Target::v4()).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let mut diag = SockDiag::open(pod.netns().context("a pod has a network of its own")?)?;
+    let (local, remote) = (connection.local(), Target::v4().address());
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut core = CpuSet::new();
+            core.set(0)?;
+            sched_setaffinity(Pid::from_raw(0), &core)?;
+            diag.time(local, remote, LOOK_UPS)
+        });
+        asking.join().map_err(|_| anyhow::anyhow!("the asking thread panicked"))?
+    })
 }
 
 fn measure(agent: &Agent, request: &[u8], server: u32) -> Result<Round> {

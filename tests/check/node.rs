@@ -3,16 +3,13 @@
 use std::fs;
 use std::mem;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use podrole::cli::check::table::Check;
-use podrole_lab::proc;
-use podrole_lab::world::{CGROUP_ROOT, Trial, scratch, skip};
+use podrole_lab::world::{CGROUP_ROOT, Trial, mount_cgroup1, scratch};
 
 use crate::Case;
-use crate::support::{Node, check, healthy, named, on_node, said, silent};
+use crate::support::{Node, check, healthy, named, on_node, silent};
 
 pub(crate) const CASES: &[Case] = &[
     (Check::Kernel, Trial::new("n01_a_kernel_of_long_ago", kernel)),
@@ -66,21 +63,7 @@ fn cgroup_mount() -> Result<()> {
 fn cgroup1() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
     let place = scratch().join("v1/memory");
-    fs::create_dir_all(&place)?;
-    // One that the machine has: it is only seen from here as well. A new one would be the whole machine's.
-    let own = fs::read_to_string("/proc/self/cgroup")?;
-    let hierarchy = own.lines().filter_map(|line| line.split(':').nth(1)).find(|name| !name.is_empty());
-    let options = match hierarchy {
-        Some(name) if name.starts_with("name=") => format!("none,{name}"),
-        Some(controllers) => controllers.to_owned(),
-        None => "none,name=podrolev1".to_owned(),
-    };
-    let mut mount = Command::new("mount");
-    mount.args(["-t", "cgroup", "-o", &options, "none"]).arg(&place);
-    let output = proc::output(&mut mount, b"", Duration::from_secs(10))?;
-    if !output.status.success() {
-        return skip(&format!("this kernel mounts no cgroup version 1 here ({options}): {}", said(&output).trim()));
-    }
+    mount_cgroup1(&place)?;
     for root in [scratch().join("v1"), place] {
         let said = named(&rig, &["--cgroup-root", &root.display().to_string()], Check::CgroupMount, &[])?;
         ensure!(said.found(Check::CgroupMount)?.contains("cgroup version 1"), "{}", said.found(Check::CgroupMount)?);

@@ -1,9 +1,11 @@
 //! Secrets that were planted everywhere a daemon gets them from, and a search for them in everything it says.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use podrole_lab::agent::Response;
+use podrole_lab::http::{Body, Reply, Server};
 use podrole_lab::imds::NodeCredentials;
 use podrole_lab::pod::Pod;
 use podrole_lab::rig::Rig;
@@ -18,6 +20,8 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("planted_secrets_are_in_nothing_a_tracing_daemon_says_in_json", as_json),
     Trial::new("control_a_secret_that_is_put_there_is_found", found),
     Trial::new("control_a_secret_that_another_daemon_said_is_found", found_in_another),
+    Trial::new("control_a_secret_on_the_admin_address_is_found", found_on_the_admin_address),
+    Trial::new("control_a_secret_that_a_subcommand_printed_is_found", found_in_a_subcommand),
 ];
 
 /// Of characters that secrets have, some of which escape to something else in every form. STS puts it in all that it issues.
@@ -162,5 +166,40 @@ fn found_in_another() -> Result<()> {
     // The present one never heard of it.
     ensure!(!hits.iter().any(|hit| hit.place == "log" || hit.place == "audit"), "{hits:?}");
     drop(beside);
+    Ok(())
+}
+
+/// A daemon's admin address as it must never be: whatever it is asked, it tells the marker. And where nobody answers in the name of a
+/// daemon that lives, that is no clean bill.
+fn found_on_the_admin_address() -> Result<()> {
+    let mut rig = plant()?;
+    let planted = [Planted::new("the marker", MARKER)?];
+    let admin: SocketAddr = "127.0.0.1:9450".parse()?;
+    let teller = Server::start("teller", admin, |_| async {
+        Reply::Answer(hyper::Response::new(Body::from(format!("podrole_x{{y=\"{MARKER}\"}} 1\n"))))
+    })?;
+    rig.start(&[])?;
+    ensure!(secrets::search_rig(&rig, &planted)?.is_empty(), "found before it is there");
+    rig.options_mut().admin = admin;
+    rig.start(&[])?;
+    let hits = secrets::search_rig(&rig, &planted)?;
+    for place in ["/metrics", "/readyz?verbose", "/livez"] {
+        ensure!(hits.iter().any(|hit| hit.place == place && hit.form == Form::Raw), "not found in {place}: {hits:?}");
+    }
+    teller.down(true)?;
+    let error = secrets::search_rig(&rig, &planted).err().context("a daemon that was not asked passed the search")?;
+    ensure!(format!("{error:#}").contains("of a daemon that lives"), "{error:#}");
+    rig.daemon_mut()?.terminate()?;
+    ensure!(secrets::search_rig(&rig, &planted)?.is_empty(), "one that has ended has nothing to say");
+    Ok(())
+}
+
+fn found_in_a_subcommand() -> Result<()> {
+    let rig = plant()?;
+    let planted = [Planted::new("the marker", MARKER)?];
+    let printed = rig.podrole(&["run", "--platform", MARKER])?;
+    ensure!(!printed.status.success(), "{printed:?}");
+    let hits = secrets::search_rig(&rig, &planted)?;
+    ensure!(hits.iter().any(|hit| hit.place == "podrole-0.said" && hit.form == Form::Raw), "{hits:?}");
     Ok(())
 }

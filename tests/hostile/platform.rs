@@ -53,7 +53,9 @@ fn none() -> Result<()> {
     let error = greedy.agent("app")?.credentials().err().context("a pod got the daemon's own role")?;
     ensure!(error.status() == Some(404), "{error}");
     // The metadata service was not asked for facts: the SDK's chain wants credentials and nothing else.
-    for seen in rig.imds.seen() {
+    let seen = rig.imds.seen();
+    ensure!(!seen.is_empty(), "it was asked for nothing at all, so where are the daemon's credentials from?");
+    for seen in seen {
         let text = seen.text();
         let wanted =
             text.contains("/api/token") || text.contains("/iam/security-credentials") || text.starts_with("GET / ");

@@ -21,7 +21,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("control_a_careless_server_fails_the_same_check", careless),
 ];
 
-/// What the issue asks for. The table may grow, not shrink.
+/// So many different ways to be refused. The table may grow, not shrink.
 const AT_LEAST: usize = 150;
 /// The careless server's port on the node.
 const SLOPPY: u16 = 8099;

@@ -13,9 +13,9 @@ use crate::support::{TEAM, WEB, arn, get, path_of, ready, rig, web};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_pod_that_is_not_known_yet_is_told_to_come_again", unknown).alone(),
-    Trial::new("a_pod_without_a_right_is_told_that_there_is_nothing", nothing),
+    Trial::new("a_pod_without_a_right_is_told_that_there_is_nothing", nothing).alone(),
     Trial::new("what_sts_refuses_for_good_is_said_in_a_code", denied),
-    Trial::new("what_sts_may_grant_later_is_a_503", later),
+    Trial::new("what_sts_may_grant_later_is_a_503", later).alone(),
     Trial::new("credentials_in_hand_win_over_any_error", in_hand),
 ];
 

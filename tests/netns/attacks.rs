@@ -1,15 +1,15 @@
 //! What a hostile pod, or a hostile host beside the node, can do to the addresses: everything but the one way in is closed.
 
 use anyhow::{Context as _, Result, ensure};
-use podrole_lab::agent::{Agent, Failure, Target};
+use podrole_lab::agent::{Failure, Target};
 use podrole_lab::node::{METADATA_V4, METADATA_V6, NODE_V4, NODE_V6};
 use podrole_lab::pod::{Pod, PodSpec, Shape};
 use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::Trial;
 
 use crate::support::{
-    LISTENERS, METADATA, NODE_ROLE, SERVICES, SHORT, TEAM, connects, counted, leak, listener_port, nft, no_leak,
-    on_node, on_wan, open_second_lock, ready, refused, served, served_both, silent,
+    LISTENERS, METADATA, NODE_ROLE, SERVICES, SHORT, TEAM, agents, connects, counted, leak, listener_port, nft,
+    no_leak, node_is_well, on_node, on_wan, open_second_lock, ready, refused, served, served_both, silent,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
@@ -79,10 +79,7 @@ fn other_ports_leak() -> Result<()> {
 
 fn node_itself() -> Result<()> {
     let rig = ready()?;
-    let node = rig.node.agent()?;
-    for client in [node.v4(), node.v6()] {
-        ensure!(client.credentials()?.role == NODE_ROLE);
-    }
+    node_is_well(&rig)?;
     ensure!(rig.imds.own_packets()? > 0);
     no_leak(&rig)
 }
@@ -235,16 +232,6 @@ fn dead_daemon() -> Result<()> {
         ensure!(credentials.role == NODE_ROLE, "{address}: {credentials:?}");
     }
     leak(&rig)
-}
-
-/// A pod of each shape, with an agent in it.
-fn agents(rig: &Rig) -> Result<Vec<(Pod, Agent)>> {
-    let pod = |name: &str, shape| -> Result<(Pod, Agent)> {
-        let pod = rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role"))?;
-        let agent = pod.agent("app")?;
-        Ok((pod, agent))
-    };
-    Ok(vec![pod("bridged", Shape::Bridge)?, pod("routed", Shape::PointToPoint)?])
 }
 
 /// Somebody else's rules, as kube-proxy makes them, send two service addresses elsewhere.

@@ -180,7 +180,7 @@ fn mislead(rig: &Rig, owner: &Pod, squatter: &Pod, family: Family, shape: Shape)
 }
 
 /// Leads what the node sends to the owner's address to another pod, or back to the owner.
-fn lead(rig: &Rig, owner: &Pod, to: &Pod, family: Family, shape: Shape) -> Result<()> {
+pub(crate) fn lead(rig: &Rig, owner: &Pod, to: &Pod, family: Family, shape: Shape) -> Result<()> {
     let address = family.of(owner);
     let link = link_address(to)?;
     let interface = match shape {

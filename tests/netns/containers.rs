@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use podrole_lab::agent::{Agent, Load, LoadReport, Target};
+use podrole_lab::agent::{Agent, Client, Load, LoadReport, Target};
 use podrole_lab::pod::{Pod, PodSpec};
 use podrole_lab::rig::{ControlPlane as _, ROLE, Rig};
 use podrole_lab::world::Trial;
@@ -12,11 +12,15 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, ask_role, no_leak, ready, refused, rig, served, timed};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("containers_of_one_pod_never_get_each_others_role", never_crossed),
+    Trial::new("containers_of_one_pod_never_get_each_others_role", || never_crossed(Target::v4())),
+    Trial::new("containers_of_one_pod_never_get_each_others_role_over_ipv6", || never_crossed(Target::v6())),
     Trial::new("control_a_crossing_between_containers_would_be_seen", crossing),
     Trial::new("control_by_address_containers_cannot_be_told_apart", by_address),
-    Trial::new("a_container_that_is_not_known_yet_is_waited_for", late),
-    Trial::new("a_container_that_stays_unknown_never_gets_the_pods_role", too_late),
+    Trial::new("a_container_that_is_not_known_yet_is_waited_for", || late(Target::v4())).alone(),
+    Trial::new("a_container_that_is_not_known_yet_is_waited_for_over_ipv6", || late(Target::v6())).alone(),
+    Trial::new("a_container_that_stays_unknown_is_told_to_come_again_in_time", too_late).alone(),
+    Trial::new("a_container_that_stays_unknown_never_gets_the_pods_role", unknown),
+    Trial::new("control_an_unknown_container_gets_the_pods_role_where_no_container_has_another", unknown_without_roles),
     Trial::new("a_restarted_container_keeps_its_role", restarted),
 ];
 
@@ -26,7 +30,7 @@ const UNKNOWN: Duration = Duration::from_secs(5);
 /// How often each container asks for its own and for the other's.
 const REQUESTS: u64 = 250;
 
-fn never_crossed() -> Result<()> {
+fn never_crossed(target: Target) -> Result<()> {
     let rig = ready()?;
     let pod = two_roles(&rig)?;
     let (web, batch) = (pod.agent("web")?, pod.agent("batch")?);
@@ -34,14 +38,14 @@ fn never_crossed() -> Result<()> {
     // Turn by turn.
     for _ in 0..50 {
         for (agent, role, _) in all {
-            served(&rig, agent.v4(), role)?;
+            served(&rig, agent.to(target), role)?;
         }
     }
     // At the same time, and each also asks for what is the other's.
     let mut loads = Vec::new();
-    let tokens = [web.v4().token()?, batch.v4().token()?];
+    let tokens = [web.to(target).token()?, batch.to(target).token()?];
     for ((agent, own, other), token) in all.into_iter().zip(&tokens) {
-        loads.push((agent, own, plan(agent, token, own), plan(agent, token, other)));
+        loads.push((agent, own, plan(agent, target, token, own), plan(agent, target, token, other)));
     }
     thread::scope(|scope| -> Result<()> {
         let running: Vec<_> = loads
@@ -56,7 +60,7 @@ fn never_crossed() -> Result<()> {
         Ok(())
     })?;
     // A token is the container's, not the pod's.
-    let stolen = ask_role(batch.v4(), &tokens[0])?;
+    let stolen = ask_role(batch.to(target), &tokens[0])?;
     ensure!(stolen.status == 401, "{stolen:?}");
     no_leak(&rig)
 }
@@ -84,7 +88,7 @@ fn crossing() -> Result<()> {
     let (web, batch) = (pod.agent("web")?, pod.agent("batch")?);
     let ask = |agent: &Agent, role: &str| -> Result<LoadReport> {
         let token = agent.v4().token()?;
-        Ok(agent.load(&plan(agent, &token, role))?)
+        Ok(agent.load(&plan(agent, Target::v4(), &token, role))?)
     };
     let (right, nothing) = (ask(&web, "web-role")?, ask(&web, "batch-role")?);
     judge(&rig, "web-role", &right, &nothing).context("the judge finds fault with what is right")?;
@@ -105,9 +109,9 @@ fn crossing() -> Result<()> {
 }
 
 /// Many requests for the credentials of a role, four at a time.
-fn plan(agent: &Agent, token: &str, role: &str) -> Load {
-    let request = agent.v4().render("GET", &format!("{PATH}{role}"), &[("X-aws-ec2-metadata-token", token)]);
-    Load::new(Target::v4(), &request).workers(4).requests(REQUESTS)
+fn plan(agent: &Agent, target: Target, token: &str, role: &str) -> Load {
+    let request = agent.to(target).render("GET", &format!("{PATH}{role}"), &[("X-aws-ec2-metadata-token", token)]);
+    Load::new(target, &request).workers(4).requests(REQUESTS)
 }
 
 fn by_address() -> Result<()> {
@@ -121,15 +125,12 @@ fn by_address() -> Result<()> {
     Ok(())
 }
 
-fn late() -> Result<()> {
+fn late(target: Target) -> Result<()> {
     let rig = ready()?;
-    let pod = two_roles(&rig)?;
-    served(&rig, pod.agent("web")?.v4(), "web-role")?;
-    pod.add_container("debug")?;
-    let debug = pod.agent("debug")?;
-    let token = debug.v4().token()?;
+    let (pod, debug) = with_unknown(&rig)?;
+    let token = debug.to(target).token()?;
     let (answer, took) = thread::scope(|scope| {
-        let asking = scope.spawn(|| timed(|| ask_role(debug.v4(), &token)));
+        let asking = scope.spawn(|| timed(|| ask_role(debug.to(target), &token)));
         thread::sleep(Duration::from_millis(300));
         rig.kube.update_pod(&pod)?;
         asking.join().map_err(|_| anyhow::anyhow!("the asking thread panicked"))
@@ -137,39 +138,76 @@ fn late() -> Result<()> {
     let answer = answer?;
     ensure!(answer.status == 200 && answer.text() == "debug-role", "{answer:?}");
     ensure!(took >= Duration::from_millis(250) && took < Duration::from_millis(800), "{took:?}");
-    served(&rig, debug.v4(), "debug-role")
+    served(&rig, debug.to(target), "debug-role")
 }
 
 fn too_late() -> Result<()> {
     let rig = ready()?;
-    let pod = two_roles(&rig)?;
-    served(&rig, pod.agent("web")?.v4(), "web-role")?;
-    // It is in the statuses only long after every wait: for the client, never.
-    pod.add_container("debug")?;
-    let debug = pod.agent("debug")?;
-    let token = debug.v4().token()?;
-    let (answer, took) = timed(|| ask_role(debug.v4(), &token));
-    let answer = answer?;
-    ensure!(answer.status == 503, "{answer:?}");
-    ensure!(took > Duration::from_millis(700) && took < Duration::from_millis(900), "{took:?}");
-    // Nor by name: the pod's role, a sibling's, or its own to be.
-    let headers = [("X-aws-ec2-metadata-token", token.as_str())];
-    let by_name = |role: &str| debug.v4().get(&format!("{PATH}{role}"), &headers);
-    let unknown = Instant::now();
-    while unknown.elapsed() < UNKNOWN {
-        for role in ["pod-role", "web-role", "debug-role"] {
-            let answer = by_name(role)?;
-            ensure!(answer.status == 503 && !answer.text().contains("AccessKeyId"), "{role}: {answer:?}");
+    let (_pod, debug) = with_unknown(&rig)?;
+    for client in [debug.v4(), debug.v6()] {
+        let token = client.token()?;
+        let (answer, took) = timed(|| ask_role(client, &token));
+        let answer = answer?;
+        ensure!(answer.status == 503, "{answer:?}");
+        ensure!(took > Duration::from_millis(700) && took < Duration::from_millis(900), "{took:?}");
+    }
+    no_leak(&rig)
+}
+
+/// It is in the statuses only long after every wait: for the client, never.
+fn unknown() -> Result<()> {
+    let rig = ready()?;
+    let (pod, debug) = with_unknown(&rig)?;
+    let clients = [(debug.v4(), debug.v4().token()?), (debug.v6(), debug.v6().token()?)];
+    let by_name = |(client, token): &(Client<'_>, String), role: &str| {
+        client.get(&format!("{PATH}{role}"), &[("X-aws-ec2-metadata-token", token)])
+    };
+    // Neither the list nor by name: the pod's role, a sibling's, or its own to be.
+    let roles = ["", "pod-role", "web-role", "debug-role"];
+    let questions: Vec<_> = roles.iter().flat_map(|role| clients.iter().map(move |client| (*role, client))).collect();
+    let begin = Instant::now();
+    for (asked, (role, client)) in questions.iter().cycle().enumerate() {
+        // Each at least once, however slow the machine.
+        if begin.elapsed() >= UNKNOWN && asked >= questions.len() {
+            break;
         }
+        let answer = by_name(client, role)?;
+        ensure!(answer.status == 503 && !answer.text().contains("AccessKeyId"), "{role}: {answer:?}");
     }
     // Once the API shows it, it has its own role and still no other.
     rig.kube.update_pod(&pod)?;
-    served(&rig, debug.v4(), "debug-role")?;
-    for role in ["pod-role", "web-role"] {
-        let answer = by_name(role)?;
-        ensure!(answer.status == 404, "{role}: {answer:?}");
+    for client in &clients {
+        served(&rig, client.0, "debug-role")?;
+        for role in ["pod-role", "web-role"] {
+            let answer = by_name(client, role)?;
+            ensure!(answer.status == 404, "{role}: {answer:?}");
+        }
     }
     no_leak(&rig)
+}
+
+/// Nothing but the overrides keeps the pod's role from it.
+fn unknown_without_roles() -> Result<()> {
+    let rig = ready()?;
+    let pod = rig.pod(PodSpec::new(TEAM, "plain").containers(&["web", "batch"]).annotation(ROLE, "pod-role"))?;
+    pod.add_container("debug")?;
+    let debug = pod.agent("debug")?;
+    for client in [debug.v4(), debug.v6()] {
+        served(&rig, client, "pod-role")?;
+    }
+    no_leak(&rig)
+}
+
+/// A pod whose containers have roles of their own, and a process in one that the API does not show.
+fn with_unknown(rig: &Rig) -> Result<(Pod, Agent)> {
+    let pod = two_roles(rig)?;
+    let web = pod.agent("web")?;
+    for client in [web.v4(), web.v6()] {
+        served(rig, client, "web-role")?;
+    }
+    pod.add_container("debug")?;
+    let debug = pod.agent("debug")?;
+    Ok((pod, debug))
 }
 
 fn restarted() -> Result<()> {

@@ -6,19 +6,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::agent::{Load, LoadReport, Target};
 use podrole_lab::cluster::Assets;
-use podrole_lab::pod::{Pod, PodSpec, Shape};
+use podrole_lab::pod::{PodSpec, Shape};
 use podrole_lab::rig::{ROLE, Rig, RigOptions};
 use podrole_lab::world::{Trial, scratch, skip};
 
 use crate::support::{
-    METADATA, NODE_ROLE, TEAM, ask_role, connects, leak, no_leak, on_node, ready, refused, rig, said, served,
-    served_both,
+    METADATA, NODE_ROLE, TEAM, answered, ask_role, connects, leak, no_leak, on_node, pods, ready, refused, rig, said,
+    served, served_both,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("tokens_from_before_a_crash_are_still_good", tokens_survive),
     Trial::new("control_tokens_do_not_survive_the_loss_of_the_state_directory", tokens_lost),
     Trial::new("a_crash_and_a_restart_under_load_leak_nothing", crash_under_load),
+    Trial::new("control_another_roles_credentials_after_a_crash_would_be_seen", another_role),
     Trial::new("a_daemon_that_was_told_to_end_leaves_the_node_closed", told_to_end),
     Trial::new("a_second_daemon_takes_over", second_daemon),
     Trial::new("pods_are_served_with_a_real_api_server", real_api_server),
@@ -89,7 +90,7 @@ fn crash_under_load() -> Result<()> {
                 Ok((role, scope.spawn(move || agent.load(&load))))
             })
             .collect::<Result<Vec<_>>>()?;
-        thread::sleep(Duration::from_millis(500));
+        answered(&rig, 100)?;
         rig.daemon_mut()?.kill9()?;
         thread::sleep(Duration::from_millis(300));
         rig.restart()?;
@@ -127,6 +128,48 @@ fn only_credentials_of(rig: &Rig, role: &str, report: &LoadReport) -> Result<()>
     let told = [200, 401, 503].map(|status| report.with_status(status));
     ensure!(report.answered() == told.iter().sum::<u64>(), "{report:?}");
     Ok(())
+}
+
+/// The judge, given what must not be: credentials of another role, of a third life, a 200 that holds none, or another status.
+fn another_role() -> Result<()> {
+    let rig = ready()?;
+    let ask = |name: &str, role: &str, path: &str| -> Result<LoadReport> {
+        let pod = rig.pod_with_role(TEAM, name, role)?;
+        let agent = pod.agent("app")?;
+        let token = agent.v4().token()?;
+        let path = format!("/latest/meta-data/iam/security-credentials/{path}");
+        let request = agent.v4().render("GET", &path, &[("X-aws-ec2-metadata-token", &token)]);
+        Ok(agent.load(&Load::new(Target::v4(), &request).workers(2).requests(50))?)
+    };
+    let own = ask("own", "own-role", "own-role")?;
+    only_credentials_of(&rig, "own-role", &own).context("the judge finds fault with what is right")?;
+    let complaint = |report: &LoadReport| {
+        let said = only_credentials_of(&rig, "own-role", report).err().map(|error| error.to_string());
+        said.context("the judge sees nothing wrong")
+    };
+    let others = ask("others", "other-role", "other-role")?;
+    let said = complaint(&others)?;
+    ensure!(said.starts_with("own-role was asked for"), "{said}");
+    // One such answer among many is enough.
+    let mut mixed = own.clone();
+    mixed.samples.extend(others.samples.clone());
+    mixed.bodies.extend(others.bodies.keys().map(|hash| (hash.clone(), 1)));
+    let said = complaint(&mixed)?;
+    ensure!(said.starts_with("own-role was asked for"), "{said}");
+    let mut lives = own.clone();
+    for name in ["second", "third"] {
+        lives.samples.extend(ask(name, "own-role", "own-role")?.samples);
+    }
+    let said = complaint(&lives)?;
+    ensure!(said.starts_with("3 different credentials"), "{said}");
+    let mut bare = own.clone();
+    *bare.statuses.entry(200).or_default() += 1;
+    let said = complaint(&bare)?;
+    ensure!(said.starts_with("a 200 without credentials"), "{said}");
+    let mut strange = own.clone();
+    strange.statuses.extend(ask("missing", "own-role", "other-role")?.statuses.split_off(&404));
+    ensure!(strange.with_status(404) == 50, "{strange:?}");
+    complaint(&strange).map(drop)
 }
 
 /// The access key in an answer, if there is one.
@@ -249,11 +292,4 @@ fn cleanup() -> Result<()> {
     let again = rig.podrole(&["cleanup"])?;
     ensure!(again.status.success() && said(&again).contains("nothing"), "{}", said(&again));
     Ok(())
-}
-
-fn pods(rig: &Rig) -> Result<Vec<Pod>> {
-    [("bridged", Shape::Bridge), ("routed", Shape::PointToPoint)]
-        .into_iter()
-        .map(|(name, shape)| rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role")))
-        .collect()
 }

@@ -4,15 +4,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use podrole_lab::agent::{Agent, Load, Target};
-use podrole_lab::pod::{Pod, PodSpec, Shape};
+use podrole_lab::agent::{Load, Target};
 use podrole_lab::proc::Process;
-use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::Trial;
 
 use crate::support::{
-    METADATA, NODE_ROLE, SHORT, TEAM, connects, leak, no_leak, on_node, open_second_lock, ready, rig, served_both,
-    silent,
+    METADATA, NODE_ROLE, SHORT, agents, answered, connects, leak, no_leak, node_is_well, on_node, open_second_lock,
+    ready, rig, served_both, silent,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
@@ -78,7 +76,7 @@ fn flushed_under_load() -> Result<()> {
                 scope.spawn(move || agent.load(&load))
             })
             .collect();
-        thread::sleep(Duration::from_millis(500));
+        answered(&rig, 100)?;
         on_node(&rig, FLUSH)?;
         // These have never met our table: it is the second lock that serves them.
         let after: Vec<_> = loads
@@ -161,11 +159,11 @@ fn other_ports() -> Result<()> {
 /// serves all the same.
 fn port_80_taken() -> Result<()> {
     let mut rig = rig()?;
-    let program = "import socket, time\n\
+    let program = "import signal, socket\n\
         servers = [socket.create_server((host, 80), family=family) for host, family in \
         (('0.0.0.0', socket.AF_INET), ('::', socket.AF_INET6))]\n\
         print('ready', flush=True)\n\
-        time.sleep(30)";
+        signal.pause()";
     let mut server = Process::start("web", rig.node.command().args(["python3", "-c", program]))?;
     server.wait_for_log("ready", Duration::from_secs(5))?;
     rig.start(&[])?;
@@ -174,23 +172,4 @@ fn port_80_taken() -> Result<()> {
     }
     ensure!(rig.daemon()?.metric("podrole_faults_total", &[("fault", "second_lock")])? > 0.0, "nobody was told");
     no_leak(&rig)
-}
-
-fn node_is_well(rig: &Rig) -> Result<()> {
-    let node = rig.node.agent()?;
-    for client in [node.v4(), node.v6()] {
-        ensure!(client.credentials()?.role == NODE_ROLE, "the node lost its own metadata");
-    }
-    Ok(())
-}
-
-fn agents(rig: &Rig) -> Result<Vec<(Pod, Agent)>> {
-    [("bridged", Shape::Bridge), ("routed", Shape::PointToPoint)]
-        .into_iter()
-        .map(|(name, shape)| {
-            let pod = rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role"))?;
-            let agent = pod.agent("app")?;
-            Ok((pod, agent))
-        })
-        .collect()
 }

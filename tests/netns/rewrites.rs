@@ -1,14 +1,13 @@
 //! Somebody else rewrites packets too, or the connection was there before us.
 
 use anyhow::{Result, ensure};
-use podrole_lab::agent::{Agent, Connection, End, Target};
+use podrole_lab::agent::{Connection, End, Target};
 use podrole_lab::node::{METADATA_V4, METADATA_V6, WAN_V4, WAN_V6};
-use podrole_lab::pod::{Pod, PodSpec, Shape};
 use podrole_lab::proc::until;
-use podrole_lab::rig::{ROLE, Rig};
+use podrole_lab::rig::Rig;
 use podrole_lab::world::{Trial, scratch};
 
-use crate::support::{NODE_ROLE, SHORT, TEAM, leak, nft, no_leak, on_wan, ready, refused, rig, served_both, soon};
+use crate::support::{NODE_ROLE, SHORT, agents, leak, nft, no_leak, on_wan, ready, refused, rig, served_both, soon};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_rewrite_after_ours_changes_nothing", after_ours),
@@ -143,15 +142,4 @@ fn rewrite(rig: &Rig, priority: i32) -> Result<()> {
     let node = rig.node.agent()?;
     ensure!(node.to(soon(WAN_V4.into())).credentials()?.role == NODE_ROLE);
     Ok(())
-}
-
-fn agents(rig: &Rig) -> Result<Vec<(Pod, Agent)>> {
-    [("bridged", Shape::Bridge), ("routed", Shape::PointToPoint)]
-        .into_iter()
-        .map(|(name, shape)| {
-            let pod = rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role"))?;
-            let agent = pod.agent("app")?;
-            Ok((pod, agent))
-        })
-        .collect()
 }

@@ -49,16 +49,9 @@ pub(crate) fn two_pods(rig: &Rig, shape: Shape) -> Result<(Pod, Pod)> {
     Ok((pod("victim")?, pod("thief")?))
 }
 
-/// `client` gets credentials of `role`, in what STS, not podrole, says about them.
+/// [`Rig::served`], where nobody looks at the credentials again.
 pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &str) -> Result<()> {
-    let credentials = client.credentials().map_err(|error| {
-        let recently = rig.daemon().map(|daemon| daemon.recently()).unwrap_or_default();
-        anyhow::anyhow!("no credentials of {role}: {error}; of late:\n{recently}")
-    })?;
-    let real = rig.role_of(&credentials);
-    ensure!(real.as_deref() == Some(role), "asked for {role}, got {real:?}: {credentials:?}");
-    ensure!(credentials.role == role, "the list says {}", credentials.role);
-    Ok(())
+    rig.served(client, role).map(drop)
 }
 
 /// The same over IPv4 and IPv6.
@@ -67,26 +60,17 @@ pub(crate) fn served_both(rig: &Rig, agent: &Agent, role: &str) -> Result<()> {
     served(rig, agent.v6(), role).context("over IPv6")
 }
 
-/// `client` gets no credentials: not of the node, not of anybody, not in any words.
+/// [`Rig::refused`]
 pub(crate) fn refused<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>) -> Result<CredsError> {
-    match client.credentials() {
-        Ok(credentials) => bail!("got credentials of {:?}: {credentials:?}", rig.role_of(&credentials)),
-        Err(error) => {
-            let said = format!("{error:?}");
-            ensure!(!rig.imds.credentials().are_in(&said), "the node's credentials are in {said}");
-            Ok(error)
-        }
-    }
+    rig.refused(client)
 }
 
-/// Nothing from any pod has reached the cloud's metadata service.
+/// [`Rig::no_leak`]
 pub(crate) fn no_leak(rig: &Rig) -> Result<()> {
-    let (packets, seen) = (rig.imds.leaked_packets()?, rig.imds.from_pods());
-    ensure!(packets == 0 && seen.is_empty(), "{packets} packets leaked: {seen:?}");
-    Ok(())
+    rig.no_leak()
 }
 
-/// Something has: what a control must see.
+/// Something has reached the cloud's metadata service: what a control must see.
 pub(crate) fn leak(rig: &Rig) -> Result<()> {
     ensure!(rig.imds.leaked_packets()? > 0, "the control shows no leak, so the trial it controls shows nothing");
     Ok(())
@@ -108,6 +92,32 @@ pub(crate) fn silent(agent: &Agent, address: IpAddr, port: u16) -> Result<Failur
         Ok(answer) => bail!("{address}:{port} answers: {answer:?}"),
         Err(failure) => Ok(failure),
     }
+}
+
+/// A pod of each shape, all with the role `own-role`.
+pub(crate) fn pods(rig: &Rig) -> Result<Vec<Pod>> {
+    [("bridged", Shape::Bridge), ("routed", Shape::PointToPoint)]
+        .into_iter()
+        .map(|(name, shape)| rig.pod(PodSpec::new(TEAM, name).shape(shape).annotation(ROLE, "own-role")))
+        .collect()
+}
+
+/// The same, each with an agent in it.
+pub(crate) fn agents(rig: &Rig) -> Result<Vec<(Pod, Agent)>> {
+    let with_agent = |pod: Pod| {
+        let agent = pod.agent("app")?;
+        Ok((pod, agent))
+    };
+    pods(rig)?.into_iter().map(with_agent).collect()
+}
+
+/// The node has its own metadata, over both families.
+pub(crate) fn node_is_well(rig: &Rig) -> Result<()> {
+    let node = rig.node.agent()?;
+    for client in [node.v4(), node.v6()] {
+        ensure!(client.credentials()?.role == NODE_ROLE, "the node lost its own metadata");
+    }
+    Ok(())
 }
 
 /// Runs nft on the node with this script.
@@ -136,6 +146,13 @@ pub(crate) fn start_unready(rig: &mut Rig) -> Result<()> {
     redirected.with_context(|| rig.daemon().map(podrole_lab::daemon::Daemon::logs).unwrap_or_default())?;
     ensure!(!rig.daemon()?.is_ready(), "it says that it is ready");
     Ok(())
+}
+
+/// Waits until the daemon has answered so many requests more: then a load is under way.
+pub(crate) fn answered(rig: &Rig, more: u32) -> Result<()> {
+    let count = || rig.daemon()?.metric("podrole_http_requests_total", &[]);
+    let enough = count()? + f64::from(more);
+    proc::until("the load to be under way", Duration::from_secs(10), || Ok((count()? >= enough).then_some(())))
 }
 
 /// Takes the second lock away, for controls: the rules and routes that deliver metadata traffic to the node itself.

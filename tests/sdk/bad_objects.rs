@@ -23,6 +23,8 @@ pub(crate) const TRIALS: &[Trial] = &[
 const EXTERNAL_ID: &str = "iam.amazonaws.com/external-id";
 const SESSION_NAME: &str = "iam.amazonaws.com/session-name";
 const PERMITTED: &str = "iam.amazonaws.com/permitted";
+/// What the API server takes of one object's annotations, keys and values: `TotalAnnotationSizeLimitB`.
+const LIMIT: usize = 256 * 1024;
 /// What the buffers of one big event may leave behind in the allocator.
 const GROWTH_KIB: u64 = 6 * 1024;
 
@@ -96,20 +98,38 @@ fn at_the_limit() -> Result<()> {
     let before = rig.daemon()?.rss_kib()?;
     bystander.served_while(&rig, || {
         for number in 0..4 {
-            // 250 KiB with keys that are long, many, or look like ours.
-            let filler = "f".repeat(5 * 1024);
+            // Many keys, and a long one.
+            let many = (0..40).map(|key| (format!("example.com/filler-{key}"), "f".repeat(5 * 1024)));
+            let filled = to_the_limit(&[(ROLE, "big-role")], many.collect());
             let spec = spec(TEAM, &format!("big-{number}")).annotation(ROLE, "big-role");
-            let spec = (0..49).fold(spec, |spec, key| spec.annotation(&format!("example.com/filler-{key}"), &filler));
-            let pod = rig.pod(spec)?;
+            let pod = rig.pod(filled.iter().fold(spec, |spec, (key, value)| spec.annotation(key, value)))?;
             becomes(&rig, pod.agent("app")?.v4(), "big-role", &[])?;
         }
-        let filler = "f".repeat(250 * 1024);
-        ControlPlane::namespace(&rig.kube, "big", &[(ALLOWED_ROLES, "[\"*\"]"), ("example.com/filler", &filler)])?;
+        let own = [(ALLOWED_ROLES, "[\"*\"]")];
+        let filled = to_the_limit(&own, Vec::new());
+        let big = |name: &str, rest: &str| {
+            let filler = format!("{}{rest}", filled[0].1);
+            ControlPlane::namespace(&rig.kube, name, &[own[0], (&filled[0].0, &filler)])
+        };
+        big("big", "")?;
         let pod = with_role(&rig, "big", "web", "web-role")?;
-        becomes(&rig, pod.agent("app")?.v4(), "web-role", &[]).map(drop)
+        becomes(&rig, pod.agent("app")?.v4(), "web-role", &[])?;
+        // The control: that is where the limit is.
+        let refused = big("bigger", "f").err().context("the API server takes one byte more")?;
+        ensure!(format!("{refused:#}").contains("Too long"), "{refused:#}");
+        Ok(())
     })?;
-    grown(&rig, before, GROWTH_KIB, "four pods and a namespace of 250 KiB")?;
+    grown(&rig, before, GROWTH_KIB, "four pods and a namespace of 256 KiB")?;
     no_leak(&rig)
+}
+
+/// These annotations and one more, which fills what the API server still takes to the last byte.
+fn to_the_limit(own: &[(&str, &str)], mut more: Vec<(String, String)>) -> Vec<(String, String)> {
+    let key = "example.com/filler";
+    let own: usize = own.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let all: usize = more.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() + own + key.len();
+    more.push((key.to_owned(), "f".repeat(LIMIT.saturating_sub(all))));
+    more
 }
 
 fn far_above_the_limit() -> Result<()> {

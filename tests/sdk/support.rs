@@ -70,27 +70,14 @@ pub(crate) fn session_arn(pod: &Pod, role: &str) -> Result<String> {
     Ok(format!("arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{}.default.{uid}", pod.namespace()))
 }
 
-/// `client` gets credentials of `role`, in what STS, not podrole, says about them.
+/// [`Rig::served`]
 pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &str) -> Result<Creds> {
-    let credentials = client.credentials().map_err(|error| {
-        let recently = rig.daemon().map(|daemon| daemon.recently()).unwrap_or_default();
-        anyhow::anyhow!("no credentials of {role}: {error}; of late:\n{recently}")
-    })?;
-    let real = rig.role_of(&credentials);
-    ensure!(real.as_deref() == Some(role), "asked for {role}, got {real:?}: {credentials:?}");
-    Ok(credentials)
+    rig.served(client, role)
 }
 
-/// `client` gets no credentials: not of the node, not of anybody.
+/// [`Rig::refused`]
 pub(crate) fn refused<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>) -> Result<CredsError> {
-    match client.credentials() {
-        Ok(credentials) => bail!("got credentials of {:?}: {credentials:?}", rig.role_of(&credentials)),
-        Err(error) => {
-            let said = format!("{error:?}");
-            ensure!(!rig.imds.credentials().are_in(&said), "the node's credentials are in {said}");
-            Ok(error)
-        }
-    }
+    rig.refused(client)
 }
 
 /// Waits until `client` is served with `role`; the time it took. Until then it may be refused or have one of `before`, nothing else.
@@ -134,11 +121,9 @@ pub(crate) fn denial<A: ControlPlane>(rig: &Rig<A>, pod: &Pod, reason: &str) -> 
     line.with_context(|| format!("audit: {:#?}", rig.daemon().and_then(|daemon| daemon.audit()).unwrap_or_default()))
 }
 
-/// Nothing from any pod has reached the cloud's metadata service.
+/// [`Rig::no_leak`]
 pub(crate) fn no_leak<A: ControlPlane>(rig: &Rig<A>) -> Result<()> {
-    let (packets, seen) = (rig.imds.leaked_packets()?, rig.imds.from_pods());
-    ensure!(packets == 0 && seen.is_empty(), "{packets} packets leaked: {seen:?}");
-    Ok(())
+    rig.no_leak()
 }
 
 /// How often STS was asked for a role.

@@ -208,7 +208,11 @@ pub(crate) fn oversized() -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// Odd requests that may be answered, because what they get is what their sender gets anyway, and why each of them is harmless.
-pub(crate) const ACCEPTED: &[(&[u8], &str)] = &[
+///
+/// All of them carry the caller's own good token, ask for the one right path in the one right method, and are the last on their
+/// connection: there is nobody else's answer that they could get, and nothing behind us that could read them otherwise. Their number
+/// is pinned here and nowhere else: one more is a decision, not an accident.
+pub(crate) const ACCEPTED: [(&[u8], &str); 17] = [
     (
         b"GET {creds} HTTP/1.1\nHost: 169.254.169.254\nX-aws-ec2-metadata-token: {token}\n\n",
         "a bare LF ends a line as CRLF does; nothing stands behind us that could see it otherwise",

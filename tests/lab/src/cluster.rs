@@ -106,6 +106,11 @@ impl Cluster {
         self.session(user).token()
     }
 
+    /// Where its files are, logs too.
+    pub(crate) fn files(&self) -> &Path {
+        self.scratch.path()
+    }
+
     /// The ends of the logs of kube-apiserver and etcd, for a failed test's report.
     pub fn log_tail(&self) -> String {
         format!("{}\n{}", self.apiserver.tail(), self.etcd.tail())

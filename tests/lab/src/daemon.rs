@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -63,8 +65,14 @@ impl DaemonOptions {
 
     /// Runs another subcommand to its end, whatever its exit code.
     pub fn run(&self, node: &Node, args: &[&str]) -> Result<Output> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let mut command = self.command(node)?;
-        proc::output(command.args(args), b"", proc::PATIENCE)
+        let output = proc::output(command.args(args), b"", proc::PATIENCE)?;
+        // Kept for the search of everything that was said.
+        let path = crate::world::scratch().join(format!("{FILES}{}.said", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let said = [&*output.stdout, b"\n", &*output.stderr].concat();
+        fs::write(&path, said).with_context(|| format!("write {}", path.display()))?;
+        Ok(output)
     }
 
     /// The binary on the node, with its environment and no arguments yet.
@@ -220,6 +228,18 @@ impl Daemon {
         Ok(self.child.try_wait().context("wait for the daemon")?.is_none())
     }
 
+    /// The same, and it is left to others to collect its exit code.
+    pub(crate) fn lives(&self) -> Result<bool> {
+        let pid = i32::try_from(self.pid()).context("a pid is an i32")?;
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(Pid::from_raw(pid)), look) {
+            Ok(status) => Ok(status == WaitStatus::StillAlive),
+            // Its exit code was collected already.
+            Err(Errno::ECHILD) => Ok(false),
+            Err(error) => Err(error).context("look at the daemon"),
+        }
+    }
+
     /// Waits for its end by itself.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let status = proc::reap(&mut self.child, timeout)?;
@@ -282,7 +302,7 @@ impl Drop for Daemon {
     }
 }
 
-/// What every daemon of this world has logged and recorded, those that have ended too.
+/// What every daemon of this world has logged and recorded, those that have ended too, and what every other subcommand has said.
 pub(crate) fn written() -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let scratch = crate::world::scratch();
     let mut written = Vec::new();
@@ -297,11 +317,10 @@ pub(crate) fn written() -> Result<Vec<(PathBuf, Vec<u8>)>> {
     Ok(written)
 }
 
-/// What [`Daemon::start`] names its files.
+/// What [`Daemon::start`] and [`DaemonOptions::run`] name their files.
 fn is_ours(name: &str) -> bool {
-    let number =
-        name.strip_prefix(FILES).and_then(|name| name.strip_suffix(".log").or_else(|| name.strip_suffix(".audit")));
-    number.is_some_and(|number| number.parse::<u32>().is_ok())
+    let parts = name.strip_prefix(FILES).and_then(|name| name.split_once('.'));
+    parts.is_some_and(|(number, what)| number.parse::<u32>().is_ok() && ["log", "audit", "said"].contains(&what))
 }
 
 fn spawn(node: &Node, options: &DaemonOptions, audit: &Path, log: &Path) -> Result<Child> {
@@ -320,7 +339,7 @@ mod tests {
 
     #[test]
     fn only_daemons_files_are_searched() {
-        assert!(is_ours("podrole-0.log") && is_ours("podrole-12.audit"));
+        assert!(is_ours("podrole-0.log") && is_ours("podrole-12.audit") && is_ours("podrole-3.said"));
         for other in ["podrole-0", "podrole-.log", "podrole-x.log", "state", "kubeconfig", "podrole-1.log.old"] {
             assert!(!is_ours(other), "{other}");
         }

@@ -12,6 +12,7 @@
 //! - [`runtime`] and [`real`]: containerd, the rest of the control plane, and a node that runs its pods with them
 //! - [`daemon`]: the daemon under test, and [`rig`]: all of the above around it
 //! - [`proc`]: child processes
+//! - [`diag`]: the kernel's word on who opened a socket
 //! - [`secrets`]: a search for secrets that got out
 //!
 //! A program that uses the lab calls [`hook`] first in `main`: agents are that same program, started again inside a container.
@@ -23,6 +24,7 @@
 pub mod agent;
 pub mod cluster;
 pub mod daemon;
+pub mod diag;
 pub mod http;
 pub mod imds;
 pub mod kube;

@@ -20,6 +20,7 @@ use crate::node::{NODE_V4, NODE_V6, Node, NodeOptions};
 use crate::proc::{self, Process};
 use crate::rig::ALLOWED_ROLES;
 use crate::runtime::{Network, Runtime};
+use crate::secrets;
 use crate::sts::{Caller, Sts};
 use crate::world;
 
@@ -48,6 +49,18 @@ pub struct RealNode {
 impl fmt::Debug for RealNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RealNode").field("node", &self.node).field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+/// As every rig: a test ends with a search of all that was logged on the node, by its pods, its agent, its runtime and its control
+/// plane, for every secret there was.
+impl Drop for RealNode {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let searched = self.no_secret_got_out();
+        assert!(searched.is_ok(), "{searched:?}");
     }
 }
 
@@ -134,6 +147,17 @@ impl RealNode {
         proc::until("the namespace's service account", Duration::from_secs(30), || {
             Ok(self.cluster.get(User::Admin, "ServiceAccount", name, "default").ok().map(drop))
         })
+    }
+
+    fn no_secret_got_out(&self) -> Result<()> {
+        let planted = secrets::of_the_cloud(&self.imds, &self.sts)?;
+        for (place, log) in [("the agent's log", self.agent.log()?), ("containerd's log", self.runtime.log()?)] {
+            secrets::none(&secrets::search(&planted, place, log.as_bytes()))?;
+        }
+        for dir in [&self.root.join("logs"), self.cluster.files()] {
+            secrets::none(&secrets::search_logs(dir, &planted)?)?;
+        }
+        Ok(())
     }
 
     /// Where STS is, for pods.

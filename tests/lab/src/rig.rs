@@ -13,6 +13,7 @@
 //! ```
 
 mod control_plane;
+mod judge;
 
 use std::fmt;
 use std::net::SocketAddr;

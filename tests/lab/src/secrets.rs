@@ -7,16 +7,25 @@ mod forms;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::daemon::{self, Daemon};
+use crate::imds::Imds;
+use crate::proc;
 use crate::rig::{ControlPlane, Rig};
+use crate::sts::Sts;
 
 pub use forms::Form;
 
 /// The shortest text that is searched for: shorter ones turn up by chance.
 pub const SHORTEST: usize = 8;
+/// In which a daemon that lives answers for itself, one that has only just started too.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A secret to search for.
 #[derive(Clone, PartialEq, Eq)]
@@ -130,15 +139,20 @@ impl fmt::Debug for Needles<'_> {
 
 /// The secrets that a rig has anyway: the node role's, those in the node's user data, and every one that STS has issued so far.
 pub fn planted<A: ControlPlane>(rig: &Rig<A>) -> Result<Vec<Planted>> {
-    let node = rig.imds.credentials();
+    of_the_cloud(&rig.imds, &rig.sts)
+}
+
+/// The same of a cloud without a rig.
+pub(crate) fn of_the_cloud(imds: &Imds, sts: &Sts) -> Result<Vec<Planted>> {
+    let node = imds.credentials();
     let mut planted = vec![
         Planted::new("the node role's secret key", &node.secret_access_key)?,
         Planted::new("the node role's session token", &node.token)?,
     ];
-    if let Some((_, token)) = rig.imds.facts().user_data.trim().rsplit_once('=') {
+    if let Some((_, token)) = imds.facts().user_data.trim().rsplit_once('=') {
         planted.push(Planted::new("the node's bootstrap token", token)?);
     }
-    for issued in rig.sts.issued() {
+    for issued in sts.issued() {
         planted.push(Planted::new(&format!("the secret key of {}", issued.access_key_id), &issued.secret_access_key)?);
         // A log that cuts long values shows their beginnings; the first 16 characters are the same in all.
         let token = issued.session_token.get(16..48).unwrap_or(&issued.session_token);
@@ -147,34 +161,83 @@ pub fn planted<A: ControlPlane>(rig: &Rig<A>) -> Result<Vec<Planted>> {
     Ok(planted)
 }
 
-/// Searches everything that the rig's daemons have said so far: their logs and audit lines, and the metrics and state of the one
-/// that the rig has now. Places are called `log` and `audit` where they are that one's, by the file's name where another's.
+/// Searches everything that the rig's daemons have said so far: their logs and audit lines, what other subcommands printed, and the
+/// metrics and state of the daemon that the rig has now. Places are called `log` and `audit` where they are that one's, by the
+/// file's name where another's.
 pub fn search_rig<A: ControlPlane>(rig: &Rig<A>, planted: &[Planted]) -> Result<Vec<Hit>> {
     let daemon = rig.daemon().ok();
     let needles = Needles::new(planted);
     let own = daemon.map(Daemon::files);
     let mut hits = Vec::new();
+    for path in ["/metrics", "/readyz?verbose", "/livez"] {
+        let said = daemon.map(|daemon| last_word(daemon, path)).transpose()?.flatten();
+        hits.extend(said.into_iter().flat_map(|body| needles.search(path, body.as_bytes())));
+    }
     for (path, bytes) in daemon::written()? {
         let name = own.iter().flatten().find(|(_, file)| *file == path).map(|(name, _)| (*name).to_owned());
         let place = name.unwrap_or_else(|| path.file_name().unwrap_or_default().display().to_string());
         hits.extend(needles.search(&place, &bytes));
     }
-    for path in ["/metrics", "/readyz?verbose", "/livez"] {
-        // One that has ended says nothing any more.
-        let said = daemon.and_then(|daemon| daemon.admin(path).ok());
-        hits.extend(said.into_iter().flat_map(|(_, body)| needles.search(path, body.as_bytes())));
+    Ok(hits)
+}
+
+/// What a daemon says of itself. One that has ended says nothing; one that lives and is silent was not searched, which is an error.
+fn last_word(daemon: &Daemon, path: &str) -> Result<Option<String>> {
+    proc::until(&format!("{path} of a daemon that lives"), ANSWER, || match daemon.admin(path) {
+        Ok((_, body)) => Ok(Some(Some(body))),
+        // It may be about to listen, or about to end.
+        Err(_) if daemon.lives()? => Ok(None),
+        Err(_) => Ok(Some(None)),
+    })
+}
+
+/// Searches every log file below a directory.
+pub(crate) fn search_logs(dir: &Path, planted: &[Planted]) -> Result<Vec<Hit>> {
+    let needles = Needles::new(planted);
+    let mut hits = Vec::new();
+    for path in logs_below(dir)? {
+        match fs::read(&path) {
+            Ok(bytes) => hits.extend(needles.search(&path.display().to_string(), &bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        }
     }
     Ok(hits)
+}
+
+/// Every log file below a directory; links and what vanishes meanwhile are left out.
+fn logs_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut logs = Vec::new();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(logs),
+        Err(error) => return Err(error).with_context(|| format!("list {}", dir.display())),
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => logs.extend(logs_below(&entry.path())?),
+            Ok(kind) if kind.is_file() && entry.path().extension().is_some_and(|what| what == "log") => {
+                logs.push(entry.path());
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(logs)
+}
+
+/// Fails with a list of hits, if there are any.
+pub(crate) fn none(hits: &[Hit]) -> Result<()> {
+    let list: Vec<String> = hits.iter().take(20).map(ToString::to_string).collect();
+    ensure!(hits.is_empty(), "{} secrets got out:\n{}", hits.len(), list.join("\n"));
+    Ok(())
 }
 
 /// Fails if any of the rig's daemons has let out any secret that the rig has, or one of `more`. For the end of any trial.
 pub fn none_got_out<A: ControlPlane>(rig: &Rig<A>, more: &[Planted]) -> Result<()> {
     let mut planted = planted(rig)?;
     planted.extend_from_slice(more);
-    let hits = search_rig(rig, &planted)?;
-    let list: Vec<String> = hits.iter().take(20).map(ToString::to_string).collect();
-    ensure!(hits.is_empty(), "{} secrets got out:\n{}", hits.len(), list.join("\n"));
-    Ok(())
+    none(&search_rig(rig, &planted)?)
 }
 
 #[cfg(test)]
@@ -214,6 +277,20 @@ mod tests {
                 }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn every_log_below_a_directory_is_searched() -> Result<()> {
+        let dir = std::env::temp_dir().join(format!("podrole-secrets-{}", std::process::id()));
+        fs::create_dir_all(dir.join("pods/one"))?;
+        let planted = [Planted::new("it", SECRET)?];
+        for (name, found) in [("a.log", 1), ("pods/one/0.log", 2), ("pods/state", 2)] {
+            fs::write(dir.join(name), format!("x {SECRET}"))?;
+            assert_eq!(search_logs(&dir, &planted)?.len(), found, "{name}");
+        }
+        fs::remove_dir_all(&dir)?;
+        assert!(search_logs(&dir, &planted)?.is_empty());
         Ok(())
     }
 

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub use cgroup::remove as remove_cgroup;
+pub use cgroup::{mount_cgroup1, remove as remove_cgroup};
 pub use nested::Nested;
 pub use trials::{Trial, run_trials, skip};
 

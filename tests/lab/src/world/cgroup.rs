@@ -6,10 +6,14 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+
+use super::trials::skip;
+use crate::proc;
 
 const PREFIX: &str = "podrole-lab.";
 const GONE: Duration = Duration::from_secs(10);
@@ -96,6 +100,27 @@ pub fn remove(path: &Path) -> Result<()> {
         pause = (pause * 2).min(Duration::from_millis(10));
     }
     remove_tree(path).with_context(|| format!("remove the cgroup {}", path.display()))
+}
+
+/// Mounts a cgroup version 1 hierarchy at `at`, a directory it makes; where the kernel has none to give, the trial is skipped.
+pub fn mount_cgroup1(at: &Path) -> Result<()> {
+    fs::create_dir_all(at).with_context(|| format!("create {}", at.display()))?;
+    // One that the machine has: it is only seen from here as well. A new one would be the whole machine's.
+    let own = fs::read_to_string("/proc/self/cgroup").context("read this process's cgroups")?;
+    let hierarchy = own.lines().filter_map(|line| line.split(':').nth(1)).find(|name| !name.is_empty());
+    let options = match hierarchy {
+        Some(name) if name.starts_with("name=") => format!("none,{name}"),
+        Some(controllers) => controllers.to_owned(),
+        None => "none,name=podrolev1".to_owned(),
+    };
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "cgroup", "-o", &options, "none"]).arg(at);
+    let output = proc::output(&mut mount, b"", proc::PATIENCE)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    skip(&format!("this kernel mounts no cgroup version 1 here ({options}): {}", said.trim()))
 }
 
 fn is_populated(path: &Path) -> Result<bool> {

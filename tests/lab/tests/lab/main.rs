@@ -6,7 +6,6 @@
     reason = "rules for the daemon; the lab watches real time pass and starts processes"
 )]
 
-mod diag;
 mod metadata;
 mod pods;
 mod worlds;
@@ -23,7 +22,7 @@ fn main() -> ExitCode {
     run_trials(
         "lab",
         vec![
-            Trial::new("pods_of_every_shape_leak_before_podrole", metadata::pods_of_every_shape_leak),
+            Trial::new("pods_of_every_shape_leak_before_podrole", metadata::pods_of_every_shape_leak).alone(),
             Trial::new("node_use_is_no_leak", metadata::node_use_is_no_leak),
             Trial::new("every_port_is_recorded", metadata::every_port_is_recorded),
             Trial::new("metadata_is_byte_compatible", metadata::is_byte_compatible),

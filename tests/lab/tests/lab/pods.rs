@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use podrole_lab::agent::{End, Failure, Load, Target};
+use podrole_lab::diag::SockDiag;
 use podrole_lab::imds::Imds;
 use podrole_lab::node::{Node, NodeOptions};
 use podrole_lab::pod::{Driver, Pod, PodSpec, Qos, Shape};
 use podrole_lab::proc::{self, Process, until};
-
-use crate::diag;
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -36,7 +35,7 @@ pub(crate) fn sockets_carry_their_containers_cgroup() -> Result<()> {
                 let local =
                     std::net::SocketAddr::new(connection.local().ip().to_canonical(), connection.local().port());
                 let netns = netns.unwrap_or_else(|| Path::new("/proc/self/ns/net"));
-                let id = diag::cgroup_id(netns, local, target.address())?;
+                let id = SockDiag::open(netns)?.cgroup_id(local, target.address())?;
                 ensure!(id == pod.cgroup_id(container)?, "{driver:?} {container} {target:?}: {id}");
                 ids.insert(id);
             }
