@@ -15,7 +15,7 @@ use crate::support::{Kubectl, SOON, SYSTEM, TEAM, account, object, real, render,
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("the_shipped_rights_suffice", suffice),
     Trial::new("without_any_one_right_something_named_breaks", each).timeout(Duration::from_secs(300)),
-    Trial::new("without_a_right_on_events_denials_are_told_less", events).timeout(Duration::from_secs(300)),
+    Trial::new("without_a_right_on_events_denials_are_told_less", events).timeout(Duration::from_secs(300)).waits(),
 ];
 
 /// One thing that may be done: (API group, resource, verb).

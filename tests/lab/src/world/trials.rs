@@ -34,13 +34,24 @@ pub struct Trial {
     run: fn() -> Result<()>,
     timeout: Duration,
     may_skip: bool,
-    alone: bool,
+    place: Place,
+}
+
+/// Beside which others a trial runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// As many as there are threads.
+    Together,
+    /// Any number.
+    Waits,
+    /// None.
+    Alone,
 }
 
 impl Trial {
     /// A trial that may take two minutes.
     pub const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, timeout: PATIENCE, may_skip: false, alone: false }
+        Self { name, run, timeout: PATIENCE, may_skip: false, place: Place::Together }
     }
 
     /// The same trial with another limit of time.
@@ -59,7 +70,14 @@ impl Trial {
     /// The same trial, run when no other is: it asserts a time, and what a neighbour takes of the machine is not the daemon's.
     #[must_use]
     pub const fn alone(self) -> Self {
-        Self { alone: true, ..self }
+        Self { place: Place::Alone, ..self }
+    }
+
+    /// The same trial, begun at once and not counted among those that run: it waits for time to pass, a minute or more, and takes
+    /// next to nothing of the machine.
+    #[must_use]
+    pub const fn waits(self) -> Self {
+        Self { place: Place::Waits, ..self }
     }
 }
 
@@ -126,29 +144,37 @@ fn run_all(name: &str, options: &Options, trials: &[Trial]) -> Result<ExitCode> 
     println!("\nrunning {} test{}", chosen.len(), if chosen.len() == 1 { "" } else { "s" });
     let begin = Instant::now();
     let tally = Mutex::new(Tally::default());
-    let (alone, together): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|trial| trial.alone);
-    for (mut trials, threads) in [(together, options.threads), (alone, 1)] {
-        // Those that may take long begin first, or one of them runs on alone at the end.
-        trials.sort_by_key(|trial| std::cmp::Reverse(trial.timeout));
-        let queue = Mutex::new(VecDeque::from(trials));
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    // Not in the loop's own condition: there the lock would be held for as long as the trial runs.
-                    let next = || lock(&queue).pop_front();
-                    while let Some(trial) = next() {
-                        let begin = Instant::now();
-                        let outcome = observe(trial, options);
-                        lock(&tally).count(trial.name, outcome, begin.elapsed());
-                    }
-                });
-            }
-        });
-    }
+    let [together, waits, alone] = [Place::Together, Place::Waits, Place::Alone].map(|place| queue(&chosen, place));
+    let work = |queue: &Queue| {
+        // Not in the loop's own condition: there the lock would be held for as long as the trial runs.
+        let next = || lock(queue).pop_front();
+        while let Some(trial) = next() {
+            let begin = Instant::now();
+            let outcome = observe(trial, options);
+            lock(&tally).count(trial.name, outcome, begin.elapsed());
+        }
+    };
+    thread::scope(|scope| {
+        // Whoever asks for one at a time gets that.
+        let beside = if options.threads == 1 { 0 } else { lock(&waits).len() };
+        (0..beside).for_each(|_| drop(scope.spawn(|| work(&waits))));
+        (0..options.threads).for_each(|_| drop(scope.spawn(|| work(&together))));
+    });
+    work(&waits);
+    work(&alone);
     drop(world);
     let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     tally.report(filtered, begin.elapsed());
     Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+type Queue = Mutex<VecDeque<Trial>>;
+
+/// Those that may take long begin first, or one of them runs on alone at the end.
+fn queue(trials: &[Trial], place: Place) -> Queue {
+    let mut trials: Vec<Trial> = trials.iter().filter(|trial| trial.place == place).copied().collect();
+    trials.sort_by_key(|trial| std::cmp::Reverse(trial.timeout));
+    Mutex::new(trials.into())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
