@@ -26,6 +26,8 @@ const FAILED: u8 = 101;
 /// Trials named with their time at the end.
 const SLOWEST: usize = 6;
 const USAGE: u8 = 64;
+/// Trials at a time: most of them wait more than they work.
+const THREADS: usize = 4;
 
 /// One test: a function that runs in a world of its own.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +101,12 @@ impl std::error::Error for Skip {}
 
 /// Runs the trials that the program's arguments select, each in a nested world; what `main` returns.
 pub fn run_trials(name: &str, trials: Vec<Trial>) -> ExitCode {
-    let result = match Options::parse(env::args_os().skip(1)) {
+    run_trials_by(THREADS, name, trials)
+}
+
+/// The same with so many at a time, unless the arguments say otherwise.
+pub fn run_trials_by(threads: usize, name: &str, trials: Vec<Trial>) -> ExitCode {
+    let result = match Options::parse(threads, env::args_os().skip(1)) {
         Ok(options) => match &options.trial {
             Some(trial) => run_one(trial, &trials),
             None => run_all(name, &options, &trials),
@@ -288,13 +295,13 @@ struct Options {
 }
 
 impl Options {
-    fn parse(args: impl Iterator<Item = OsString>) -> Result<Self> {
+    fn parse(threads: usize, args: impl Iterator<Item = OsString>) -> Result<Self> {
         let mut options = Self {
             trial: None,
             list: false,
             exact: false,
             nocapture: false,
-            threads: 4,
+            threads,
             timeout: None,
             filters: Vec::new(),
             skips: Vec::new(),
@@ -342,7 +349,7 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Options> {
-        Options::parse(args.iter().map(OsString::from))
+        Options::parse(THREADS, args.iter().map(OsString::from))
     }
 
     #[test]
