@@ -88,6 +88,11 @@ pub fn skip<T>(reason: &str) -> Result<T> {
     Err(Skip(reason.to_owned()).into())
 }
 
+/// True where nothing may be missing: what is skipped has failed.
+pub fn skips_fail() -> bool {
+    env::var_os(NO_SKIP).is_some_and(|value| value == "1")
+}
+
 #[derive(Debug)]
 struct Skip(String);
 
@@ -219,7 +224,7 @@ fn observe(trial: Trial, options: &Options) -> Outcome {
         Ok(Some(status)) if status.success() => Outcome::Passed,
         Ok(Some(status)) if status.code() == Some(SKIPPED.into()) => {
             let last = said.lines().last().unwrap_or_default();
-            if env::var_os(NO_SKIP).is_some_and(|value| value == "1") && !trial.may_skip {
+            if skips_fail() && !trial.may_skip {
                 return Outcome::Failed(format!("{said}{NO_SKIP} is set: a trial that is skipped has failed\n"));
             }
             Outcome::Skipped(last.strip_prefix("skipped: ").unwrap_or(last).to_owned())
