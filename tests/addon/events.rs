@@ -190,6 +190,8 @@ fn switched_off() -> Result<()> {
     rig.start(&["--events", "false"])?;
     let pod = rig.pod(spec(TEAM, "plain"))?;
     becomes_refused(&rig, pod.agent("app")?.v4(), 404)?;
+    ensure!(writes(&rig) == 0, "it was switched off: {:#?}", rig.kube.requests());
+    rig.kube.clear();
     // The control: by then it would have come.
     rig.start(&["--events", "true"])?;
     becomes_refused(&rig, pod.agent("app")?.v4(), 404)?;
