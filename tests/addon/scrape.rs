@@ -11,7 +11,7 @@ use podrole_lab::node::{NODE_V4, NODE_V6};
 use podrole_lab::rig::Rig;
 use podrole_lab::world::Trial;
 
-use crate::support::{Kubectl, account, real, served, with_role};
+use crate::support::{Applied, applied, served, with_role};
 
 pub(crate) const TRIALS: &[Trial] = &[Trial::new("metrics_can_be_scraped_from_elsewhere_and_nothing_else", scrape)];
 
@@ -31,10 +31,7 @@ const ELSEWHERE: [&str; 8] = [
 ];
 
 fn scrape() -> Result<()> {
-    let mut rig = real()?;
-    let kubectl = Kubectl::new(&rig)?;
-    kubectl.apply(".")?;
-    let account = account(&rig, &kubectl)?;
+    let Applied { mut rig, account, .. } = applied(".")?;
     for (number, node) in [IpAddr::V4(NODE_V4), IpAddr::V6(NODE_V6)].into_iter().enumerate() {
         // As the DaemonSet writes it, for either kind of node.
         rig.start(&["--kubeconfig", &account, "--metrics-addr", &format!("[{node}]:{METRICS}")])?;
