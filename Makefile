@@ -1,6 +1,7 @@
 # make demo    a node in a box: real daemon, real SDKs, what they get and what they cannot reach
-# make test    everything there is to test, on a fresh Debian machine with Rust and Go
+# make test    everything there is to test but the image, on a fresh Debian machine with Rust and Go
 # make image   the container image, by ARCH=arm64 for another machine than this
+# make image-check   builds it twice, which must give the same, and tests what is in it
 # make bench   every number that is published
 # make lint    formatting and clippy, as CI has them
 # make clean   remove what was built
@@ -36,7 +37,8 @@ image:
 # Builds it again elsewhere, which must give the same, and looks into it.
 image-check: image
 	@tests/image/twice.sh "$(ARCH)"
-	cargo test -p podrole --test image --locked --config '$(RUNNER)'
+	PODROLE_NO_SKIP=1 PODROLE_IMAGE="$$CARGO_TARGET_DIR/image/podrole-$(ARCH).oci.tar" \
+		cargo test -p podrole --test image --locked --config '$(RUNNER)'
 
 bench:
 	@.ci/packages

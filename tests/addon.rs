@@ -1,5 +1,8 @@
 //! The manifests of `daemonset/` on the real API server: what it accepts, what the rights in them are enough for, and what the
-//! policies among them refuse and let through. No container runs here; those that do are a test of their own.
+//! policies among them refuse and let through; and the Events that tell of denials. No container runs here; those that do are a test
+//! of their own.
+//!
+//! What waits out a daemon's minutes is all here, so that it is waited for once.
 //!
 //! What is not installed is skipped, never passed: `tests/cluster/build.sh kube-apiserver kubectl` makes it. Run as root:
 //! `cargo test -p podrole --test addon`.
@@ -17,6 +20,11 @@ mod apply;
 mod corpus;
 #[path = "addon/egress.rs"]
 mod egress;
+#[path = "addon/events.rs"]
+mod events;
+#[path = "sdk/support.rs"]
+#[allow(dead_code, reason = "the SDKs' trials use all of it")]
+mod judge;
 #[path = "addon/manifests.rs"]
 mod manifests;
 #[path = "addon/privileges.rs"]
@@ -36,11 +44,12 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 9] = [
+    let modules: [&[Trial]; 10] = [
         admission::TRIALS,
         agree::TRIALS,
         apply::TRIALS,
         egress::TRIALS,
+        events::TRIALS,
         manifests::TRIALS,
         privileges::TRIALS,
         rights::TRIALS,

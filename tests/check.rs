@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     podrole_lab::hook();
     let cases = CASES.concat().into_iter().map(|(_, trial)| trial);
     let others = [
+        kubernetes::TRIALS,
         node::TRIALS,
         redirect::TRIALS,
         whole::TRIALS,
@@ -46,7 +47,8 @@ fn main() -> ExitCode {
 
 fn complete() -> Result<()> {
     let mut cases: BTreeMap<Check, usize> = BTreeMap::new();
-    for (check, _) in CASES.concat() {
+    let rights = kubernetes::RIGHTS.map(|(check, ..)| check);
+    for check in CASES.concat().into_iter().map(|(check, _)| check).chain(rights) {
         *cases.entry(check).or_default() += 1;
     }
     let missing: Vec<&str> =

@@ -19,10 +19,11 @@ mod whole_way;
 
 use std::process::ExitCode;
 
-use podrole_lab::world::{Trial, run_trials};
+use podrole_lab::world::{Trial, run_trials_by};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
     let modules: [&[Trial]; 4] = [agent::TRIALS, capabilities::TRIALS, start_up::TRIALS, whole_way::TRIALS];
-    run_trials("containers", modules.concat())
+    // Each is a whole cluster, which keeps a core busy while it starts.
+    run_trials_by(2, "containers", modules.concat())
 }

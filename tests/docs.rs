@@ -67,16 +67,33 @@ fn links_lead_somewhere() {
 /// A flag of podrole's that a generated page names is one that `podrole run` has.
 #[test]
 fn flags_exist() {
-    use clap::CommandFactory as _;
-    let command = podrole::cli::Cli::command();
-    let run = command.find_subcommand("run").expect("there is a subcommand run");
-    let known: BTreeSet<String> =
-        run.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect();
+    let known = flags_of_run();
     let pages = pages();
     let named: BTreeSet<&str> = pages.iter().flat_map(|page| flags(&page.text)).collect();
     let unknown: Vec<&&str> = named.iter().filter(|flag| !known.contains(**flag) && !OTHERS.contains(*flag)).collect();
     assert!(unknown.is_empty(), "no flag of podrole run, nor in the list of other programs' flags: {unknown:?}");
     assert!(named.contains("--cgroup-root"), "the pages name flags: {named:?}");
+}
+
+/// README's table has the flags of `podrole run`, all of them and no others.
+#[test]
+fn readme_has_every_flag() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(path).expect("README is text");
+    let table = |text: &str| -> BTreeSet<String> {
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `--")?.split('`').next());
+        rows.map(|flag| format!("--{flag}")).collect()
+    };
+    assert_eq!(table(&text), flags_of_run());
+    // The control: a row less, and one too many.
+    assert_ne!(table(&text.replace("| `--pod-name`", "| `--pod-named`")), flags_of_run());
+}
+
+fn flags_of_run() -> BTreeSet<String> {
+    use clap::CommandFactory as _;
+    let command = podrole::cli::Cli::command();
+    let run = command.find_subcommand("run").expect("there is a subcommand run");
+    run.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect()
 }
 
 /// A metric that the documentation names is one that the daemon has.

@@ -1,7 +1,7 @@
 //! The container image that `make image` built: what is in it, and that it runs.
 //!
-//! Ignored where none was built: it takes minutes. `PODROLE_IMAGE` names another archive than the one that `make image` writes, and
-//! then has to be there. Run as root: `make image && cargo test -p podrole --test image`.
+//! Ignored where none was built: it takes minutes. `PODROLE_IMAGE` names the archive instead, which then has to be there: nothing is
+//! ignored but what would have to run a program of another architecture. `make image-check` builds and tests one.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests start processes")]
 
 #[path = "image/archive.rs"]

@@ -9,8 +9,6 @@
 mod bad_objects;
 #[path = "sdk/bystander.rs"]
 mod bystander;
-#[path = "sdk/events.rs"]
-mod events;
 #[path = "sdk/explain.rs"]
 mod explain;
 #[path = "sdk/faults.rs"]
@@ -36,9 +34,8 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 9] = [
+    let modules: [&[Trial]; 8] = [
         bad_objects::TRIALS,
-        events::TRIALS,
         explain::TRIALS,
         faults::TRIALS,
         identity::TRIALS,

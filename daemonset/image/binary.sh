@@ -23,7 +23,7 @@ rust_flags() {
     printf '%s\n' "--remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$commit"
 }
 
-# Everything that a desk may have set to have it otherwise.
+# Everything that somebody may have set to have it otherwise.
 unset RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_INCREMENTAL RUSTC_WRAPPER CFLAGS CXXFLAGS LDFLAGS || true
 CARGO_ENCODED_RUSTFLAGS=$(rust_flags | tr '\n' '\037' | sed 's/\x1f$//')
 export CARGO_TARGET_DIR CARGO_ENCODED_RUSTFLAGS

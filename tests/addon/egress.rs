@@ -16,7 +16,7 @@ use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::Trial;
 use serde_json::Value;
 
-use crate::support::{Kubectl, TEAM, account, object, real, render, served, spec};
+use crate::support::{Applied, TEAM, applied, object, render, served, spec};
 
 pub(crate) const TRIALS: &[Trial] =
     &[Trial::new("default_deny_egress_and_the_shipped_policy", default_deny).timeout(Duration::from_secs(240))];
@@ -28,10 +28,7 @@ const AFTER_DNAT: (&str, &[&str], i32) = ("after", &["input", "forward"], 0);
 const BEFORE_DNAT: (&str, &[&str], i32) = ("before", &["prerouting"], -350);
 
 fn default_deny() -> Result<()> {
-    let mut rig = real()?;
-    let kubectl = Kubectl::new(&rig)?;
-    kubectl.apply(".")?;
-    let account = account(&rig, &kubectl)?;
+    let Applied { mut rig, kubectl, account } = applied(".")?;
     let path = crate::support::dir("networkpolicy");
     kubectl.run(&["apply", "-n", TEAM, "-k", path.to_str().context("a path that is text")?])?;
     let live = kubectl.run(&["get", "networkpolicy", "allow-podrole", "-n", TEAM, "-o", "json"])?;

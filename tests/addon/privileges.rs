@@ -10,7 +10,7 @@ use podrole_lab::proc::Process;
 use podrole_lab::world::Trial;
 use serde_json::Value;
 
-use crate::support::{Kubectl, SOON, account, object, real, render, served, with_role};
+use crate::support::{Applied, SOON, applied, object, real, render, served, with_role};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("each_container_runs_with_its_capabilities_and_no_fewer", exact),
@@ -18,10 +18,7 @@ pub(crate) const TRIALS: &[Trial] = &[
 ];
 
 fn exact() -> Result<()> {
-    let mut rig = real()?;
-    let kubectl = Kubectl::new(&rig)?;
-    kubectl.apply(".")?;
-    let account = account(&rig, &kubectl)?;
+    let Applied { mut rig, account, .. } = applied(".")?;
     let guard = granted(".", "initContainers")?;
     ensure!(guard == ["net_admin"], "{guard:?}");
     rig.options_mut().wrapper = with(&[]);

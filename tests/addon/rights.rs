@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::cluster::Cluster;
+use podrole_lab::pod::Pod;
 use podrole_lab::proc;
 use podrole_lab::rig::{ALLOWED_ROLES, ControlPlane, Rig};
 use podrole_lab::world::Trial;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::support::{Kubectl, SOON, SYSTEM, TEAM, account, object, real, render, served, spec, with_role};
+use crate::support::{Applied, Kubectl, SOON, SYSTEM, TEAM, applied, object, render, served, spec, with_role};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("the_shipped_rights_suffice", suffice),
     Trial::new("without_any_one_right_something_named_breaks", each).timeout(Duration::from_secs(300)),
-    Trial::new("without_a_right_on_events_denials_are_told_less", events).timeout(Duration::from_secs(300)),
+    Trial::new("without_a_right_on_events_denials_are_told_less", events).timeout(Duration::from_secs(300)).waits(),
 ];
 
 /// One thing that may be done: (API group, resource, verb).
@@ -28,10 +29,7 @@ const TOLD_AGAIN: Duration = Duration::from_secs(120);
 const ROLE_PATH: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/podrole";
 
 fn suffice() -> Result<()> {
-    let mut rig = real()?;
-    let kubectl = Kubectl::new(&rig)?;
-    kubectl.apply(".")?;
-    let account = account(&rig, &kubectl)?;
+    let Applied { mut rig, kubectl, account } = applied(".")?;
     rig.start(&["--kubeconfig", &account])?;
     let early = with_role(&rig, "early", "web-role")?;
     served(&rig, early.agent("app")?.v4(), "web-role")?;
@@ -66,12 +64,9 @@ fn suffice() -> Result<()> {
 }
 
 fn each() -> Result<()> {
-    let mut rig = real()?;
-    let kubectl = Kubectl::new(&rig)?;
-    let api = Api::new(&rig)?;
     // The base's rights, and those that its one option adds.
-    kubectl.apply("overlays/service-account-roles")?;
-    let account = account(&rig, &kubectl)?;
+    let Applied { mut rig, kubectl, account } = applied("overlays/service-account-roles")?;
+    let api = Api::new(&rig)?;
     let flags = ["--kubeconfig", account.as_str(), "--service-account-roles", "true"];
     let objects = render("overlays/service-account-roles")?;
     let role = object(&objects, "ClusterRole", "podrole")?;
@@ -101,11 +96,8 @@ fn each() -> Result<()> {
 }
 
 fn events() -> Result<()> {
-    let mut rig = real()?;
-    let kubectl = Kubectl::new(&rig)?;
+    let Applied { mut rig, kubectl, account } = applied(".")?;
     let api = Api::new(&rig)?;
-    kubectl.apply(".")?;
-    let account = account(&rig, &kubectl)?;
     let objects = render(".")?;
     let role = object(&objects, "ClusterRole", "podrole")?;
     let all = rights(role)?;
@@ -175,15 +167,7 @@ fn breaks(rig: &mut Rig<Cluster>, flags: &[&str], resource: &str, verb: &str) ->
         rig.daemon_mut()?.wait_ready(SOON)?;
     }
     // A pod, its account and its namespace that come now: one of the three stays unknown.
-    let name = format!("{resource}-{verb}");
-    rig.kube.namespace(&name, json!({ALLOWED_ROLES: "[\"*\"]"}))?;
-    ControlPlane::service_account(
-        &rig.kube,
-        &name,
-        "deploy",
-        &[("eks.amazonaws.com/role-arn", "arn:aws:iam::111122223333:role/sa-role")],
-    )?;
-    let pod = rig.pod(spec(&name, "web").service_account("deploy"))?;
+    let pod = newcomer(rig, &format!("{resource}-{verb}"))?;
     // Longer than a watch takes to tell.
     for _ in 0..3 {
         match pod.agent("app")?.credentials() {
@@ -195,16 +179,16 @@ fn breaks(rig: &mut Rig<Cluster>, flags: &[&str], resource: &str, verb: &str) ->
 }
 
 fn recovers(rig: &Rig<Cluster>, resource: &str, verb: &str) -> Result<()> {
-    let name = format!("after-{resource}-{verb}");
-    rig.kube.namespace(&name, json!({ALLOWED_ROLES: "[\"*\"]"}))?;
-    ControlPlane::service_account(
-        &rig.kube,
-        &name,
-        "deploy",
-        &[("eks.amazonaws.com/role-arn", "arn:aws:iam::111122223333:role/sa-role")],
-    )?;
-    let pod = rig.pod(spec(&name, "web").service_account("deploy"))?;
+    let pod = newcomer(rig, &format!("after-{resource}-{verb}"))?;
     served(rig, pod.agent("app")?.v4(), "sa-role").map(drop)
+}
+
+/// A pod whose role is its service account's, in a namespace of its own.
+fn newcomer(rig: &Rig<Cluster>, namespace: &str) -> Result<Pod> {
+    rig.kube.namespace(namespace, json!({ALLOWED_ROLES: "[\"*\"]"}))?;
+    let role = [("eks.amazonaws.com/role-arn", "arn:aws:iam::111122223333:role/sa-role")];
+    ControlPlane::service_account(&rig.kube, namespace, "deploy", &role)?;
+    rig.pod(spec(namespace, "web").service_account("deploy"))
 }
 
 /// Each (group, resource, verb) of a role, in order and once.

@@ -54,6 +54,23 @@ pub(crate) fn real() -> Result<Rig<Cluster>> {
     Ok(rig)
 }
 
+/// A rig whose API server has what a target holds.
+pub(crate) struct Applied {
+    pub(crate) rig: Rig<Cluster>,
+    pub(crate) kubectl: Kubectl,
+    /// The daemon's kubeconfig, with the rights of the manifests.
+    pub(crate) account: String,
+}
+
+/// Such a rig, no daemon yet.
+pub(crate) fn applied(target: &str) -> Result<Applied> {
+    let rig = real()?;
+    let kubectl = Kubectl::new(&rig)?;
+    kubectl.apply(target)?;
+    let account = account(&rig, &kubectl)?;
+    Ok(Applied { rig, kubectl, account })
+}
+
 /// The real kubectl, as the cluster's administrator.
 pub(crate) struct Kubectl {
     program: PathBuf,
@@ -156,7 +173,7 @@ pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &s
 }
 
 /// A kubeconfig with a real token of the manifests' account, as the pod would have it.
-pub(crate) fn account(rig: &Rig<Cluster>, kubectl: &Kubectl) -> Result<String> {
+fn account(rig: &Rig<Cluster>, kubectl: &Kubectl) -> Result<String> {
     let token = kubectl.run(&["create", "token", "podrole", "-n", SYSTEM])?;
     let path = world::scratch().join("account.kubeconfig");
     rig.kube.kubeconfig(&path, User::Podrole)?;

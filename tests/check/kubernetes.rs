@@ -1,6 +1,6 @@
 //! API servers that do not answer, and ones that do not let us. Rights are those of a real API server.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use podrole::cli::check::table::Check;
 use podrole_lab::cluster::{Cluster, User};
 use podrole_lab::proc;
@@ -13,12 +13,10 @@ use crate::support::{Node, SOON, TEAM, check, healthy, named, options, serve, si
 
 pub(crate) const CASES: &[Case] = &[
     (Check::ApiServer, Trial::new("k01_no_api_server_or_one_that_does_not_know_us", api_server)),
-    (Check::PodsAccess, Trial::new("k02_each_right_on_pods_missing", pods)),
-    (Check::NamespacesAccess, Trial::new("k03_each_right_on_namespaces_missing", namespaces)),
-    (Check::ServiceAccountsAccess, Trial::new("k04_each_right_on_service_accounts_missing", service_accounts)),
-    (Check::EventsAccess, Trial::new("k05_each_right_on_events_missing", events)),
     (Check::NodePods, Trial::new("k06_a_node_name_that_no_pod_has", node_pods)),
 ];
+
+pub(crate) const TRIALS: &[Trial] = &[Trial::new("k02_to_k05_each_right_on_each_resource_missing", rights)];
 
 fn api_server() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
@@ -37,32 +35,16 @@ fn api_server() -> Result<()> {
     Ok(())
 }
 
-/// What podrole needs, each right by itself.
-const RIGHTS: [(&str, &str, [&str; 2]); 4] = [
-    ("", "pods", ["list", "watch"]),
-    ("", "namespaces", ["list", "watch"]),
-    ("", "serviceaccounts", ["list", "watch"]),
-    ("events.k8s.io", "events", ["create", "patch"]),
+/// What podrole needs, each right by itself, and the check that finds it missing.
+pub(crate) const RIGHTS: [(Check, &str, &str, [&str; 2]); 4] = [
+    (Check::PodsAccess, "", "pods", ["list", "watch"]),
+    (Check::NamespacesAccess, "", "namespaces", ["list", "watch"]),
+    (Check::ServiceAccountsAccess, "", "serviceaccounts", ["list", "watch"]),
+    (Check::EventsAccess, "events.k8s.io", "events", ["create", "patch"]),
 ];
 
-fn pods() -> Result<()> {
-    without(Check::PodsAccess, 0)
-}
-
-fn namespaces() -> Result<()> {
-    without(Check::NamespacesAccess, 1)
-}
-
-fn service_accounts() -> Result<()> {
-    without(Check::ServiceAccountsAccess, 2)
-}
-
-fn events() -> Result<()> {
-    without(Check::EventsAccess, 3)
-}
-
-/// A node that is right under exactly these rights, and then lacks each of the two of one resource.
-fn without(wanted: Check, resource: usize) -> Result<()> {
+/// One API server for all of them.
+fn rights() -> Result<()> {
     let rig = match Rig::real(options()) {
         Ok(rig) => rig,
         Err(error) => return skip(&format!("no real API server: {error:#}")),
@@ -70,25 +52,33 @@ fn without(wanted: Check, resource: usize) -> Result<()> {
     rig.imds.set_v1(false);
     rig.namespace(TEAM, &["*"])?;
     let Node { rig, pod: _pod } = serve(rig)?;
+    for (wanted, _, resource, verbs) in RIGHTS {
+        without(&rig, wanted, resource, verbs).with_context(|| format!("{} ({resource})", wanted.code()))?;
+    }
+    Ok(())
+}
+
+/// A node that is right under exactly these rights, and then lacks each of the two of one resource.
+fn without(rig: &Rig<Cluster>, wanted: Check, resource: &str, verbs: [&str; 2]) -> Result<()> {
     let flags = ["--service-account-roles", "true"];
     rig.kube.grant("podrole", rules(None))?;
-    settled(&rig, &flags, wanted, "ok")?;
-    silent(&rig, &flags, wanted)?;
-    for verb in RIGHTS[resource].2 {
+    settled(rig, &flags, wanted, "ok")?;
+    silent(rig, &flags, wanted)?;
+    for verb in verbs {
         rig.kube.grant("podrole", rules(Some((resource, verb))))?;
-        settled(&rig, &flags, wanted, wanted.about().severity.name())?;
-        let said = named(&rig, &flags, wanted, &[])?;
+        settled(rig, &flags, wanted, wanted.about().severity.name())?;
+        let said = named(rig, &flags, wanted, &[])?;
         let found = said.found(wanted)?;
         ensure!(found.contains(verb) && !found.contains("nor"), "{found}");
         ensure!(!said.report.to_string().contains(rig.kube.token(User::Podrole)), "the token is in the report");
     }
     if wanted == Check::ServiceAccountsAccess {
         // Not asked for where it is not used.
-        ensure!(check(&rig, &[])?.result(wanted)? == "skipped");
+        ensure!(check(rig, &[])?.result(wanted)? == "skipped");
     }
     rig.kube.grant("podrole", rules(None))?;
-    settled(&rig, &flags, wanted, "ok")?;
-    silent(&rig, &flags, wanted)
+    settled(rig, &flags, wanted, "ok")?;
+    silent(rig, &flags, wanted)
 }
 
 /// The API server's authorizer learns of new rules by a watch of its own.
@@ -96,9 +86,9 @@ fn settled(rig: &Rig<Cluster>, flags: &[&str], wanted: Check, result: &str) -> R
     proc::until("the new rules to count", SOON, || Ok((check(rig, flags)?.result(wanted)? == result).then_some(())))
 }
 
-fn rules(without: Option<(usize, &str)>) -> Value {
-    let rules = RIGHTS.iter().enumerate().map(|(number, (group, resource, verbs))| {
-        let verbs: Vec<&str> = verbs.iter().copied().filter(|verb| without != Some((number, *verb))).collect();
+fn rules(without: Option<(&str, &str)>) -> Value {
+    let rules = RIGHTS.iter().map(|(_, group, resource, verbs)| {
+        let verbs: Vec<&str> = verbs.iter().copied().filter(|verb| without != Some((resource, verb))).collect();
         json!({"apiGroups": [group], "resources": [resource], "verbs": verbs})
     });
     rules.collect()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -120,8 +121,16 @@ pub(crate) fn silent<A: ControlPlane>(rig: &Rig<A>, flags: &[&str], wanted: Chec
 }
 
 /// On this node the check is named, and besides it exactly those that follow from it.
-pub(crate) fn named<A: ControlPlane>(rig: &Rig<A>, flags: &[&str], wanted: Check, also: &[Check]) -> Result<Said> {
-    let said = check(rig, flags)?;
+pub(crate) fn named<A: ControlPlane + Sync>(
+    rig: &Rig<A>,
+    flags: &[&str],
+    wanted: Check,
+    also: &[Check],
+) -> Result<Said> {
+    let (said, strict) = thread::scope(|scope| {
+        let strict = scope.spawn(|| raw(rig, &["--strict", "-o", "short"], flags));
+        Ok::<_, anyhow::Error>((check(rig, flags)?, strict.join().expect("it does not panic")?))
+    })?;
     let expected: BTreeSet<Check> = [wanted].iter().chain(also).copied().collect();
     let bad = said.bad()?;
     if bad != expected {
@@ -130,7 +139,6 @@ pub(crate) fn named<A: ControlPlane>(rig: &Rig<A>, flags: &[&str], wanted: Check
     ensure!(!said.fix(wanted)?.is_empty() && !said.found(wanted)?.is_empty(), "{:#}", said.report);
     let error = expected.iter().any(|check| check.about().severity == Severity::Error);
     ensure!(said.code == Some(error.into()), "exit code {:?}: {:#}", said.code, said.report);
-    let strict = raw(rig, &["--strict", "-o", "short"], flags)?;
     let lines = String::from_utf8_lossy(&strict.stdout).into_owned();
     ensure!(strict.status.code() == Some(1), "--strict: {}: {lines}", strict.status);
     for check in &expected {

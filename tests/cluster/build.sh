@@ -4,7 +4,7 @@
 #   build.sh [NAME...]     NAME: kube-apiserver (the default), kube-controller-manager, kube-scheduler, kubectl;
 #                          of the tests' own: nodeagent, runc-lab, asker
 #
-# Each NAME becomes ${CARGO_TARGET_DIR:-target}/cluster/NAME, and only when it is missing or older than its sources: the first
+# Each NAME becomes ${CARGO_TARGET_DIR:-target}/cluster/NAME, and only when it is missing or was made from something else: the first
 # build takes minutes. With KUBEBUILDER_ASSETS set, the binaries in that directory are used and nothing of Kubernetes is built.
 set -eu
 
@@ -57,8 +57,11 @@ out=$(CDPATH='' cd -- "$target/cluster" && pwd)
 exec 9>"$out/.lock"
 flock 9
 
-up_to_date() {
-    [ -x "$out/$1" ] && [ -z "$(find "$here/build.sh" "$source_dir/go.mod" "$source_dir/go.sum" "$source_dir/$1" -newer "$out/$1" -print)" ]
+# What a program is made from: sources, pins, this script and the compiler.
+go=$(go version)
+from() {
+    "$here/../../.ci/fingerprint" "$go" tests/cluster/build.sh tests/cluster/controlplane/go.mod tests/cluster/controlplane/go.sum \
+        "tests/cluster/controlplane/$1"
 }
 
 # Clients ask the server for its version, and kubectl refuses one that does not know its own.
@@ -70,12 +73,15 @@ ldflags="$ldflags -X $version.gitTreeState=clean"
 
 for name in "$@"; do
     [ -f "$source_dir/$name/main.go" ] || fail "no such program: $name"
-    if up_to_date "$name"; then continue; fi
+    from=$(from "$name")
+    if [ -x "$out/$name" ] && [ "$(cat "$out/.$name.from" 2>/dev/null)" = "$from" ]; then continue; fi
     say "building $name $kubernetes (minutes the first time)"
     start=$(date +%s)
     (cd "$source_dir" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false -ldflags "$ldflags" \
         -o "$out/.$name.new" "./$name") || fail "go build of $name failed"
+    rm -f "$out/.$name.from"
     mv "$out/.$name.new" "$out/$name"
+    printf '%s\n' "$from" >"$out/.$name.from"
     say "built $name in $(($(date +%s) - start)) s"
 done
 printf '%s\n' "$out"

@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 
 use crate::support::{PYTHON, TEAM, node, python_image};
 
-pub(crate) const TRIALS: &[Trial] = &[Trial::new("agent::does_what_a_pod_says_or_refuses_it", does_or_refuses)
-    .timeout(Duration::from_secs(150))
-    .alone()];
+pub(crate) const TRIALS: &[Trial] =
+    &[Trial::new("agent::does_what_a_pod_says_or_refuses_it", does_or_refuses).timeout(Duration::from_secs(150))];
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -5,7 +5,7 @@
 #                                                      binary that they were built with
 # ${CARGO_TARGET_DIR:-target}/containers/python.tar    Debian's Python, with boto3 as tests/sdk pins it
 #
-# What is there already and not older than its sources is left alone.
+# What is there already and was made from the same is left alone.
 set -eu
 umask 022
 
@@ -22,22 +22,31 @@ out=$(CDPATH='' cd -- "$target/containers" && pwd)
 exec 9>"$out/.lock"
 flock 9
 
-newer() { [ -n "$(find "$@" -newer "$out/$name" -print 2>/dev/null)" ]; }
+# Is `$name` there, made from these?
+made_from() {
+    from=$("$repository/.ci/fingerprint" "$(dpkg --print-architecture)" "$@") || fail "fingerprint failed"
+    [ -f "$out/$name" ] && [ "$(cat "$out/.$name.from" 2>/dev/null)" = "$from" ]
+}
+keep() {
+    rm -f "$out/.$name.from"
+    mv "$out/.$name.new" "$out/$name"
+    printf '%s\n' "$from" >"$out/.$name.from"
+}
 
 name=podrole.tar
-if [ ! -f "$out/$name" ] || newer "$repository/daemonset/image/rootfs.sh" "$repository/daemonset/image/rootfs-hook.sh"; then
+if ! made_from daemonset/image/rootfs.sh daemonset/image/rootfs-hook.sh; then
     say "making the root file system of podrole's image"
     SOURCE_DATE_EPOCH=0 "$repository/daemonset/image/rootfs.sh" "$(dpkg --print-architecture)" "$out/.$name.new" || fail "rootfs.sh failed"
-    mv "$out/.$name.new" "$out/$name"
+    keep
 fi
 
 name=python.tar
-if [ ! -f "$out/$name" ] || newer "$here/build.sh" "$repository/tests/sdk/requirements.txt"; then
+if ! made_from tests/containers/build.sh tests/sdk/requirements.txt; then
     say "making a root file system with Python and boto3"
     sdk=${PODROLE_SDK:-$("$repository/tests/sdk/build.sh" venv)}
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    # Pure Python, so that Debian's interpreter takes what the desk's downloaded.
+    # Pure Python, so that Debian's interpreter takes what this machine's downloaded.
     mkdir -p "$work/site"
     for package in boto3 botocore dateutil jmespath s3transfer six.py urllib3; do
         cp -R "$sdk"/venv/lib/python3*/site-packages/"$package" "$work/site/"
@@ -49,6 +58,6 @@ if [ ! -f "$out/$name" ] || newer "$here/build.sh" "$repository/tests/sdk/requir
         fail "mmdebstrap failed (apt-get install mmdebstrap; apt-get update)"
     mmtarfilter --path-exclude='/usr/share/doc/*' --path-exclude='/usr/share/man/*' --path-exclude='/var/*' --path-exclude='/dev/*' \
         <"$work/all.tar" >"$out/.$name.new"
-    mv "$out/.$name.new" "$out/$name"
+    keep
 fi
 printf '%s\n' "$out"

@@ -12,10 +12,8 @@ use serde_json::{Value, json};
 use crate::support::{PYTHON, READY, SYSTEM, TEAM, apply, daemonset, node, podrole_image, python_image};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("capabilities::each_that_is_granted_is_needed", each_is_needed)
-        .timeout(Duration::from_secs(240))
-        .alone(),
-    Trial::new("capabilities::the_kernel_wants_them", the_kernel_wants_them).timeout(Duration::from_secs(120)).alone(),
+    Trial::new("capabilities::each_that_is_granted_is_needed", each_is_needed).timeout(Duration::from_secs(240)),
+    Trial::new("capabilities::the_kernel_wants_them", the_kernel_wants_them).timeout(Duration::from_secs(120)),
 ];
 
 /// What is granted to which container, and how to find it in the DaemonSet.

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use podrole_lab::cluster::{Assets, User};
 use podrole_lab::proc;
 use podrole_lab::real::RealNode;
@@ -111,6 +111,20 @@ pub(crate) fn role_of(site: &RealNode, key: &str) -> Option<String> {
     }
     let issued = site.sts.who(key)?;
     issued.role_arn.rsplit('/').next().map(str::to_owned)
+}
+
+/// Nothing of any pod's has reached the cloud's metadata service.
+pub(crate) fn no_leak(site: &RealNode) -> Result<()> {
+    let (packets, seen) = (site.imds.leaked_packets()?, site.imds.from_pods());
+    ensure!(packets == 0 && seen.is_empty(), "{packets} packets leaked: {seen:?}");
+    Ok(())
+}
+
+/// The control of it: without podrole packets are counted and requests are seen.
+pub(crate) fn leaks(site: &RealNode) -> Result<()> {
+    let (packets, seen) = (site.imds.leaked_packets()?, site.imds.from_pods());
+    ensure!(packets > 0 && !seen.is_empty(), "{packets} packets were counted, the metadata service saw {seen:?}");
+    Ok(())
 }
 
 /// What is there of podrole, as the administrator sees it.

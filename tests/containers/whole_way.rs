@@ -9,12 +9,12 @@ use podrole_lab::runtime::Network;
 use podrole_lab::world::Trial;
 use serde_json::{Value, json};
 
-use crate::support::{PYTHON, SYSTEM, TEAM, create, daemonset, delete, installed, node, python_image};
+use crate::support::{PYTHON, SYSTEM, TEAM, create, daemonset, delete, installed, leaks, no_leak, node, python_image};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("whole_way::from_apply_to_boto3_with_its_role", from_apply_to_boto3).timeout(LIMIT).alone(),
-    Trial::new("whole_way::on_a_bridge_too", on_a_bridge).timeout(LIMIT).alone(),
-    Trial::new("whole_way::without_podrole_boto3_is_the_node", without_podrole).timeout(LIMIT).alone(),
+    Trial::new("whole_way::from_apply_to_boto3_with_its_role", from_apply_to_boto3).timeout(LIMIT),
+    Trial::new("whole_way::on_a_bridge_too", on_a_bridge).timeout(LIMIT),
+    Trial::new("whole_way::without_podrole_boto3_is_the_node", without_podrole).timeout(LIMIT),
 ];
 
 /// What the whole way may take.
@@ -36,15 +36,15 @@ fn from_apply_to_boto3() -> Result<()> {
 
     asks_and_is(&site, "web")?;
     println!("figure: boto3 has its role after {:?}", begin.elapsed());
-    let (packets, seen) = (site.imds.leaked_packets()?, site.imds.from_pods());
-    ensure!(packets == 0 && seen.is_empty(), "{packets} packets leaked: {seen:?}");
+    no_leak(&site)?;
     delete(&site, "web")
 }
 
 fn on_a_bridge() -> Result<()> {
     let site = node(Network::Bridge)?;
     installed(&site)?;
-    asks_and_is(&site, "web")
+    asks_and_is(&site, "web")?;
+    no_leak(&site)
 }
 
 /// The control of both: what boto3 says where podrole is not.
@@ -53,8 +53,7 @@ fn without_podrole() -> Result<()> {
     let answers = ask(&site, "web")?;
     let leaked = site.imds.credentials().access_key_id;
     ensure!(answers.iter().all(|answer| answer["access_key_id"] == leaked), "not the node's: {answers:?}");
-    ensure!(!site.imds.from_pods().is_empty(), "the metadata service saw the pod");
-    Ok(())
+    leaks(&site)
 }
 
 /// A pod of two containers, one of which has a role of its own: both are who they should be.

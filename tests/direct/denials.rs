@@ -13,7 +13,7 @@ use podrole::types::Denial;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{LIST, Test, WEB, connection, credentials, pod, rules};
+use super::{ClientSocket, KernelIdentity, LIST, Test, WEB, connection, credentials, pod, rules};
 
 /// Where Events go: what was written, or why nothing is.
 #[derive(Clone, Default)]
@@ -203,12 +203,13 @@ async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
     let request =
         |path: &str| http::Request::get(path).header("host", "169.254.169.254").body(()).unwrap().into_parts().0;
     let requests: Vec<Parts> = pods.iter().map(|(_, _, path)| request(path)).collect();
+    let owners: Vec<Owner> = pods.iter().map(|(uid, ..)| test.only(uid)).collect();
     let connection = connection();
-    let mut asking = pods.iter().zip(&requests).cycle();
+    let mut asking = pods.iter().zip(&owners).zip(&requests).cycle();
     while begin.elapsed() < Duration::from_secs(seconds) {
         for _ in 0..A_SECOND / 20 {
-            let ((uid, ..), head) = asking.next().unwrap();
-            test.only(uid);
+            let (((uid, ..), owner), head) = asking.next().unwrap();
+            test.kernel.0.lock().unwrap().clone_from(owner);
             let reply = test.bridge.handle(&connection, head).await;
             // Permanent refusals by STS are documents that say so.
             assert!(reply.status() != 200 || uid.starts_with("refused"), "{uid}: {reply:?}");
@@ -228,11 +229,15 @@ async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
     (test, sink, written)
 }
 
+/// All that the kernel knows: one pod's socket.
+type Owner = Vec<(ClientSocket, KernelIdentity)>;
+
 impl Test {
-    /// This pod alone has a socket.
-    fn only(&self, uid: &str) {
+    /// This pod alone has a socket; the kernel's knowledge of it.
+    fn only(&self, uid: &str) -> Owner {
         self.kernel.0.lock().unwrap().clear();
         self.socket(1, 1, uid, "a");
+        self.kernel.0.lock().unwrap().clone()
     }
 }
 

@@ -10,6 +10,9 @@ use podrole_lab::proc;
 use podrole_lab::world::{scratch, skip};
 use serde_json::Value;
 
+/// This machine, as images name it.
+pub(crate) const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
 /// An image on disk, and its parts.
 pub(crate) struct Image {
     pub(crate) archive: PathBuf,
@@ -57,8 +60,7 @@ impl Image {
 fn built() -> Result<PathBuf> {
     let test = env::current_exe().context("find this program")?;
     let target = test.ancestors().nth(3).context("this program is in no target directory")?;
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let archive = target.join(format!("image/podrole-{arch}.oci.tar"));
+    let archive = target.join(format!("image/podrole-{ARCH}.oci.tar"));
     if archive.exists() { Ok(archive) } else { skip(&format!("no {}: run make image", archive.display())) }
 }
 

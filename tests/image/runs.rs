@@ -7,9 +7,9 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::proc;
-use podrole_lab::world::Trial;
+use podrole_lab::world::{Trial, skip};
 
-use crate::archive::Image;
+use crate::archive::{ARCH, Image};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("podrole_starts_from_a_read_only_root_without_any_right", version).may_skip(),
@@ -76,6 +76,10 @@ struct Jail {
 impl Jail {
     fn new() -> Result<Self> {
         let image = Image::open()?;
+        let theirs = &image.config["architecture"];
+        if theirs != ARCH {
+            return skip(&format!("an image for {theirs} does not run here"));
+        }
         let root = &image.root;
         let mount = |options: &[&str], what: &str, at: &Path| {
             proc::run(Command::new("mount").args(options).arg(what).arg(at)).map(drop)

@@ -6,7 +6,7 @@
 # ${CARGO_TARGET_DIR:-target}/sdk/gosdk   the Go program of tests/sdk/go
 # ${CARGO_TARGET_DIR:-target}/sdk/venv    a Python environment with boto3 and the AWS CLI, as requirements.txt pins them
 #
-# What is there already and not older than its sources is left alone.
+# What is there already and was made from the same is left alone.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -24,13 +24,16 @@ exec 9>"$out/.lock"
 flock 9
 
 gosdk() {
-    [ -x "$out/gosdk" ] && [ -z "$(find "$here/build.sh" "$here/go" -newer "$out/gosdk" -print)" ] && return
     command -v go >/dev/null 2>&1 || fail "go is not installed: install Go $(sed -n 's/^go //p' "$here/go/go.mod") or newer"
+    from=$("$here/../../.ci/fingerprint" "$(go version)" tests/sdk/build.sh tests/sdk/go)
+    [ -x "$out/gosdk" ] && [ "$(cat "$out/.gosdk.from" 2>/dev/null)" = "$from" ] && return
     say "building gosdk"
     # Without cgo, so that it runs in an image that has no C library.
     (cd "$here/go" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false -ldflags "-s -w" \
         -o "$out/.gosdk.new" .) || fail "go build failed"
+    rm -f "$out/.gosdk.from"
     mv "$out/.gosdk.new" "$out/gosdk"
+    printf '%s\n' "$from" >"$out/.gosdk.from"
 }
 
 venv() {

@@ -15,7 +15,7 @@ use crate::support::{
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_role_that_sts_denies_is_told_in_the_sdks_own_errors", denied),
-    Trial::new("throttling_is_not_noticed_while_credentials_are_valid", throttled),
+    Trial::new("throttling_is_not_noticed_while_credentials_are_valid", throttled).waits(),
     Trial::new("sts_down_from_the_start_is_waited_out", down_at_start).alone(),
     Trial::new("slow_sts_costs_one_answer_of_come_again", slow).alone(),
 ];

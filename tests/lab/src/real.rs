@@ -7,7 +7,6 @@ mod look;
 
 use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,15 +17,14 @@ use crate::cluster::{Assets, Cluster, ClusterOptions, User};
 use crate::imds::Imds;
 use crate::node::{NODE_V4, NODE_V6, Node, NodeOptions};
 use crate::proc::{self, Process};
-use crate::rig::ALLOWED_ROLES;
+use crate::rig::{ALLOWED_ROLES, cloud};
 use crate::runtime::{Network, Runtime};
 use crate::secrets;
-use crate::sts::{Caller, Sts};
+use crate::sts::Sts;
 use crate::world;
 
 /// From the start to a node that takes pods.
 const STARTUP: Duration = Duration::from_secs(90);
-const STS_PORT: u16 = 4566;
 
 /// The node, its cloud and its cluster. Dropping it ends all of them, the agent first.
 pub struct RealNode {
@@ -79,13 +77,7 @@ impl RealNode {
     /// Starts everything and returns when the node is ready and takes pods.
     pub fn start(network: Network) -> Result<Self> {
         let node = Node::new(NodeOptions::default())?;
-        let imds = Imds::start(&node)?;
-        let sts = Sts::start(SocketAddr::from((NODE_V4, STS_PORT)))?;
-        let (keys, facts) = (imds.credentials(), imds.facts());
-        let role = facts.role.as_deref().unwrap_or("node-role");
-        let caller = Caller::assumed_role(&facts.account, role, &facts.instance_id);
-        sts.register_base(&keys.access_key_id, &keys.secret_access_key, Some(&keys.token), caller);
-
+        let (imds, sts) = cloud(&node)?;
         let assets = Assets::find()?;
         // Pods reach it there too.
         let options = ClusterOptions { bind: NODE_V4.into(), assets: assets.clone() };

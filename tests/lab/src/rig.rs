@@ -108,13 +108,7 @@ impl Rig<Cluster> {
 impl<A: ControlPlane> Rig<A> {
     fn assemble(options: RigOptions, kube: impl FnOnce() -> Result<A>) -> Result<Self> {
         let node = Node::new(options.node)?;
-        let imds = Imds::start(&node)?;
-        let sts = Sts::start(SocketAddr::from((NODE_V4, STS_PORT)))?;
-        // The daemon gets its own credentials as any program on a node does: from the metadata service.
-        let (keys, facts) = (imds.credentials(), imds.facts());
-        let role = facts.role.as_deref().unwrap_or("node-role");
-        let caller = Caller::assumed_role(&facts.account, role, &facts.instance_id);
-        sts.register_base(&keys.access_key_id, &keys.secret_access_key, Some(&keys.token), caller);
+        let (imds, sts) = cloud(&node)?;
         let kube = kube()?;
         let config = world::scratch().join("kubeconfig");
         kube.kubeconfig(&config)?;
@@ -222,6 +216,17 @@ impl<A: ControlPlane> Rig<A> {
         let issued = self.sts.who(access_key_id)?;
         issued.role_arn.rsplit('/').next().map(str::to_owned)
     }
+}
+
+/// A node's metadata service, and STS, which knows whose its credentials are: the daemon gets its own as any program on a node does.
+pub(crate) fn cloud(node: &Node) -> Result<(Imds, Sts)> {
+    let imds = Imds::start(node)?;
+    let sts = Sts::start(SocketAddr::from((NODE_V4, STS_PORT)))?;
+    let (keys, facts) = (imds.credentials(), imds.facts());
+    let role = facts.role.as_deref().unwrap_or("node-role");
+    let caller = Caller::assumed_role(&facts.account, role, &facts.instance_id);
+    sts.register_base(&keys.access_key_id, &keys.secret_access_key, Some(&keys.token), caller);
+    Ok((imds, sts))
 }
 
 impl<A: ControlPlane> fmt::Debug for Rig<A> {

@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 pub use cgroup::{mount_cgroup1, remove as remove_cgroup};
 pub use nested::Nested;
-pub use trials::{Trial, run_trials, skip};
+pub use trials::{Trial, run_trials, run_trials_by, skip, skips_fail};
 
 /// Where the lab's cgroups appear, as on a node: the root of the world's own subtree.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";

@@ -1,7 +1,7 @@
 // Command asker is a pod's first and only program in the tests of start-up: it asks the metadata service for credentials in the way
-// of the SDKs, from its first moment on, and prints every answer as a line of JSON. It ends when it has credentials and they have
-// stayed the same, with 0; with 1 when it never got any. With --pause it does nothing until it is told to end, as the first process
-// of a pod does that holds the namespaces.
+// of the SDKs, from its first moment on, and prints every answer as a line of JSON. It ends when it was served three times, with 0;
+// with 1 when that takes too long. Whose credentials they are the reader of its lines judges. With --pause it does nothing until it is
+// told to end, as the first process of a pod does that holds the namespaces.
 package main
 
 import (

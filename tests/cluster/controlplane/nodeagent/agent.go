@@ -112,18 +112,11 @@ func (a *agent) lose(object any) {
 // watchContainers wakes the workers of pods whose containers changed.
 func (a *agent) watchContainers(ctx context.Context) {
 	before := map[string]cri.ContainerState{}
-	ticker := time.NewTicker(relist)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	every(ctx, relist, func() {
 		answer, err := a.runtime.ListContainers(ctx, &cri.ListContainersRequest{})
 		if err != nil {
 			log.Printf("list containers: %v", err)
-			continue
+			return
 		}
 		now := map[string]cri.ContainerState{}
 		for _, container := range answer.Containers {
@@ -133,7 +126,7 @@ func (a *agent) watchContainers(ctx context.Context) {
 			}
 		}
 		before = now
-	}
+	})
 }
 
 func (a *agent) wake(uid string) {

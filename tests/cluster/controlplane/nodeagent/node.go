@@ -32,7 +32,16 @@ func (a *agent) register(ctx context.Context) error {
 }
 
 func (a *agent) heartbeat(ctx context.Context) {
-	ticker := time.NewTicker(beat)
+	every(ctx, beat, func() {
+		if err := a.report(ctx); err != nil {
+			log.Printf("report the node's status: %v", err)
+		}
+	})
+}
+
+// every does it again and again, a pause before each, until the context ends.
+func every(ctx context.Context, pause time.Duration, do func()) {
+	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
 	for {
 		select {
@@ -40,9 +49,7 @@ func (a *agent) heartbeat(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if err := a.report(ctx); err != nil {
-			log.Printf("report the node's status: %v", err)
-		}
+		do()
 	}
 }
 

@@ -1,7 +1,7 @@
 //! What tests do with a cluster: make objects, play the kubelet that writes their status, change and delete them, read them as
 //! either user. Blocking calls; each is bounded.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http::Method;
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Body, is_status};
 use super::{Cluster, User};
+use crate::proc;
 
 /// An object as the API server made it.
 #[derive(Debug, Clone)]
@@ -184,16 +185,13 @@ impl Cluster {
 
     /// Waits for the namespace that the server makes by itself, shortly after it says that it is ready.
     pub(super) fn await_default_namespace(&self, bound: Duration) -> Result<()> {
-        let deadline = Instant::now() + bound;
-        loop {
-            match self.get(User::Admin, "Namespace", "", "default") {
-                Ok(_) => return Ok(()),
-                Err(error) if is_status(&error, 404) && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(error) => return Err(error).with_context(|| self.log_tail()),
-            }
-        }
+        let made =
+            proc::until("the default namespace", bound, || match self.get(User::Admin, "Namespace", "", "default") {
+                Ok(_) => Ok(Some(())),
+                Err(error) if is_status(&error, 404) => Ok(None),
+                Err(error) => Err(error),
+            });
+        made.with_context(|| self.log_tail())
     }
 
     /// Creates `object`, or merges it into the one that has its name.

@@ -42,7 +42,7 @@ impl Child {
             }
             None => Command::new(program),
         };
-        // A clean environment: proxies, GODEBUG or ETCD_* settings of a desk must not reach the control plane.
+        // A clean environment: proxies, GODEBUG or ETCD_* settings of the user's must not reach the control plane.
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         let child = command
             .args(arguments)

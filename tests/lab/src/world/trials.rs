@@ -26,6 +26,8 @@ const FAILED: u8 = 101;
 /// Trials named with their time at the end.
 const SLOWEST: usize = 6;
 const USAGE: u8 = 64;
+/// Trials at a time: most of them wait more than they work.
+const THREADS: usize = 4;
 
 /// One test: a function that runs in a world of its own.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +36,24 @@ pub struct Trial {
     run: fn() -> Result<()>,
     timeout: Duration,
     may_skip: bool,
-    alone: bool,
+    place: Place,
+}
+
+/// Beside which others a trial runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// As many as there are threads.
+    Together,
+    /// Any number.
+    Waits,
+    /// None.
+    Alone,
 }
 
 impl Trial {
     /// A trial that may take two minutes.
     pub const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, timeout: PATIENCE, may_skip: false, alone: false }
+        Self { name, run, timeout: PATIENCE, may_skip: false, place: Place::Together }
     }
 
     /// The same trial with another limit of time.
@@ -59,13 +72,25 @@ impl Trial {
     /// The same trial, run when no other is: it asserts a time, and what a neighbour takes of the machine is not the daemon's.
     #[must_use]
     pub const fn alone(self) -> Self {
-        Self { alone: true, ..self }
+        Self { place: Place::Alone, ..self }
+    }
+
+    /// The same trial, begun at once and not counted among those that run: it waits for time to pass, a minute or more, and takes
+    /// next to nothing of the machine.
+    #[must_use]
+    pub const fn waits(self) -> Self {
+        Self { place: Place::Waits, ..self }
     }
 }
 
 /// The error that reports a trial as ignored: `return world::skip("no etcd on this machine")`.
 pub fn skip<T>(reason: &str) -> Result<T> {
     Err(Skip(reason.to_owned()).into())
+}
+
+/// True where nothing may be missing: what is skipped has failed.
+pub fn skips_fail() -> bool {
+    env::var_os(NO_SKIP).is_some_and(|value| value == "1")
 }
 
 #[derive(Debug)]
@@ -81,7 +106,12 @@ impl std::error::Error for Skip {}
 
 /// Runs the trials that the program's arguments select, each in a nested world; what `main` returns.
 pub fn run_trials(name: &str, trials: Vec<Trial>) -> ExitCode {
-    let result = match Options::parse(env::args_os().skip(1)) {
+    run_trials_by(THREADS, name, trials)
+}
+
+/// The same with so many at a time, unless the arguments say otherwise.
+pub fn run_trials_by(threads: usize, name: &str, trials: Vec<Trial>) -> ExitCode {
+    let result = match Options::parse(threads, env::args_os().skip(1)) {
         Ok(options) => match &options.trial {
             Some(trial) => run_one(trial, &trials),
             None => run_all(name, &options, &trials),
@@ -126,29 +156,37 @@ fn run_all(name: &str, options: &Options, trials: &[Trial]) -> Result<ExitCode> 
     println!("\nrunning {} test{}", chosen.len(), if chosen.len() == 1 { "" } else { "s" });
     let begin = Instant::now();
     let tally = Mutex::new(Tally::default());
-    let (alone, together): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|trial| trial.alone);
-    for (mut trials, threads) in [(together, options.threads), (alone, 1)] {
-        // Those that may take long begin first, or one of them runs on alone at the end.
-        trials.sort_by_key(|trial| std::cmp::Reverse(trial.timeout));
-        let queue = Mutex::new(VecDeque::from(trials));
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    // Not in the loop's own condition: there the lock would be held for as long as the trial runs.
-                    let next = || lock(&queue).pop_front();
-                    while let Some(trial) = next() {
-                        let begin = Instant::now();
-                        let outcome = observe(trial, options);
-                        lock(&tally).count(trial.name, outcome, begin.elapsed());
-                    }
-                });
-            }
-        });
-    }
+    let [together, waits, alone] = [Place::Together, Place::Waits, Place::Alone].map(|place| queue(&chosen, place));
+    let work = |queue: &Queue| {
+        // Not in the loop's own condition: there the lock would be held for as long as the trial runs.
+        let next = || lock(queue).pop_front();
+        while let Some(trial) = next() {
+            let begin = Instant::now();
+            let outcome = observe(trial, options);
+            lock(&tally).count(trial.name, outcome, begin.elapsed());
+        }
+    };
+    thread::scope(|scope| {
+        // Whoever asks for one at a time gets that.
+        let beside = if options.threads == 1 { 0 } else { lock(&waits).len() };
+        (0..beside).for_each(|_| drop(scope.spawn(|| work(&waits))));
+        (0..options.threads).for_each(|_| drop(scope.spawn(|| work(&together))));
+    });
+    work(&waits);
+    work(&alone);
     drop(world);
     let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     tally.report(filtered, begin.elapsed());
     Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+type Queue = Mutex<VecDeque<Trial>>;
+
+/// Those that may take long begin first, or one of them runs on alone at the end.
+fn queue(trials: &[Trial], place: Place) -> Queue {
+    let mut trials: Vec<Trial> = trials.iter().filter(|trial| trial.place == place).copied().collect();
+    trials.sort_by_key(|trial| std::cmp::Reverse(trial.timeout));
+    Mutex::new(trials.into())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -186,7 +224,7 @@ fn observe(trial: Trial, options: &Options) -> Outcome {
         Ok(Some(status)) if status.success() => Outcome::Passed,
         Ok(Some(status)) if status.code() == Some(SKIPPED.into()) => {
             let last = said.lines().last().unwrap_or_default();
-            if env::var_os(NO_SKIP).is_some_and(|value| value == "1") && !trial.may_skip {
+            if skips_fail() && !trial.may_skip {
                 return Outcome::Failed(format!("{said}{NO_SKIP} is set: a trial that is skipped has failed\n"));
             }
             Outcome::Skipped(last.strip_prefix("skipped: ").unwrap_or(last).to_owned())
@@ -262,13 +300,13 @@ struct Options {
 }
 
 impl Options {
-    fn parse(args: impl Iterator<Item = OsString>) -> Result<Self> {
+    fn parse(threads: usize, args: impl Iterator<Item = OsString>) -> Result<Self> {
         let mut options = Self {
             trial: None,
             list: false,
             exact: false,
             nocapture: false,
-            threads: 4,
+            threads,
             timeout: None,
             filters: Vec::new(),
             skips: Vec::new(),
@@ -316,7 +354,7 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Options> {
-        Options::parse(args.iter().map(OsString::from))
+        Options::parse(THREADS, args.iter().map(OsString::from))
     }
 
     #[test]

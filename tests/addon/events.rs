@@ -13,12 +13,14 @@ use podrole_lab::sts::Fault;
 use podrole_lab::world::Trial;
 use serde_json::{Value, json};
 
-use crate::support::{TEAM, becomes_refused, double, figure, real, refused, role_arn, served, spec, with_role};
+use crate::judge::{TEAM, becomes_refused, double, figure, real, refused, role_arn, served, spec, with_role};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_denied_pods_event_says_why_and_what_to_do", told),
-    Trial::new("without_the_right_to_write_events_pods_are_served_and_the_log_says_what_to_do", no_right).timeout(LONG),
-    Trial::new("an_event_that_cannot_be_written_is_not_written_in_a_storm", no_storm).timeout(LONG),
+    Trial::new("a_denied_pods_event_says_why_and_what_to_do", told).waits(),
+    Trial::new("without_the_right_to_write_events_pods_are_served_and_the_log_says_what_to_do", no_right)
+        .timeout(LONG)
+        .waits(),
+    Trial::new("an_event_that_cannot_be_written_is_not_written_in_a_storm", no_storm).timeout(LONG).waits(),
     Trial::new("events_can_be_switched_off", switched_off),
 ];
 
@@ -188,6 +190,8 @@ fn switched_off() -> Result<()> {
     rig.start(&["--events", "false"])?;
     let pod = rig.pod(spec(TEAM, "plain"))?;
     becomes_refused(&rig, pod.agent("app")?.v4(), 404)?;
+    ensure!(writes(&rig) == 0, "it was switched off: {:#?}", rig.kube.requests());
+    rig.kube.clear();
     // The control: by then it would have come.
     rig.start(&["--events", "true"])?;
     becomes_refused(&rig, pod.agent("app")?.v4(), 404)?;
