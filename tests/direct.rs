@@ -6,255 +6,20 @@
 mod denials;
 #[path = "direct/explain.rs"]
 mod explain;
+#[path = "direct/support.rs"]
+mod support;
 
-use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use http_body_util::BodyExt as _;
-use podrole::audit::Audit;
-use podrole::bridge::{Bridge, Identity, IssueTerms, Parties, Ruling};
-use podrole::cache::CredentialCache;
-use podrole::caller::resolver::Resolver;
-use podrole::caller::{ClientSocket, Connection, Kernel, NetnsId, Sockets};
-use podrole::clock::Clock;
-use podrole::events::Events;
-use podrole::events::schedule::Limits;
-use podrole::imds::{Facts, Key, KeyRing};
-use podrole::issuer::{Code, IssueError, IssueRequest, Issuer, Source};
-use podrole::metrics::Metrics;
-use podrole::pods::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry};
-use podrole::pods::store::Store;
-use podrole::policy::{ContainerRoles, Rules, SessionScope};
-use podrole::types::{BaseArn, ContainerId, Credentials, Glob, KernelIdentity, PodUid, Secret};
-use serde_json::{Value, json};
+use podrole::caller::NetnsId;
+use podrole::imds::Facts;
+use podrole::issuer::Code;
+use podrole::types::PodUid;
+use serde_json::json;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
-const WEB: &str = "web-uid";
-const IP: [u8; 4] = [10, 0, 0, 1];
-
-/// Wall and boot time that tokio's paused clock moves.
-#[derive(Clone)]
-struct Anchored(Instant);
-
-impl Clock for Anchored {
-    fn wall(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + self.boot()
-    }
-    fn boot(&self) -> Duration {
-        Duration::from_secs(1_000_000) + self.0.elapsed()
-    }
-}
-
-/// What the kernel would say: sockets by namespace, each with its owner.
-#[derive(Clone, Default)]
-struct FakeKernel(Arc<Mutex<Vec<(ClientSocket, KernelIdentity)>>>);
-
-impl Kernel for FakeKernel {
-    fn sockets(&self, _: &Connection) -> io::Result<Sockets> {
-        let sockets = self.0.lock().unwrap();
-        Ok(Sockets { namespaces: sockets.len(), found: sockets.iter().map(|(socket, _)| *socket).collect() })
-    }
-    fn socket_in(&self, netns: NetnsId, _: &Connection) -> io::Result<Option<ClientSocket>> {
-        Ok(self.0.lock().unwrap().iter().map(|(socket, _)| *socket).find(|socket| socket.netns == netns))
-    }
-    fn identity(&self, cgroup: u64) -> Option<KernelIdentity> {
-        self.0.lock().unwrap().iter().find(|(socket, _)| socket.cgroup == cgroup).map(|(_, identity)| identity.clone())
-    }
-    async fn rescan_namespaces(&self) {}
-    async fn rescan_cgroups(&self) {}
-}
-
-#[derive(Clone)]
-struct FakeIssuer {
-    clock: Anchored,
-    takes: Arc<Mutex<Duration>>,
-    refuses: Arc<Mutex<Option<Code>>>,
-    calls: Arc<AtomicU64>,
-    last: Arc<Mutex<Option<IssueRequest>>>,
-}
-
-impl Issuer for FakeIssuer {
-    async fn issue(&self, request: &IssueRequest) -> Result<Credentials, IssueError> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        *self.last.lock().unwrap() = Some(request.clone());
-        let takes = *self.takes.lock().unwrap();
-        tokio::time::sleep(takes).await;
-        if request.role.name() == "refused" {
-            return Err(IssueError::from_code(Code::AccessDenied));
-        }
-        if let Some(code) = *self.refuses.lock().unwrap() {
-            return Err(IssueError::from_code(code));
-        }
-        let now = self.clock.boot();
-        Ok(Credentials {
-            access_key_id: format!("ASIA-{}", request.role.name()).into(),
-            secret_access_key: Secret::new("secret".into()),
-            session_token: Secret::new("token".into()),
-            expiration: self.clock.wall() + Duration::from_secs(3600),
-            issued_at: now,
-            expires_at: now + Duration::from_secs(3600),
-        })
-    }
-}
-
-struct Test {
-    kernel: FakeKernel,
-    issuer: FakeIssuer,
-    store: Arc<Store>,
-    ruling: Arc<ArcSwapOption<Ruling<FakeIssuer, Anchored>>>,
-    facts: Arc<ArcSwap<Facts>>,
-    bridge: Arc<Bridge<FakeKernel, FakeIssuer, Anchored>>,
-    events: Arc<Events>,
-    audit: Arc<Audit>,
-    metrics: Arc<Metrics>,
-}
-
-impl Test {
-    /// A node on which pod `web` (role `web`) is known, in a namespace that allows every role.
-    fn new() -> Self {
-        let test = Self::empty();
-        test.socket(1, 1, WEB, "a");
-        test.apply(pod(WEB, json!({"iam.amazonaws.com/role": "web"})));
-        test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"*\"]"}));
-        test
-    }
-
-    fn empty() -> Self {
-        Self::with(rules(), false, Limits::default(), io::sink())
-    }
-
-    /// No pod and no namespace; Events within `limits`, audit lines to `audit`.
-    fn with(rules: Rules, service_accounts: bool, limits: Limits, audit: impl io::Write + Send + 'static) -> Self {
-        let clock = Anchored(Instant::now());
-        let metrics = Arc::new(Metrics::new());
-        let kernel = FakeKernel::default();
-        let issuer = FakeIssuer {
-            clock: clock.clone(),
-            takes: Arc::default(),
-            refuses: Arc::default(),
-            calls: Arc::default(),
-            last: Arc::default(),
-        };
-        let runtime = tokio::runtime::Handle::current();
-        let cache = CredentialCache::new(issuer.clone(), clock.clone(), || 0.5, runtime, metrics.clone());
-        let store = Arc::new(Store::new(Box::new(|_| {})));
-        let terms = IssueTerms {
-            source: Source::AssumeRole { first_hop: None },
-            duration: Duration::from_secs(3600),
-            region: "us-west-2".into(),
-        };
-        let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
-        let audit = Arc::new(Audit::new(audit, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap());
-        let events = Arc::new(Events::new(limits, Arc::new(clock.clone()), metrics.clone()));
-        let ruling = Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms, cache }));
-        let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
-        let facts = Arc::new(ArcSwap::from_pointee(facts));
-        let bridge = Arc::new(Bridge::new(Parties {
-            identity: Identity::Kernel(Resolver::new(kernel.clone())),
-            store: store.clone(),
-            service_accounts,
-            ruling: ruling.clone(),
-            keys: Arc::new(ArcSwap::from_pointee(KeyRing::new(vec![key]))),
-            facts: facts.clone(),
-            imds_v1: false,
-            clock,
-            nonce: || [7; 12],
-            audit: audit.clone(),
-            events: Some(events.clone()),
-            metrics: metrics.clone(),
-        }));
-        Self { kernel, issuer, store, ruling, facts, bridge, events, audit, metrics }
-    }
-
-    fn socket(&self, netns: u64, cookie: u64, pod: &str, container: &str) {
-        let identity =
-            KernelIdentity { pod: PodUid::parse(pod).unwrap(), container: ContainerId::parse(container).unwrap() };
-        let mut sockets = self.kernel.0.lock().unwrap();
-        sockets.retain(|(socket, _)| socket.netns != NetnsId(netns));
-        let cgroup = netns * 1000 + cookie;
-        sockets.push((ClientSocket { netns: NetnsId(netns), host: false, cookie, cgroup }, identity));
-    }
-
-    fn apply(&self, object: Value) {
-        let object: SlimPod = serde_json::from_value(object).unwrap();
-        self.store.update(|index| index.apply_pod(pod_entry(&object).unwrap()));
-    }
-
-    fn namespace(&self, annotations: Value) {
-        let object: SlimMeta =
-            serde_json::from_value(json!({"metadata": {"name": "shop", "annotations": annotations}})).unwrap();
-        self.store.update(|index| index.apply_namespace(namespace_entry(&object).unwrap()));
-    }
-
-    /// Whether this line is among the metrics.
-    fn counted(&self, series: &str) -> bool {
-        String::from_utf8(self.metrics.render().1).unwrap().lines().any(|line| line == series)
-    }
-
-    /// One request as this connection's caller; the token is asked for as the caller is at that moment.
-    async fn get(&self, path: &str) -> (u16, String) {
-        let (_, token) = self.send("PUT", "/latest/api/token", &[("x-aws-ec2-metadata-token-ttl-seconds", "60")]).await;
-        self.send("GET", path, &[("x-aws-ec2-metadata-token", &token)]).await
-    }
-
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
-        let mut request = http::Request::builder().method(method).uri(path).header("host", "169.254.169.254");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let (head, ()) = request.body(()).unwrap().into_parts();
-        let (parts, body) = self.bridge.handle(&connection(), &head).await.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        (parts.status.as_u16(), String::from_utf8_lossy(&body).into_owned())
-    }
-}
-
-fn connection() -> Connection {
-    Connection {
-        peer: SocketAddr::new(IpAddr::from(IP), 40000),
-        server: SocketAddr::new(IpAddr::from([169, 254, 169, 254]), 80),
-    }
-}
-
-/// Every role of the base account.
-fn rules() -> Rules {
-    let base = BaseArn::parse("arn:aws:iam::111122223333:role/").unwrap();
-    Rules {
-        ceiling: vec![Glob::parse("arn:aws:iam::111122223333:role/*").unwrap()],
-        base,
-        own_roles: vec![],
-        require_allow: true,
-        allow: HashMap::new(),
-        container_roles: ContainerRoles::Shared,
-        session_scope: SessionScope::Pod,
-        node: "n".into(),
-    }
-}
-
-fn pod(uid: &str, annotations: Value) -> Value {
-    let ip = IpAddr::from(IP).to_string();
-    json!({
-        "metadata": {"name": uid, "namespace": "shop", "uid": uid, "annotations": annotations},
-        "status": {"podIP": ip, "containerStatuses": [{"name": "app", "containerID": "containerd://a"}]}
-    })
-}
-
-const LIST: &str = "/latest/meta-data/iam/security-credentials/";
-
-fn credentials(role: &str) -> String {
-    format!("{LIST}{role}")
-}
-
-async fn after(time: u64, change: impl FnOnce()) {
-    tokio::time::sleep(Duration::from_millis(time)).await;
-    change();
-}
+use support::{LIST, Test, WEB, credentials, pod};
 
 #[tokio::test(start_paused = true)]
 async fn a_known_pod_gets_its_role_at_once() {
@@ -468,4 +233,9 @@ async fn tokens_and_version_one() {
     let lost = ("x-aws-ec2-metadata-token", "lost");
     assert_eq!(test.send("GET", LIST, &[lost]).await.0, 200, "a token that is lost is no worse than none");
     assert_eq!(test.send("GET", LIST, &[lost, forwarded]).await.0, 401, "and no better either");
+}
+
+async fn after(time: u64, change: impl FnOnce()) {
+    tokio::time::sleep(Duration::from_millis(time)).await;
+    change();
 }

@@ -1,19 +1,19 @@
 //! What becomes of denials: Events that are few and never in anybody's way, whatever pods do.
 
 use std::future::pending;
-use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
+use podrole::caller::ClientSocket;
 use podrole::events::schedule::Limits;
 use podrole::events::sink::{Report, Sink, SinkError};
 use podrole::issuer::Code;
-use podrole::types::Denial;
+use podrole::types::{Denial, KernelIdentity};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{ClientSocket, KernelIdentity, LIST, Test, WEB, connection, credentials, pod, rules};
+use crate::support::{LIST, Lines, Test, WEB, connection, credentials, pod, rules};
 
 /// Where Events go: what was written, or why nothing is.
 #[derive(Clone, Default)]
@@ -39,19 +39,6 @@ impl Sink for FakeSink {
 impl FakeSink {
     fn attempts(&self) -> Vec<Report> {
         self.attempts.lock().unwrap().clone()
-    }
-}
-
-/// Audit lines, kept.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -1,22 +1,21 @@
 //! The two sides: the daemon's middle, asked by request, and `explain`, asked by its arguments.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
 use podrole::cli::explain::{ExplainArgs, report};
 use podrole::config::{Config, RunArgs};
+use podrole::events::schedule::Limits;
 use podrole::explain::{ContainerReport, Report, Verdict};
-use podrole::pods::convert::service_account_entry;
+use podrole::pods::convert::{SlimMeta, namespace_entry, service_account_entry};
 use podrole::types::RoleArn;
 use serde_json::{Value, json};
 
 use super::cases::{Case, NODE, UID};
-use crate::{LIST, Limits, SlimMeta, Test, credentials, namespace_entry};
+use crate::support::{LIST, Lines, Test, credentials};
 
 /// What one container is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,20 +41,6 @@ impl Answer {
 struct Run {
     #[command(flatten)]
     args: RunArgs,
-}
-
-/// What is written to the audit log.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Each container asks a daemon that was started with the case's flags and has seen the case's objects.
