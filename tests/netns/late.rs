@@ -26,10 +26,8 @@ pub(crate) const TRIALS: &[Trial] = &[
 
 const LATE: Duration = Duration::from_millis(300);
 const TOO_LATE: Duration = Duration::from_secs(5);
-/// What the daemon may take before it tells a client to come again: it answers when that is over, not before.
+/// Within which a client has its answer, whatever it is: 50 ms more than the daemon waits for what it does not know yet.
 const BUDGET: Duration = Duration::from_millis(800);
-/// The way there and back, and what measuring adds.
-const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 fn late_pod() -> Result<()> {
     let rig = ready()?;
@@ -138,7 +136,7 @@ fn in_time(pod: &Pod) -> Result<()> {
         let (answer, took) = timed(|| ask_role(client, &token));
         let answer = answer?;
         ensure!(answer.status == 503, "{answer:?}");
-        ensure!(took > BUDGET - Duration::from_millis(100) && took < BUDGET + ON_THE_WAY, "{took:?}");
+        ensure!(took > BUDGET - Duration::from_millis(100) && took < BUDGET, "{took:?}");
     }
     Ok(())
 }

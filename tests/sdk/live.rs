@@ -22,8 +22,8 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_pod_that_terminates_is_served_to_its_end", terminating),
 ];
 
-/// From the API server's answer to the pod's next one: a watch event away, and 800 ms more where the pod is not known any more, which
-/// the client waits out. A busy machine needs more than the 10 ms of an idle one.
+/// From the API server's answer to the pod's next one: a watch event away, and the daemon's hold more where the pod is not known any
+/// more, which the client waits out. A busy machine needs more than the 10 ms of an idle one.
 const LIVE: Duration = Duration::from_secs(2);
 const ENTRIES: &str = "podrole_credential_cache_entries";
 
@@ -75,7 +75,7 @@ fn deleted() -> Result<()> {
     ensure!(before >= 2.0, "{before} identities are in the cache");
     // Its processes run on: the API server is faster than a kubelet.
     rig.kube.delete("Pod", TEAM, "web")?;
-    soon("deleted, 800 ms of hold included", becomes_refused(&rig, agent.v4(), 503)?)?;
+    soon("deleted, the hold included", becomes_refused(&rig, agent.v4(), 503)?)?;
     proc::until("its credentials to be forgotten", SOON, || Ok((entries()? == before - 1.0).then_some(())))?;
     // Somebody else of the same name has a right of its own, and this one still has none.
     let again = with_role(&rig, TEAM, "web", "web-role")?;
@@ -97,7 +97,7 @@ fn terminating() -> Result<()> {
     becomes(&rig, kept.agent("app")?.v4(), "kept-role", &[])?;
     served(&rig, agent.v4(), "web-role")?;
     rig.kube.delete("Pod", TEAM, "web")?;
-    soon("deleted at last, 800 ms of hold included", becomes_refused(&rig, agent.v4(), 503)?)?;
+    soon("deleted at last, the hold included", becomes_refused(&rig, agent.v4(), 503)?)?;
     no_leak(&rig)
 }
 
