@@ -17,6 +17,8 @@ mod claims;
 mod connections;
 #[path = "netns/containers.rs"]
 mod containers;
+#[path = "netns/failed_starts.rs"]
+mod failed_starts;
 #[path = "netns/family.rs"]
 mod family;
 #[path = "netns/flags.rs"]
@@ -46,13 +48,14 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 15] = [
+    let modules: [&[Trial]; 16] = [
         answers::TRIALS,
         attacks::TRIALS,
         by_address::TRIALS,
         claims::TRIALS,
         connections::TRIALS,
         containers::TRIALS,
+        failed_starts::TRIALS,
         flags::TRIALS,
         guard::TRIALS,
         late::TRIALS,
