@@ -17,6 +17,8 @@ mod claims;
 mod connections;
 #[path = "netns/containers.rs"]
 mod containers;
+#[path = "netns/failed_starts.rs"]
+mod failed_starts;
 #[path = "netns/family.rs"]
 mod family;
 #[path = "netns/flags.rs"]
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         claims::TRIALS,
         connections::TRIALS,
         containers::TRIALS,
+        failed_starts::TRIALS,
         flags::TRIALS,
         guard::TRIALS,
         late::TRIALS,

@@ -1,5 +1,6 @@
 //! Which status for which state of affairs: SDKs stop at a 404, come again after a 503, and show the `Code` of a 200 to their users.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -129,15 +130,23 @@ fn later() -> Result<()> {
         Fault::ExpiredToken,
         Fault::Stall,
     ];
+    let mut asking = Vec::new();
     for fault in faults {
-        rig.sts.fail_role(&arn(WEB), Some(fault));
-        let pod = rig.pod_with_role(TEAM, &format!("{fault:?}").to_lowercase(), WEB)?;
-        let app = pod.agent("app")?;
+        let name = format!("{fault:?}").to_lowercase();
+        rig.sts.fail_role(&arn(&name), Some(fault));
+        let app = rig.pod_with_role(TEAM, &name, &name)?.agent("app")?;
         let token = app.v4().token()?;
-        come_again(&app, &token, &path_of(WEB))?;
-        rig.delete(pod)?;
+        asking.push((app, token, name));
     }
-    Ok(())
+    // Each takes most of a client's patience, so all at once.
+    thread::scope(|scope| -> Result<()> {
+        let come_again = |(app, token, role): &(Agent, String, String)| come_again(app, token, &path_of(role));
+        let threads: Vec<_> = asking.iter().map(|one| scope.spawn(move || come_again(one))).collect();
+        for thread in threads {
+            thread.join().map_err(|_| anyhow::anyhow!("an asking thread panicked"))??;
+        }
+        Ok(())
+    })
 }
 
 fn in_hand() -> Result<()> {

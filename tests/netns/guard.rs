@@ -1,15 +1,10 @@
 //! A node is closed before anything can fail, and stays closed when something does.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use podrole_lab::agent::{Agent, Load, LoadReport, Target};
 use podrole_lab::imds::Mode;
 use podrole_lab::pod::{PodSpec, Shape};
-use podrole_lab::proc;
 use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::{Trial, mount_cgroup1, scratch};
 
@@ -21,10 +16,6 @@ use crate::support::{
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("guard_closes_a_node_that_never_ran_podrole", fresh),
     Trial::new("guard_leaves_a_serving_daemon_alone", beside_a_daemon),
-    Trial::new("starts_that_fail_after_guard_leak_nothing", failing_start_after_guard),
-    // See below, of cgroup version 1.
-    Trial::new("a_start_on_cgroup_version_1_after_guard_leaks_nothing", cgroup1_after_guard).may_skip(),
-    Trial::new("control_starts_that_fail_without_guard_leak", failing_start_without_guard),
     Trial::new("settings_that_are_wrong_are_all_told_at_once_and_the_node_is_closed", bad_settings),
     Trial::new("guard_told_of_a_metadata_service_that_is_none_says_so_and_the_node_is_closed", bad_endpoint),
     Trial::new("a_node_without_cgroup2_is_refused_and_closed", no_cgroup2),
@@ -64,108 +55,6 @@ fn beside_a_daemon() -> Result<()> {
     ensure!(output.status.success(), "{}", said(&output));
     ensure!(listener_port(&rig)? == port, "the serving daemon's rules were replaced");
     served_both(&rig, &pod.agent("app")?, "web-role")
-}
-
-/// After `guard`, a pod knocks all the time while `run` fails to start: nothing gets out, and nothing is answered but "not yet".
-fn failing_start_after_guard() -> Result<()> {
-    let mut rig = rig()?;
-    ensure!(rig.podrole(&["guard"])?.status.success());
-    let families = knocked_while(&mut rig, |rig, agent| {
-        ends(rig, &["--identity", "guess"], 64)?;
-        ends(rig, &["--cgroup-root", "/run/netns"], 1)?;
-        ends(rig, &["--kubeconfig", "/nonexistent"], 1)?;
-        // This one does not end: it waits for the API server, and serves as far as it can.
-        rig.kube.down(true)?;
-        start_unready(rig)?;
-        for client in [agent.v4(), agent.v6()] {
-            let error = refused(rig, client)?;
-            ensure!(error.status() == Some(503), "{error}");
-        }
-        Ok(())
-    })?;
-    nothing_but_not_yet(&families)?;
-    no_leak(&rig)
-}
-
-fn cgroup1_after_guard() -> Result<()> {
-    let place = scratch().join("cgroup1");
-    mount_cgroup1(&place)?;
-    let mut rig = rig()?;
-    ensure!(rig.podrole(&["guard"])?.status.success());
-    let families = knocked_while(&mut rig, |rig, _| ends(rig, &["--cgroup-root", &place.display().to_string()], 1))?;
-    nothing_but_not_yet(&families)?;
-    no_leak(&rig)
-}
-
-/// Even a start that fails closes the node by itself; until it does, everything gets out.
-fn failing_start_without_guard() -> Result<()> {
-    let mut rig = rig()?;
-    let families = knocked_while(&mut rig, |rig, _| {
-        proc::until("answers to the knocking over both families", Duration::from_secs(5), || {
-            let seen = rig.imds.from_pods();
-            let many = |of: fn(&IpAddr) -> bool| seen.iter().filter(|seen| of(&seen.local.ip())).count() > 4;
-            Ok((many(IpAddr::is_ipv4) && many(IpAddr::is_ipv6)).then_some(()))
-        })?;
-        ends(rig, &["--identity", "guess"], 64)
-    })?;
-    let told = |family: &Vec<LoadReport>| family.iter().any(|report| report.with_status(200) > 0);
-    ensure!(families.iter().all(told), "the node's role was told to nobody: {families:?}");
-    ensure!(nothing_but_not_yet(&families).is_err(), "the same check finds no fault: {families:?}");
-    leak(&rig)
-}
-
-/// `run` with these flags ends by itself with this code.
-fn ends(rig: &mut Rig, flags: &[&str], code: i32) -> Result<()> {
-    rig.launch(flags)?;
-    let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
-    ensure!(status.code() == Some(code), "{flags:?}: {status}: {}", rig.daemon()?.logs());
-    Ok(())
-}
-
-/// Over each family most knocks were in vain, and whatever answered said "no token" or "come again".
-fn nothing_but_not_yet(families: &[Vec<LoadReport>]) -> Result<()> {
-    for family in families {
-        for report in family {
-            ensure!(report.answered() == report.with_status(401) + report.with_status(503), "{report:?}");
-        }
-        ensure!(family.iter().map(LoadReport::failed).sum::<u64>() > 10, "{family:?}");
-    }
-    Ok(())
-}
-
-/// Does `work` while a pod knocks at both metadata addresses without a pause, from before to after it.
-fn knocked_while(rig: &mut Rig, work: impl FnOnce(&mut Rig, &Agent) -> Result<()>) -> Result<Vec<Vec<LoadReport>>> {
-    const ROUND: Duration = Duration::from_millis(500);
-    let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
-    let agents = [pod.agent("app")?, pod.agent("app")?];
-    let third = pod.agent("app")?;
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let knocking: Vec<_> = [Target::v4(), Target::v6()]
-            .into_iter()
-            .zip(&agents)
-            .map(|(target, agent)| {
-                let target = target.timeout(Duration::from_millis(50));
-                let request = agent.to(target).render("GET", "/latest/meta-data/iam/security-credentials/", &[]);
-                let load = Load::new(target, &request).workers(2).duration(ROUND);
-                let done = &done;
-                scope.spawn(move || {
-                    let mut reports = Vec::new();
-                    while !done.load(Ordering::Relaxed) {
-                        reports.push(agent.load(&load)?);
-                    }
-                    anyhow::Ok(reports)
-                })
-            })
-            .collect();
-        let worked = work(rig, &third);
-        done.store(true, Ordering::Relaxed);
-        let mut families = Vec::new();
-        for thread in knocking {
-            families.push(thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))??);
-        }
-        worked.map(|()| families)
-    })
 }
 
 fn bad_settings() -> Result<()> {
