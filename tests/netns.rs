@@ -50,7 +50,7 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 16] = [
+    let modules: [&[Trial]; 17] = [
         answers::TRIALS,
         attacks::TRIALS,
         by_address::TRIALS,

@@ -6,6 +6,7 @@
     reason = "rules for the daemon; the lab watches real time pass and starts processes"
 )]
 
+mod demo;
 mod metadata;
 mod pods;
 mod worlds;
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
             Trial::new("pods_can_reuse_an_address", pods::pods_can_reuse_an_address),
             Trial::new("objects_say_what_is_there", pods::objects_say_what_is_there),
             Trial::new("many_pods_are_quick", pods::many_pods_are_quick),
+            Trial::new("demo_fails_when_something_is_wrong", demo::fails_when_something_is_wrong),
+            Trial::new("demo_stays_until_it_is_told_to_end", demo::stays_until_it_is_told_to_end),
             Trial::new("worlds_vanish_when_killed", worlds::vanish_when_killed),
             Trial::new("worlds_clean_up_after_signals", worlds::clean_up_after_signals),
             Trial::new("worlds_clean_up_after_a_panic", worlds::clean_up_after_a_panic),

@@ -21,7 +21,7 @@ use podrole_lab::proc::{self, Process, until};
 use podrole_lab::world::{self, Trial, run_trials};
 
 const SUBJECT: &str = "--subject";
-const LONG: Duration = Duration::from_secs(10);
+pub(crate) const LONG: Duration = Duration::from_secs(10);
 
 /// What this program does when it is started as somebody else's subject.
 pub(crate) fn subject() -> Option<ExitCode> {
@@ -110,7 +110,7 @@ impl Subject {
 }
 
 /// The lab's cgroups that are here now.
-fn cgroups() -> Result<BTreeSet<PathBuf>> {
+pub(crate) fn cgroups() -> Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(world::CGROUP_ROOT)? {
         let entry = entry?;
@@ -121,7 +121,7 @@ fn cgroups() -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-fn processes(cgroup: &Path) -> Result<BTreeSet<u32>> {
+pub(crate) fn processes(cgroup: &Path) -> Result<BTreeSet<u32>> {
     let mut found: BTreeSet<u32> = match fs::read_to_string(cgroup.join("cgroup.procs")) {
         Ok(text) => text.lines().map(str::parse).collect::<Result<_, _>>()?,
         Err(_) => return Ok(BTreeSet::new()),
@@ -136,14 +136,14 @@ fn processes(cgroup: &Path) -> Result<BTreeSet<u32>> {
 }
 
 /// The network namespaces that these processes are in.
-fn networks(pids: &BTreeSet<u32>) -> BTreeSet<u64> {
+pub(crate) fn networks(pids: &BTreeSet<u32>) -> BTreeSet<u64> {
     // A process may end while it is looked at.
     let of = |pid: &u32| fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|namespace| namespace.ino());
     pids.iter().filter_map(of).collect()
 }
 
 /// Every process that this trial can see, those of other trials too.
-fn everybody() -> Result<BTreeSet<u32>> {
+pub(crate) fn everybody() -> Result<BTreeSet<u32>> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc")? {
         found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));

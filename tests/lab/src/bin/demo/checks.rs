@@ -44,3 +44,24 @@ impl Checks {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_mismatch_is_a_failure() {
+        let screen = Screen::new();
+        let mut checks = Checks::default();
+        checks.same("a number", 1, 1);
+        checks.that(true, || "not asked for".to_owned());
+        assert!(!checks.any_failed() && checks.report(&screen));
+        checks.same("a role", "node-role", "web");
+        assert!(checks.any_failed() && !checks.report(&screen));
+        // What is right afterwards does not make it good.
+        checks.that(true, String::new);
+        assert!(!checks.report(&screen));
+        assert_eq!(checks.failures, ["a role: expected \"web\", found \"node-role\""]);
+        assert_eq!(checks.made, 4);
+    }
+}

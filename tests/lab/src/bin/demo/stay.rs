@@ -32,8 +32,9 @@ pub(crate) fn stay(stage: &Stage, outer_pid: &str) -> Result<()> {
         .heading("STILL RUNNING, FOR 8 HOURS OR UNTIL CTRL-C", "paste the first line into another terminal, then try:");
     let child = format!("/proc/{outer_pid}/task/{outer_pid}/children");
     screen.line(&format!("   box() {{ {sudo}nsenter -m -n -p -t $(cat {child}) {} \"$@\"; }}", enter.display()));
+    let path = path(&bin)?;
     for (needs, line) in tries(&stage.rig.daemon()?.options().admin.to_string())? {
-        if find(needs).is_some() {
+        if env::split_paths(&path).any(|dir| dir.join(needs).is_file()) {
             screen.line(&format!("   box {line}"));
         }
     }
@@ -62,15 +63,22 @@ fn tries(admin: &str) -> Result<Vec<(&'static str, String)>> {
     ])
 }
 
+/// Where commands on the node are looked for: here, where the user has them, and where `tests/cluster/build.sh` puts kubectl.
+fn path(bin: &Path) -> Result<String> {
+    let program = env::current_exe().context("find this program")?;
+    let prepared = program.ancestors().nth(2).context("this program is in a build directory")?.join("cluster");
+    let path = env::var("PATH").context("PATH is text")?;
+    Ok(format!("{}:{path}:{}", bin.display(), prepared.display()))
+}
+
 /// Runs a command on the node, or a shell; `kubectl` finds the API, and leaves its cache here.
 fn box_script(bin: &Path) -> Result<String> {
-    let path = env::var("PATH").context("PATH is text")?;
     let scratch = world::scratch();
     Ok(format!(
         "export KUBECONFIG={config} KUBECACHEDIR={cache} PATH={path}\n[ $# -gt 0 ] || set -- sh\nexec \"$@\"\n",
         config = quoted(&scratch.join("kubeconfig").display().to_string()),
         cache = quoted(&scratch.join("kube-cache").display().to_string()),
-        path = quoted(&format!("{}:{path}", bin.display())),
+        path = quoted(&path(bin)?),
     ))
 }
 
@@ -109,9 +117,4 @@ fn script(path: &PathBuf, body: &str) -> Result<()> {
 /// As a shell takes it literally.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
