@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             Trial::new("deleted_pods_leave_nothing", pods::deleted_pods_leave_nothing),
             Trial::new("pods_can_reuse_an_address", pods::pods_can_reuse_an_address),
             Trial::new("objects_say_what_is_there", pods::objects_say_what_is_there),
-            Trial::new("many_pods_are_quick", pods::many_pods_are_quick),
+            Trial::new("many_pods_are_quick", pods::many_pods_are_quick).alone(),
             Trial::new("demo_fails_when_something_is_wrong", demo::fails_when_something_is_wrong),
             Trial::new("demo_stays_until_it_is_told_to_end", demo::stays_until_it_is_told_to_end),
             Trial::new("worlds_vanish_when_killed", worlds::vanish_when_killed),
