@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use podrole_lab::proc;
 use podrole_lab::real::RealNode;
 use podrole_lab::rig::ROLE;
 use podrole_lab::runtime::Network;
@@ -19,6 +20,8 @@ pub(crate) const TRIALS: &[Trial] = &[
 
 /// What the whole way may take.
 const LIMIT: Duration = Duration::from_secs(180);
+/// For what the controllers do about one change.
+const SOON: Duration = Duration::from_secs(10);
 /// Python, boto3 and three answers.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -28,7 +31,8 @@ fn from_apply_to_boto3() -> Result<()> {
     println!("figure: node ready after {:?}", begin.elapsed());
     let podrole = installed(&site)?;
     println!("figure: podrole ready after {:?}", begin.elapsed());
-    ensure!(daemonset(&site)?["status"]["numberReady"] == 1, "the DaemonSet knows: {:#}", daemonset(&site)?["status"]);
+    // The controller hears of it when we do, not before.
+    proc::until("the DaemonSet to know", SOON, || Ok((daemonset(&site)?["status"]["numberReady"] == 1).then_some(())))?;
     let guard = RealNode::container_state(&podrole, "guard")?;
     ensure!(guard["state"]["terminated"]["exitCode"] == 0, "the guard ran first: {guard:#}");
     // It starts with a read-only root, no capability but the named ones and the runtime's seccomp profile: by the kernel's word.
