@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podrole_lab::cluster::Cluster;
+use podrole_lab::cluster::{Cluster, User};
 use podrole_lab::pod::Pod;
 use podrole_lab::proc;
 use podrole_lab::rig::{ALLOWED_ROLES, ControlPlane, Rig};
@@ -16,7 +16,8 @@ use crate::support::{Applied, Kubectl, SOON, SYSTEM, TEAM, applied, object, rend
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("the_shipped_rights_suffice", suffice),
     Trial::new("without_any_one_right_something_named_breaks", each).timeout(Duration::from_secs(300)),
-    Trial::new("without_a_right_on_events_denials_are_told_less", events).timeout(Duration::from_secs(300)).waits(),
+    Trial::new("without_create_on_events_no_denial_is_told_there", no_create).timeout(Duration::from_secs(300)).waits(),
+    Trial::new("without_patch_on_events_a_denial_is_told_once", no_patch).timeout(Duration::from_secs(300)).waits(),
 ];
 
 /// One thing that may be done: (API group, resource, verb).
@@ -95,54 +96,86 @@ fn each() -> Result<()> {
     Ok(())
 }
 
-fn events() -> Result<()> {
-    let Applied { mut rig, kubectl, account } = applied(".")?;
-    let api = Api::new(&rig)?;
-    let objects = render(".")?;
-    let role = object(&objects, "ClusterRole", "podrole")?;
-    let all = rights(role)?;
-    let without = |verb: &str| -> Result<()> {
-        let left: Vec<_> = all.iter().filter(|right| right.1 != "events" || right.2 != verb).cloned().collect();
-        ensure!(left.len() + 1 == all.len(), "{verb} events is not granted: {all:?}");
-        set(&api, role, &left)?;
-        let gone = format!("the loss of {verb} events");
-        proc::until(&gone, SOON, || Ok((!may(&kubectl, "events.k8s.io", "events", verb)?).then_some(())))
-    };
-    without("create")?;
-    rig.start(&["--kubeconfig", &account])?;
-    let (denied, bystander) = (rig.pod(spec(TEAM, "denied"))?, with_role(&rig, "bystander", "web-role")?);
-    // It goes on asking, as a program without credentials does.
-    let forbidden = |at_least: f64| -> Result<()> {
-        proc::until("a refused Event", TOLD_AGAIN, || {
-            ensure!(denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
-            let refused = rig.daemon()?.metric("podrole_events_total", &[("result", "forbidden")])?;
-            Ok((refused >= at_least).then_some(refused))
-        })
-        .map(drop)
-    };
-    let told = || -> Result<Option<u64>> {
-        let events = kubectl.run(&["get", "events.events.k8s.io", "-n", TEAM, "-o", "json"])?;
-        let events: Value = serde_json::from_str(&events.out)?;
-        Ok(list(&events["items"]).next().map(|event| event["series"]["count"].as_u64().unwrap_or(1)))
-    };
-    forbidden(1.0)?;
-    ensure!(told()?.is_none(), "an Event without the right to make one");
-    served(&rig, bystander.agent("app")?.v4(), "web-role")?;
-
-    // The first can be told now, and a repetition cannot.
-    without("patch")?;
-    proc::until("the Event, once it may be made", TOLD_AGAIN, told)?;
-    let before = rig.daemon()?.metric("podrole_events_total", &[("result", "forbidden")])?;
-    forbidden(before + 1.0)?;
-    ensure!(told()? == Some(1), "a series without the right to patch: {:?}", told()?);
-
+fn no_create() -> Result<()> {
+    let site = Untold::without("create")?;
+    site.until_refused()?;
+    ensure!(site.told()?.is_none(), "an Event without the right to make one");
     // The control: with both rights the same daemon tells it.
-    set(&api, role, &all)?;
-    proc::until("the series", TOLD_AGAIN, || {
-        ensure!(denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
-        Ok(told()?.filter(|count| *count > 1))
+    site.with_all()?;
+    proc::until("the Event, once it may be made", TOLD_AGAIN, || site.told())?;
+    site.serves_others()
+}
+
+fn no_patch() -> Result<()> {
+    let site = Untold::without("patch")?;
+    proc::until("the first Event", SOON, || {
+        site.ask()?;
+        site.told()
     })?;
-    served(&rig, bystander.agent("app")?.v4(), "web-role").map(drop)
+    site.until_refused()?;
+    ensure!(site.told()? == Some(1), "a series without the right to patch: {:?}", site.told()?);
+    site.with_all()?;
+    proc::until("the series", TOLD_AGAIN, || {
+        site.ask()?;
+        Ok(site.told()?.filter(|count| *count > 1))
+    })?;
+    site.serves_others()
+}
+
+/// A daemon that lacks a right on Events, a pod that is denied, and one that is not.
+struct Untold {
+    applied: Applied,
+    role: Value,
+    denied: Pod,
+    bystander: Pod,
+}
+
+impl Untold {
+    fn without(verb: &str) -> Result<Self> {
+        let mut applied = applied(".")?;
+        let role = object(&render(".")?, "ClusterRole", "podrole")?.clone();
+        let mut left = rights(&role)?;
+        let granted = left.len();
+        left.retain(|right| right.1 != "events" || right.2 != verb);
+        ensure!(left.len() + 1 == granted, "{verb} events is not granted: {role}");
+        set(&Api::new(&applied.rig)?, &role, &left)?;
+        let gone = format!("the loss of {verb} events");
+        let may = || may(&applied.kubectl, "events.k8s.io", "events", verb);
+        proc::until(&gone, SOON, || Ok((!may()?).then_some(())))?;
+        applied.rig.start(&["--kubeconfig", &applied.account])?;
+        let denied = applied.rig.pod(spec(TEAM, "denied"))?;
+        let bystander = with_role(&applied.rig, "bystander", "web-role")?;
+        Ok(Self { applied, role, denied, bystander })
+    }
+
+    fn with_all(&self) -> Result<()> {
+        set(&Api::new(&self.applied.rig)?, &self.role, &rights(&self.role)?)
+    }
+
+    /// As a program without credentials does, again and again.
+    fn ask(&self) -> Result<()> {
+        ensure!(self.denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
+        Ok(())
+    }
+
+    fn until_refused(&self) -> Result<()> {
+        proc::until("a refused Event", TOLD_AGAIN, || {
+            self.ask()?;
+            let refused = self.applied.rig.daemon()?.metric("podrole_events_total", &[("result", "forbidden")])?;
+            Ok((refused >= 1.0).then_some(()))
+        })?;
+        self.serves_others()
+    }
+
+    /// How often the Event says that it happened, if there is one.
+    fn told(&self) -> Result<Option<u64>> {
+        let events = self.applied.rig.kube.list(User::Admin, "Event", TEAM, "")?;
+        Ok(list(&events["items"]).next().map(|event| event["series"]["count"].as_u64().unwrap_or(1)))
+    }
+
+    fn serves_others(&self) -> Result<()> {
+        served(&self.applied.rig, self.bystander.agent("app")?.v4(), "web-role").map(drop)
+    }
 }
 
 /// Starts a daemon and shows what it cannot do.

@@ -84,15 +84,18 @@ pub(crate) fn reap(child: &mut Child, timeout: Duration) -> Result<Option<ExitSt
     }
 }
 
-/// Asks `probe` every few milliseconds until it gives a value; an error that names `what` after `timeout`.
+/// Asks `probe` until it gives a value; an error that names `what` after `timeout`. Every 5 ms at first and less often the longer it
+/// has waited, by 2 % of that: whoever waits a minute does not take the machine from everybody else.
 pub fn until<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + timeout;
+    const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
+    let begin = Instant::now();
     loop {
         if let Some(value) = probe().with_context(|| format!("while waiting for {what}"))? {
             return Ok(value);
         }
-        ensure!(Instant::now() < deadline, "waited {timeout:?} in vain for {what}");
-        thread::sleep(Duration::from_millis(5));
+        let waited = begin.elapsed();
+        ensure!(waited < timeout, "waited {timeout:?} in vain for {what}");
+        thread::sleep((waited / 50).clamp(PAUSES.0, PAUSES.1));
     }
 }
 
