@@ -22,8 +22,7 @@ mod corpus;
 mod egress;
 #[path = "addon/events.rs"]
 mod events;
-#[path = "sdk/support.rs"]
-#[allow(dead_code, reason = "the SDKs' trials use all of it")]
+#[path = "sdk/judge.rs"]
 mod judge;
 #[path = "addon/manifests.rs"]
 mod manifests;

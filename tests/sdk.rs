@@ -15,6 +15,8 @@ mod explain;
 mod faults;
 #[path = "sdk/identity.rs"]
 mod identity;
+#[path = "sdk/judge.rs"]
+mod judge;
 #[path = "sdk/kube_api.rs"]
 mod kube_api;
 #[path = "sdk/live.rs"]

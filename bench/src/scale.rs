@@ -50,6 +50,7 @@ pub(crate) fn start(report: &mut Report) -> Result<Rig> {
     report.add("    and with its nft child at its peak", own + nft, "MiB", Bound::AtMost(32.0));
 
     let before = daemon.usage()?.cpu;
+    // This is what is measured: time in which nobody asks.
     thread::sleep(IDLE);
     let idle = (daemon.usage()?.cpu - before).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
     report.add(format!("idle, {PODS} pods: share of a core"), idle, "%", Bound::AtMost(0.1));
