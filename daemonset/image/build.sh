@@ -1,18 +1,18 @@
 #!/bin/sh
-# Builds podrole's image with neither a container engine nor a base image, and its bill of materials beside it.
+# Builds podrole's image and its bill of materials, with neither a container engine nor a base image.
 #
-#   build.sh [ARCH]     amd64 or arm64; without, this machine's
+#   build.sh [ARCH]     amd64 or arm64; default: this machine's
 #
 #   target/image/podrole-ARCH.oci        an OCI layout
-#   target/image/podrole-ARCH.oci.tar    the same as an archive: `ctr -n k8s.io images import` takes it
-#   target/image/podrole-ARCH.cdx.json   CycloneDX: crates that are compiled in, Debian packages
+#   target/image/podrole-ARCH.oci.tar    the same as an archive, for `ctr -n k8s.io images import`
+#   target/image/podrole-ARCH.cdx.json   CycloneDX: the crates that are compiled in and the Debian packages
 #
-# One commit, one toolchain and one state of Debian's mirror give one digest. Set to have it otherwise (and rootfs.sh's mirrors):
-#   PODROLE_IMAGE_NAME      what containerd is to call it; localhost/podrole
-#   PODROLE_IMAGE_DIR       where the results go; target/image
-#   PODROLE_IMAGE_BINARY    a binary to put in, instead of one built here
-#   PODROLE_IMAGE_SOURCE    the address of the published source, for the label of that name; `repository` in Cargo.toml
-#   SOURCE_DATE_EPOCH       the one time in the image; that of the last commit
+# The same commit, toolchain and state of Debian's mirror give the same digest. Settings, beside the mirrors in rootfs.sh:
+#   PODROLE_IMAGE_NAME      the image's name in containerd; default: localhost/podrole
+#   PODROLE_IMAGE_DIR       where the results go; default: target/image
+#   PODROLE_IMAGE_BINARY    a binary to use instead of building one
+#   PODROLE_IMAGE_SOURCE    the URL of the published source, for the label `source`; default: `repository` in Cargo.toml
+#   SOURCE_DATE_EPOCH       the time of everything in the image; default: that of the last commit
 set -eu
 umask 022
 export LC_ALL=C
@@ -34,7 +34,7 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 name=${PODROLE_IMAGE_NAME:-localhost/podrole}
 
-# A package of the source has no commits.
+# A source archive has no commits.
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
 export SOURCE_DATE_EPOCH
 created=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
@@ -46,13 +46,13 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$here/rootfs.sh" "$arch" "$work/rootfs.tar"
 
-# Everything that tar would take from the file system, it is told.
+# Fixes everything that tar would otherwise take from the file system, so that the archive is reproducible.
 pack() { tar --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner "$@"; }
 install -D -m 0755 "$binary" "$work/podrole/usr/bin/podrole"
 install -D -m 0644 LICENSE "$work/podrole/usr/share/doc/podrole/copyright"
 pack -C "$work/podrole" -cf "$work/podrole.tar" usr
 
-# The root file system first: it changes less often than podrole, and nodes keep layers.
+# The root file system comes first: it changes less often than podrole, and nodes cache layers.
 oci=$work/oci
 umoci init --layout "$oci"
 umoci new --image "$oci:$version"
@@ -77,12 +77,12 @@ source|${PODROLE_IMAGE_SOURCE:-$(field repository)}
 licenses|$(field license)
 created|$created
 LABELS
-# Root, as Kubernetes gives added capabilities to nobody else; the manifests leave it no more than the named ones.
+# Root, because Kubernetes gives added capabilities to no other user; the manifests drop all capabilities but the named ones.
 umoci config --image "$oci:$version" --no-history --created "$created" --author podrole --os linux --architecture "$arch" \
     --config.user 0:0 --config.workingdir / --config.env PATH=/usr/sbin:/usr/bin \
     --config.entrypoint /usr/bin/podrole --config.cmd run "$@"
 umoci gc --layout "$oci" >&2
-# containerd names the image by this; the tag alone would get a name with today's date.
+# containerd takes the image's name from this annotation. From the tag alone it would make a name with the date of the import.
 digest=$(python3 "$here/oci.py" "$oci/index.json" "$name:$version" "$arch")
 
 stem=podrole-$arch

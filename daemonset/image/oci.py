@@ -1,6 +1,6 @@
-"""Names the image in an OCI layout's index and says its digest: oci.py INDEX NAME:TAG ARCH
+"""Names the image in the index of an OCI layout and prints its digest: oci.py INDEX NAME:TAG ARCH
 
-umoci writes the tag alone, of which containerd makes a name with the date of the import.
+umoci writes only the tag, from which containerd would make a name with the date of the import.
 """
 
 import json

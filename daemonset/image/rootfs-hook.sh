@@ -1,9 +1,9 @@
-# Run by mmdebstrap, in its shell, on the directory $1 with the packages just unpacked: what their scripts would have done.
+# mmdebstrap runs this on the directory $1 after unpacking the packages. It does what the packages' scripts would have done.
 set -eu
 cd "$1"
 debs=$1/var/cache/apt/archives
 
-# Of these only some files are wanted: what they depend on, openssl and a shell, is for their scripts.
+# Only some files of these packages are needed. Their dependencies, openssl and a shell, are needed only by their scripts.
 mkdir "$debs/files"
 (cd "$debs" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq -o APT::Sandbox::User=root download base-files ca-certificates)
 for package in base-files ca-certificates; do
@@ -12,12 +12,12 @@ for package in base-files ca-certificates; do
     cp "$debs/files/usr/share/doc/$package/copyright" "usr/share/doc/$package/"
 done
 cp "$debs/files/usr/lib/os-release" etc/os-release
-# In one order wherever it is built. Not all of them end with a newline.
+# In a fixed order, so that the result is reproducible. Not every file ends with a newline.
 mkdir -p etc/ssl/certs
 (cd "$debs/files/usr/share/ca-certificates/mozilla" && LC_ALL=C && for pem in *.crt; do cat "$pem" && echo; done) |
     grep -v '^$' > etc/ssl/certs/ca-certificates.crt
 
-# What is inside, a file for each package, where scanners look in images that have no package manager.
+# One file per package, where scanners look in images without a package manager.
 mkdir var/lib/dpkg/status.d
 for deb in "$debs"/*.deb; do
     package=$(dpkg-deb -f "$deb" Package)

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes the image's root file system, a tar of what nft and podrole need and no more: no shell, no package manager.
+# Builds the image's root file system: a tar with what nft and podrole need and nothing else, so no shell and no package manager.
 #
-#   rootfs.sh ARCH OUT.tar     ARCH as Debian says it: amd64, arm64
+#   rootfs.sh ARCH OUT.tar     ARCH is Debian's name: amd64, arm64
 #
-# `extract` only unpacks, so no program of the target runs and a foreign architecture needs no emulator. The same packages give the
-# same bytes; SOURCE_DATE_EPOCH is the latest time in them.
+# mmdebstrap's `extract` variant only unpacks: no program of the target runs, so a foreign architecture needs no emulator. The same
+# packages give the same bytes; times later than SOURCE_DATE_EPOCH are set to it.
 set -eu
 
-# The C library must not be older than the one podrole is linked with, or it does not start: the oldest release that README names.
+# The oldest release that README supports. podrole does not start if its C library is older than the one podrole was linked with.
 suite=bookworm
 arch=$1
 out=$2
@@ -15,7 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 fail() { printf 'rootfs: %s\n' "$*" >&2; exit 1; }
 
-# The mirror that this machine's apt uses, whatever release the machine itself is of. Other vendors' repositories are left out.
+# The mirror that this machine's apt uses, for any release. Repositories of other vendors are ignored.
 mirror_of() {
     apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null |
         sed -n "s/^$1|//p" | sort -u | head -n 1
@@ -34,8 +34,8 @@ deb $debian $suite-updates main
 deb $security $suite-security main
 SOURCES
 
-# Without manuals, libraries of glibc's that no program here links, what apt and dpkg leave behind, and what is this machine's own.
-# Copyright notices stay: the licences ask for them.
+# Removes manuals, glibc libraries that no program here links, files of apt and dpkg, and files that belong to this machine. Copyright
+# notices stay, because the licenses require them.
 mmtarfilter \
     --path-exclude='/usr/share/doc/*/*' --path-include='/usr/share/doc/*/copyright' \
     --path-exclude='/usr/share/man*' --path-exclude='/usr/share/lintian*' \

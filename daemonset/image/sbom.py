@@ -1,7 +1,7 @@
 """Writes the image's bill of materials, CycloneDX 1.5: sbom.py TARGET ROOTFS.tar ARCH DIGEST
 
-What is compiled in is cargo's own answer for this binary and target: no tests, build scripts or macros. What else is in the image
-is what its root file system lists. The same image gives the same bytes.
+The crates are those that cargo reports for this binary and target, without tests, build scripts and macros. The other components are
+the packages that the root file system lists. The same image gives the same bytes.
 """
 
 import datetime
@@ -24,7 +24,7 @@ def cargo(*arguments):
 
 
 def checksums():
-    """SHA-256 by name and version, from the lock file: without one the crate is our own."""
+    """SHA-256 by name and version, from the lock file. A crate without a checksum is our own."""
     with open("Cargo.lock", encoding="utf-8") as file:
         blocks = file.read().split("[[package]]")[1:]
     found = {}
@@ -35,7 +35,7 @@ def checksums():
 
 
 def crates(target):
-    """Components for crates, and which needs which."""
+    """Components for the crates, and their dependencies."""
     edges = ["tree", "--package", "podrole", "--target", target, "--edges", "normal,no-proc-macro"]
     lines = cargo(*edges, "--prefix", "none", "--format", "{p}").splitlines()
     built = {tuple(line.split()[:2]) for line in lines if line}
@@ -72,7 +72,7 @@ def crate_purl(package):
 
 
 def standard_library():
-    """Rust's own, which is compiled in and in no lock file."""
+    """Rust's standard library, which is compiled in but in no lock file."""
     version, commit = (
         re.search(rf"^{field}: (.*)$", subprocess.check_output(["rustc", "-vV"], encoding="utf-8"), re.MULTILINE)[1]
         for field in ("release", "commit-hash")
@@ -89,7 +89,7 @@ def standard_library():
 
 
 def debian(rootfs):
-    """Components for the packages that the root file system lists, and which needs which."""
+    """Components for the packages that the root file system lists, and their dependencies."""
     with tarfile.open(rootfs) as tar:
         files = [entry for entry in tar.getmembers() if entry.isfile() and entry.name.startswith(STATUS)]
         parse = email.parser.Parser().parsestr
