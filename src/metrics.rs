@@ -92,8 +92,8 @@ pub enum Fault {
     KeyRing,
     /// An audit line was lost.
     AuditLost,
-    /// A listener of the second lock could not be bound.
-    SecondLock,
+    /// A metadata listener could not be bound.
+    MetadataListener,
 }
 
 // === impl Metrics ===
@@ -294,7 +294,7 @@ impl Metrics {
         let label = match fault {
             Fault::KeyRing => "key_ring",
             Fault::AuditLost => "audit_lost",
-            Fault::SecondLock => "second_lock",
+            Fault::MetadataListener => "metadata_listener",
         };
         self.faults.with_label_values(&[label]).inc();
     }

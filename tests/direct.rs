@@ -161,7 +161,7 @@ async fn every_claimant_is_told_why_it_gets_nothing() {
     twins.socket(2, 9, "twin-uid", "b");
     twins.apply(pod("twin-uid", json!({"iam.amazonaws.com/role": "db"})));
     assert_eq!(twins.send("PUT", "/latest/api/token", &ttl).await.0, 503);
-    assert!(twins.counted("podrole_denials_total{reason=\"Squatters\"} 2"), "both have the address");
+    assert!(twins.counted("podrole_denials_total{reason=\"AddressConflict\"} 2"), "both have the address");
 
     let liars = Test::empty();
     let hash = "0123456789abcdef0123456789abcdef";

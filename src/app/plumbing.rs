@@ -112,7 +112,7 @@ pub(super) async fn second_lock<K: Kernel, I: Issuer, C: Clock + Clone>(
             }
             Err(error) => {
                 if !complained {
-                    metrics.fault(Fault::SecondLock);
+                    metrics.fault(Fault::MetadataListener);
                     warn!(%address, %error, "Cannot listen on the metadata address yet; trying again");
                 }
                 true

@@ -54,7 +54,7 @@ pub enum NotOwner {
     /// agent, or an attack.
     ForeignNamespace,
     /// Several namespaces own the address, and none by right.
-    Squatters,
+    AddressConflict,
 }
 
 // === impl Owned ===
@@ -112,7 +112,7 @@ fn by_claim<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Ownershi
     match owners[..] {
         [(pod, proof)] => Ownership::Owned { pod, proof },
         [] if undecided => Ownership::NotYet(Unready::Address),
-        [] | [_, _, ..] => refused(NotOwner::Squatters, owners.into_iter().chain(others)),
+        [] | [_, _, ..] => refused(NotOwner::AddressConflict, owners.into_iter().chain(others)),
     }
 }
 
@@ -143,7 +143,7 @@ impl NotOwner {
         match self {
             Self::Ambiguous => "ambiguous",
             Self::ForeignNamespace => "foreign_namespace",
-            Self::Squatters => "squatters",
+            Self::AddressConflict => "address_conflict",
         }
     }
 
@@ -152,7 +152,7 @@ impl NotOwner {
         match self {
             Self::Ambiguous => Denial::Ambiguous,
             Self::ForeignNamespace => Denial::ForeignNamespace,
-            Self::Squatters => Denial::Squatters,
+            Self::AddressConflict => Denial::AddressConflict,
         }
     }
 
@@ -164,7 +164,7 @@ impl NotOwner {
                 "a process of this pod asked from a network namespace or an address that is not the pod's own: a mesh proxy, a CNI \
                  agent, or an attack"
             }
-            Self::Squatters => "several network namespaces own the address, and none by right",
+            Self::AddressConflict => "several network namespaces own the address, and none by right",
         }
     }
 }

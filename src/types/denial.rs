@@ -6,6 +6,8 @@
 pub enum Denial {
     /// The role is above `--role-ceiling`.
     AboveCeiling,
+    /// Several network namespaces hold the address, and none of them is its published owner.
+    AddressConflict,
     /// Two pods claim one cgroup, or in address mode one address.
     Ambiguous,
     /// STS will not give this role to podrole.
@@ -30,8 +32,6 @@ pub enum Denial {
     OwnRole,
     /// The pod has ended.
     PodFinished,
-    /// Several network namespaces own the address, and none by right.
-    Squatters,
     /// The pod asked for another role's name than its own.
     WrongRole,
 }
@@ -53,6 +53,7 @@ impl Denial {
     /// Every reason, in the order of the documentation.
     pub const ALL: [Self; 15] = [
         Self::AboveCeiling,
+        Self::AddressConflict,
         Self::Ambiguous,
         Self::AssumeRoleRefused,
         Self::BadAllowList,
@@ -65,7 +66,6 @@ impl Denial {
         Self::NoRole,
         Self::OwnRole,
         Self::PodFinished,
-        Self::Squatters,
         Self::WrongRole,
     ];
 
@@ -85,7 +85,7 @@ impl Denial {
             Self::NoRole => "NoRole",
             Self::OwnRole => "OwnRole",
             Self::PodFinished => "PodFinished",
-            Self::Squatters => "Squatters",
+            Self::AddressConflict => "AddressConflict",
             Self::WrongRole => "WrongRole",
         }
     }
@@ -103,7 +103,7 @@ impl Denial {
             | Self::NoRole
             | Self::OwnRole
             | Self::PodFinished
-            | Self::Squatters
+            | Self::AddressConflict
             | Self::WrongRole => DenialClass::RoleDenied,
         }
     }
@@ -152,7 +152,7 @@ impl Denial {
                  whatever a list allows."
             }
             Self::PodFinished => "The pod has ended; what is left of it is given nothing.",
-            Self::Squatters => {
+            Self::AddressConflict => {
                 "Several network namespaces of the node own the address that the request came from, and the API server says of none \
                  that it is that pod's address."
             }
@@ -205,7 +205,7 @@ impl Denial {
             }
             Self::OwnRole => "Make a role for the pod that has only what the pod needs.",
             Self::PodFinished => "Nothing, unless the pod still runs: then the API shows a phase that is not true.",
-            Self::Squatters => {
+            Self::AddressConflict => {
                 "Find the pod that added an address which is not its own (it has NET_ADMIN) and stop it."
             }
             Self::WrongRole => {

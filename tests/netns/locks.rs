@@ -170,6 +170,6 @@ fn port_80_taken() -> Result<()> {
     for (_, agent) in agents(&rig)? {
         served_both(&rig, &agent, "own-role")?;
     }
-    ensure!(rig.daemon()?.metric("podrole_faults_total", &[("fault", "second_lock")])? > 0.0, "nobody was told");
+    ensure!(rig.daemon()?.metric("podrole_faults_total", &[("fault", "metadata_listener")])? > 0.0, "nobody was told");
     no_leak(&rig)
 }
