@@ -22,7 +22,6 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, Endpoints, Pulse};
 use crate::audit::Audit;
-use crate::bridge::{Bridge, Identity, Parties};
 use crate::caller::netns::{self, Namespaces};
 use crate::caller::resolver::Resolver;
 use crate::caller::self_test;
@@ -33,10 +32,12 @@ use crate::events::api::KubeEvents;
 use crate::events::schedule::Limits;
 use crate::imds::{Facts, Key, KeyRing};
 use crate::metrics::{Fault, Metrics};
-use crate::pods::store::Store;
+use crate::pods::index::{ChangeKind, PodChange};
+use crate::pods::store::{OnChange, Store};
 use crate::pods::{client, taint, watch};
 use crate::readiness::Readiness;
 use crate::server::Server;
+use crate::service::{Deps, Identity, MetadataService};
 use crate::state::{self, StateError};
 use crate::tasks::{Drain, Supervisor};
 
@@ -118,12 +119,12 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
 
     let discovered = Discovered::default();
     let keys = Arc::new(ArcSwap::from_pointee(load_keys(&config.state_dir, &[], &metrics)?));
-    let store = Arc::new(Store::new(on_stale(&discovered, &audit, &events)));
-    let bridge = Arc::new(Bridge::new(Parties {
+    let store = Arc::new(Store::new(on_pod_change(&discovered, &audit, &events)));
+    let service = Arc::new(MetadataService::new(Deps {
         identity,
         store: store.clone(),
         service_accounts: config.policy.service_account_roles,
-        ruling: discovered.ruling.clone(),
+        active_policy: discovered.active_policy.clone(),
         keys: keys.clone(),
         facts: discovered.facts.clone(),
         imds_v1: config.imds_v1,
@@ -157,7 +158,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     supervisor.forever("admin", admin.serve(admin_listener, Endpoints::All));
 
     let drain = Drain::default();
-    let server = Server::new(bridge, metrics.clone(), drain.clone());
+    let server = Server::new(service, metrics.clone(), drain.clone());
     let port = plumbing.port();
     for listener in plumbing.listeners()? {
         tokio::spawn(server.clone().serve(listener));
@@ -182,7 +183,7 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
     supervisor.once(plumbing::lock_routes(start.routing));
     supervisor.forever("audit", audit.clone().sweep());
     supervisor.forever("keys", rotate_keys(config.state_dir.clone(), keys, metrics.clone()));
-    let ruling = discovered.ruling.clone();
+    let active_policy = discovered.active_policy.clone();
     supervisor.forever(
         "discovery",
         discover::run(config, discovered, audit.clone(), metrics, supervisor.runtime().clone(), start.identity),
@@ -190,8 +191,8 @@ async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle)
 
     let end = signals.wait(&mut ended).await;
     drain.finish(DRAIN).await;
-    if let Some(ruling) = ruling.load_full() {
-        ruling.cache.settle(CALLS).await;
+    if let Some(active_policy) = active_policy.load_full() {
+        active_policy.cache.settle(CALLS).await;
     }
     audit.flush(FLUSH);
     end?;
@@ -264,16 +265,19 @@ async fn start_events(config: &Config, events: Arc<Events>, supervisor: &Supervi
     Ok(())
 }
 
-/// What must be forgotten about a pod that is gone or has become another to us.
-fn on_stale(discovered: &Discovered, audit: &Arc<Audit>, events: &Option<Arc<Events>>) -> crate::pods::store::OnStale {
-    let (ruling, audit, events) = (discovered.ruling.clone(), audit.clone(), events.clone());
-    Box::new(move |uid| {
-        if let Some(ruling) = ruling.load_full() {
-            ruling.cache.forget(uid);
-        }
-        audit.forget(uid);
-        if let Some(events) = &events {
-            events.forget(uid);
+/// What the daemon forgets about a pod that is gone, or whose credentials are decided differently from now on.
+fn on_pod_change(discovered: &Discovered, audit: &Arc<Audit>, events: &Option<Arc<Events>>) -> OnChange {
+    let (active_policy, audit, events) = (discovered.active_policy.clone(), audit.clone(), events.clone());
+    Box::new(move |PodChange { uid, kind }| match kind {
+        ChangeKind::Added => {}
+        ChangeKind::Changed | ChangeKind::Gone => {
+            if let Some(policy) = active_policy.load_full() {
+                policy.cache.forget(uid);
+            }
+            audit.forget(uid);
+            if let Some(events) = &events {
+                events.forget(uid);
+            }
         }
     })
 }

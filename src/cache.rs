@@ -1,7 +1,7 @@
-//! Credentials that are ready before they are asked for again.
+//! The credential cache: credentials are fetched once, refreshed before anybody needs new ones, and shared.
 //!
-//! One worker task owns each identity. It alone calls the issuer, so a thousand requests that miss together are one call, and a
-//! client that hangs up cancels nothing. It publishes to a watch channel; requests read the channel, or wait on it.
+//! One worker task owns each key. Only it calls the issuer, so a thousand requests that miss together cause one call, and a client
+//! that hangs up cancels nothing. The worker publishes its state on a watch channel; requests read the channel or wait on it.
 
 pub mod slot;
 
@@ -13,40 +13,60 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::deadline::Deadline;
 use crate::imds::CredentialsDocument;
 use crate::issuer::{IssueError, IssueRequest, Issuer};
 use crate::metrics::{CacheLookup, Metrics};
 use crate::types::{Credentials, PodUid};
 
-/// Far above what a node's pods can use (one to a few identities each, at most some hundred pods). Beyond it the least recently
-/// used identity goes: its pods ask STS once more.
-const MAX_IDENTITIES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-/// Credentials this near their end are as good as ended: the client's own request would come too late.
+/// Far more keys than one node's pods use: a few hundred pods with one to a few keys each. Beyond it the least recently used key
+/// goes, and its pods cause one more call to STS.
+const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Credentials that expire sooner than this are not served: they would expire before the client's own request arrives.
 const MIN_LEFT: Duration = Duration::from_secs(1);
 
-/// Credentials and the bytes that deliver them.
+/// Credentials and the documents that deliver them.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The credentials.
     pub credentials: Credentials,
-    /// Rendered once.
+    /// The documents, rendered once.
     pub document: CredentialsDocument,
 }
 
-/// Why there is nothing.
+/// What the cache has for a request at this moment.
+#[derive(Debug)]
+pub enum Cached {
+    /// Valid credentials.
+    Ready(Unchecked),
+    /// A recent denial by the issuer.
+    Denied(IssueError),
+    /// Nothing yet. The issuer has been asked: [`wait`](CredentialCache::wait) for its answer.
+    Pending(Pending),
+}
+
+/// Credentials that no request may serve before the caller has been checked again, if the request has waited for anything: the
+/// connection may belong to another socket by then, or the pod may have lost its role.
+#[derive(Debug)]
+pub struct Unchecked(Arc<Issued>);
+
+/// An answer of the issuer that is still to come.
+#[derive(Debug)]
+pub struct Pending(watch::Receiver<State>);
+
+/// Why waiting gave no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Miss {
-    /// The issuer's last word.
-    Failed(IssueError),
-    /// It has not said anything in time.
+pub enum WaitError {
+    /// The issuer's last answer was an error.
+    Issuer(IssueError),
+    /// The issuer has not answered before the deadline.
     TimedOut,
 }
 
-/// The cache over an issuer.
+/// The cache in front of an issuer.
 pub struct CredentialCache<I, C> {
     shared: Arc<Shared<I, C>>,
     slots: Mutex<LruCache<IssueRequest, Slot>>,
@@ -54,6 +74,7 @@ pub struct CredentialCache<I, C> {
     metrics: Arc<Metrics>,
 }
 
+/// What every worker uses.
 struct Shared<I, C> {
     issuer: I,
     clock: C,
@@ -65,87 +86,95 @@ struct Shared<I, C> {
 enum State {
     /// The first call is under way.
     Pending,
-    /// Good until they end; the worker replaces them long before.
+    /// Valid until they expire; the worker replaces them long before.
     Ready(Arc<Issued>),
-    /// The last call failed and there is nothing good to serve.
+    /// The last call failed and no valid credentials are left.
     Failed(IssueError),
 }
 
-/// The worker ends by itself when nobody holds a receiver any more: never in mid-call, so that every call has its audit line.
+/// One key of the cache. Its worker ends when nobody holds a receiver of its channel any more, but never during a call, so that
+/// every call has its audit line.
 struct Slot {
     state: watch::Receiver<State>,
     asked: Arc<Notify>,
-    /// Pods that were served from here: with the last of them it ends.
+    /// The pods that were served from this slot. It ends with the last of them.
     users: HashSet<PodUid>,
 }
 
-/// A place to wait for the issuer's word.
-#[derive(Debug)]
-pub struct Wait(watch::Receiver<State>);
+// === impl Unchecked ===
+
+impl Unchecked {
+    /// Gives the credentials out if `check` finds that the caller still has a right to them.
+    pub fn release<E>(self, check: impl FnOnce() -> Result<(), E>) -> Result<Arc<Issued>, E> {
+        check().map(|()| self.0)
+    }
+}
 
 // === impl CredentialCache ===
 
 impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
-    /// An empty cache whose workers run on `runtime`. `chance` gives numbers in `0..1`.
+    /// An empty cache whose workers run on `runtime`. `chance` returns numbers in `0..1`.
     pub fn new(issuer: I, clock: C, chance: fn() -> f64, runtime: Handle, metrics: Arc<Metrics>) -> Self {
         let shared = Arc::new(Shared { issuer, clock, chance, calls: TaskTracker::new() });
-        Self { shared, slots: Mutex::new(LruCache::new(MAX_IDENTITIES)), runtime, metrics }
+        Self { shared, slots: Mutex::new(LruCache::new(MAX_KEYS)), runtime, metrics }
     }
 
-    /// What can be answered for `request` without waiting, on behalf of `pod`: good credentials, or a fresh refusal. Otherwise the
-    /// issuer has been asked, and this is where to [`wait`](Self::wait) for its word.
-    pub fn get(&self, request: &IssueRequest, pod: &PodUid) -> Result<Result<Arc<Issued>, Miss>, Wait> {
+    /// Returns what the cache has for `request` on behalf of `pod`, without waiting. Starts a worker for a new key.
+    pub fn get(&self, request: &IssueRequest, pod: &PodUid) -> Cached {
         let mut slots = self.lock();
         let slot = self.slot(&mut slots, request);
         if !slot.users.contains(pod) {
             slot.users.insert(pod.clone());
         }
-        let settled = self.settled(&slot.state.borrow());
-        let result = match &settled {
-            Some(Ok(_)) => CacheLookup::Hit,
-            Some(Err(_)) => CacheLookup::Refused,
-            None => CacheLookup::Wait,
+        let cached = match &*slot.state.borrow() {
+            State::Ready(issued) if self.is_valid(issued) => Cached::Ready(Unchecked(issued.clone())),
+            State::Failed(error @ IssueError::Denied { .. }) => Cached::Denied(error.clone()),
+            State::Pending | State::Ready(_) | State::Failed(_) => Cached::Pending(Pending(slot.state.clone())),
         };
-        self.metrics.cache_lookup(result);
-        if result != CacheLookup::Hit {
-            // A worker that rests after a failure tries again only for somebody.
-            slot.asked.notify_one();
+        self.metrics.cache_lookup(match &cached {
+            Cached::Ready(_) => CacheLookup::Hit,
+            Cached::Denied(_) => CacheLookup::Refused,
+            Cached::Pending(_) => CacheLookup::Wait,
+        });
+        match &cached {
+            Cached::Ready(_) => {}
+            // After a failure, a worker tries again only when somebody asks.
+            Cached::Denied(_) | Cached::Pending(_) => slot.asked.notify_one(),
         }
-        settled.ok_or_else(|| Wait(slot.state.clone()))
+        cached
     }
 
-    /// Waits for the issuer's word until `deadline`. What fails and may pass is waited out.
-    pub async fn wait(&self, Wait(mut state): Wait, deadline: Instant) -> Result<Arc<Issued>, Miss> {
-        let mut last = None;
-        let settled = timeout_at(deadline, async {
+    /// Waits for the issuer's answer until `deadline`. Keeps waiting through errors that may pass.
+    pub async fn wait(&self, Pending(mut state): Pending, deadline: &mut Deadline) -> Result<Unchecked, WaitError> {
+        let mut last = WaitError::TimedOut;
+        let answer = deadline.wait(async {
             loop {
-                {
-                    let state = state.borrow_and_update();
-                    if let Some(settled) = self.settled(&state) {
-                        return Some(settled);
-                    }
-                    if let State::Failed(error) = &*state {
-                        last = Some(error.clone());
-                    }
+                match &*state.borrow_and_update() {
+                    State::Ready(issued) if self.is_valid(issued) => return Ok(Unchecked(issued.clone())),
+                    State::Failed(error @ IssueError::Denied { .. }) => return Err(WaitError::Issuer(error.clone())),
+                    State::Failed(error) => last = WaitError::Issuer(error.clone()),
+                    State::Pending | State::Ready(_) => {}
                 }
-                // The worker is gone, which only the end of the runtime does to one that is waited for.
-                state.changed().await.ok()?;
+                // The worker of a slot that somebody waits for ends only with its runtime.
+                if state.changed().await.is_err() {
+                    return Err(last.clone());
+                }
             }
         });
-        match settled.await {
-            Ok(Some(settled)) => settled,
-            Ok(None) | Err(_) => Err(last.map_or(Miss::TimedOut, Miss::Failed)),
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(last),
         }
     }
 
-    /// Waits until calls that are under way have ended, `patience` at most: for the end of the process.
+    /// Waits until the calls under way have ended, `patience` at most. For the end of the process.
     pub async fn settle(&self, patience: Duration) {
         self.shared.calls.close();
-        // What takes longer than any call may is not waited for.
+        // A call that outlives its own time limit is abandoned.
         let _ = tokio::time::timeout(patience, self.shared.calls.wait()).await;
     }
 
-    /// The pod is gone, or was promised something else: what only it used ends now.
+    /// Ends the slots that only `pod` used: it is gone, or its credentials are decided differently from now on.
     pub fn forget(&self, pod: &PodUid) {
         let mut slots = self.lock();
         let mut unused = Vec::new();
@@ -160,27 +189,16 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         self.metrics.cache_entries(slots.len());
     }
 
-    /// What can be answered without waiting.
-    fn settled(&self, state: &State) -> Option<Result<Arc<Issued>, Miss>> {
-        match state {
-            State::Pending => None,
-            State::Ready(issued) => {
-                (issued.credentials.remaining(self.shared.clock.boot()) >= MIN_LEFT).then(|| Ok(issued.clone()))
-            }
-            State::Failed(error @ IssueError::Denied { .. }) => Some(Err(Miss::Failed(error.clone()))),
-            // These may pass before the caller's patience does.
-            State::Failed(IssueError::Base { .. } | IssueError::Throttled { .. } | IssueError::Unavailable { .. }) => {
-                None
-            }
-        }
+    fn is_valid(&self, issued: &Issued) -> bool {
+        issued.credentials.remaining(self.shared.clock.boot()) >= MIN_LEFT
     }
 
     fn slot<'a>(&self, slots: &'a mut LruCache<IssueRequest, Slot>, request: &IssueRequest) -> &'a mut Slot {
-        let one_more = (slots.len() + 1).min(MAX_IDENTITIES.get());
+        let one_more = (slots.len() + 1).min(MAX_KEYS.get());
         slots.get_or_insert_mut_ref(request, || {
             let (publish, state) = watch::channel(State::Pending);
             let asked = Arc::new(Notify::new());
-            self.runtime.spawn(work(self.shared.clone(), request.clone(), publish, asked.clone()));
+            self.runtime.spawn(refresh_loop(self.shared.clone(), request.clone(), publish, asked.clone()));
             self.metrics.cache_entries(one_more);
             Slot { state, asked, users: HashSet::new() }
         })
@@ -197,8 +215,8 @@ impl<I, C> std::fmt::Debug for CredentialCache<I, C> {
     }
 }
 
-/// Owns one identity as long as anybody may ask for it.
-async fn work<I: Issuer, C: Clock>(
+/// The worker of one key: fetches credentials and replaces them in time, until nobody reads its channel any more.
+async fn refresh_loop<I: Issuer, C: Clock>(
     shared: Arc<Shared<I, C>>,
     request: IssueRequest,
     publish: watch::Sender<State>,
@@ -209,18 +227,18 @@ async fn work<I: Issuer, C: Clock>(
         let pause = match shared.calls.track_future(shared.issuer.issue(&request)).await {
             Ok(credentials) => {
                 failures = 0;
-                let until = slot::refresh_at(&credentials, (shared.chance)());
+                let due = slot::refresh_at(&credentials, (shared.chance)());
                 let document = CredentialsDocument::render(&credentials, &request.role, shared.clock.wall());
                 publish.send_replace(State::Ready(Arc::new(Issued { credentials, document })));
-                // Whatever lives STS gives out, it is not asked in a loop.
-                until.saturating_sub(shared.clock.boot()).max(MIN_LEFT)
+                // However short a life STS grants, the worker never asks in a busy loop.
+                due.saturating_sub(shared.clock.boot()).max(MIN_LEFT)
             }
             Err(error) => {
                 failures += 1;
                 let pause = slot::pause(&error, failures, (shared.chance)());
                 let boot = shared.clock.boot();
                 publish.send_modify(|state| {
-                    // Good credentials outlive every failure to replace them.
+                    // Valid credentials are served until they expire, however often their refresh fails.
                     if !is_good(state, boot) {
                         *state = State::Failed(error);
                     }
@@ -229,21 +247,26 @@ async fn work<I: Issuer, C: Clock>(
             }
         };
         tokio::select! {
-            () = rest(&shared, &publish, &asked, pause) => {}
+            () = wait_until_due(&shared, &publish, &asked, pause) => {}
             () = publish.closed() => return,
         }
     }
 }
 
-/// Until the next call is due.
-async fn rest<I, C: Clock>(shared: &Shared<I, C>, publish: &watch::Sender<State>, asked: &Notify, pause: Duration) {
+/// Waits until the worker's next call is due.
+async fn wait_until_due<I, C: Clock>(
+    shared: &Shared<I, C>,
+    publish: &watch::Sender<State>,
+    asked: &Notify,
+    pause: Duration,
+) {
     let pause = tokio::time::sleep(pause);
     tokio::pin!(pause);
     loop {
         let ready = matches!(&*publish.borrow(), State::Ready(_));
         tokio::select! {
             () = &mut pause => break,
-            // Timers stand still while the machine is suspended, credentials do not: who asks for ended ones wakes us.
+            // Timers stop while the machine is suspended, but credentials expire: a request that finds expired ones wakes us.
             () = asked.notified(), if ready => {
                 if !is_good(&publish.borrow(), shared.clock.boot()) {
                     return;
@@ -256,10 +279,10 @@ async fn rest<I, C: Clock>(shared: &Shared<I, C>, publish: &watch::Sender<State>
         State::Failed(error) => matches!(error, IssueError::Denied { .. }),
     };
     if denied {
-        // The refusal has had its time: who asks from now on waits for the new word.
+        // The denial has been served for its time: requests from now on wait for a new answer.
         publish.send_replace(State::Pending);
     }
-    // Nobody needs a retry that nobody waits for.
+    // A retry is of use only when somebody asks.
     asked.notified().await;
 }
 

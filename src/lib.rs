@@ -5,7 +5,7 @@
 //!  L7    app                                    composition root of `run`; builds, binds, starts, drains
 //!  L6    cli  config  telemetry                 one file per subcommand; arguments -> Config, all errors at once
 //!  L5    server  admin                          listeners, connections, limits | metrics, live, ready
-//!  L4    bridge                                 the use case: (connection, request) -> reply; the one Outcome enum
+//!  L4    service                                the use case: (connection, request) -> reply; the one Outcome enum
 //!  L3    cache  caller::resolver  audit  events  explain
 //!  L2    issuer::{base,sts}  pods::{access,client,read,store,taint,watch}  redirect::{nft,routing}
 //!        caller::{netns,sock_diag,cgroup_tree,scanner,self_test}
@@ -14,7 +14,7 @@
 //!        events::schedule                         <- pure
 //!        ports: issuer  redirect  caller  upstream  events::sink
 //!  L0    types  clock
-//!  rail  metrics  readiness  tasks
+//!  rail  deadline  metrics  readiness  tasks
 //! ```
 //!
 //! Imports only point down; `tests/layering.rs` holds the code to this picture. ARCHITECTURE.md follows one request through it.
@@ -22,12 +22,12 @@
 pub mod admin;
 pub mod app;
 pub mod audit;
-pub mod bridge;
 pub mod cache;
 pub mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod deadline;
 pub mod events;
 pub mod explain;
 pub mod imds;
@@ -38,6 +38,7 @@ pub mod policy;
 pub mod readiness;
 pub mod redirect;
 pub mod server;
+pub mod service;
 pub mod state;
 pub mod tasks;
 pub mod telemetry;

@@ -1,7 +1,7 @@
 //! What the watch has shown of this node's pods, their namespaces and service accounts.
 //!
 //! ```text
-//! API server --watch--> convert (drop what is not used) --store--> index (one immutable snapshot) --lookup--> bridge
+//! API server --watch--> convert (drop what is not used) --store--> index (one immutable snapshot) --lookup--> service
 //! ```
 
 pub mod access;

@@ -1,4 +1,4 @@
-//! The data plane: accepts pods' connections, checks how they came here, and hands one request each to the bridge.
+//! The data plane: accepts pods' connections, checks how they came here, and hands one request each to the service.
 
 mod conn;
 mod limits;
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use crate::bridge::Bridge;
 use crate::caller::Kernel;
 use crate::clock::Clock;
 use crate::issuer::Issuer;
 use crate::metrics::Metrics;
+use crate::service::MetadataService;
 use crate::tasks::Drain;
 
 use limits::Limits;
@@ -26,7 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// What every connection needs.
 pub struct Server<K, I, C> {
-    bridge: Arc<Bridge<K, I, C>>,
+    service: Arc<MetadataService<K, I, C>>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     drain: Drain,
@@ -35,9 +35,9 @@ pub struct Server<K, I, C> {
 // === impl Server ===
 
 impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
-    /// A server in front of `bridge`.
-    pub fn new(bridge: Arc<Bridge<K, I, C>>, metrics: Arc<Metrics>, drain: Drain) -> Arc<Self> {
-        Arc::new(Self { bridge, limits: Arc::default(), metrics, drain })
+    /// A server in front of `service`.
+    pub fn new(service: Arc<MetadataService<K, I, C>>, metrics: Arc<Metrics>, drain: Drain) -> Arc<Self> {
+        Arc::new(Self { service, limits: Arc::default(), metrics, drain })
     }
 
     /// Serves `listener` until the drain begins.
@@ -74,7 +74,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
         };
         let drain = self.drain.clone();
         tokio::spawn(drain.track(async move {
-            conn::serve(stream, connection, &self.bridge).await;
+            conn::serve(stream, connection, &self.service).await;
             drop(permit);
         }));
     }

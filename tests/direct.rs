@@ -1,4 +1,4 @@
-//! The daemon's middle in one process: the real bridge, policy, index and cache, with a fake kernel and a fake issuer, in paused time.
+//! The daemon's middle in one process: the real service, policy, index and cache, with a fake kernel and a fake issuer, in paused time.
 //! Every wait here is exact, which no test with real clocks can say.
 #![expect(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
@@ -60,7 +60,7 @@ async fn a_fact_that_may_still_come_is_not_missing() {
     const DOCUMENT: &str = "/latest/dynamic/instance-identity/document";
     let test = Test::new();
     assert_eq!(test.get(PARTITION).await.0, 404, "all there is to know is known, and this is not");
-    let ruling = test.ruling.swap(None);
+    let active_policy = test.active_policy.swap(None);
     assert_eq!(test.get("/latest/meta-data/placement/region").await, (200, "us-west-2".into()));
     let begin = Instant::now();
     assert_eq!(test.get(PARTITION).await.0, 503);
@@ -69,7 +69,7 @@ async fn a_fact_that_may_still_come_is_not_missing() {
     assert_eq!(test.get(DOCUMENT).await.0, 503, "half a document is none");
     let known = after(300, || {
         test.facts.store(Arc::new(Facts { partition: Some("aws".into()), ..Facts::default() }));
-        test.ruling.store(ruling);
+        test.active_policy.store(active_policy);
     });
     let (answer, ()) = tokio::join!(test.get(PARTITION), known);
     assert_eq!(answer, (200, "aws".into()));
@@ -104,10 +104,7 @@ async fn a_connection_that_changed_hands_gets_nothing() {
         ("another socket on the same four-tuple", |test| test.socket(1, 2, WEB, "a")),
         ("the namespace is gone", |test| test.kernel.0.lock().unwrap().clear()),
         ("the pod is gone", |test| {
-            test.store.update(|index| {
-                index.delete_pod(&PodUid::parse(WEB).unwrap());
-                Vec::new()
-            });
+            test.store.update(|index| index.delete_pod(&PodUid::parse(WEB).unwrap()));
         }),
         ("the pod has another role", |test| test.apply(pod(WEB, json!({"iam.amazonaws.com/role": "db"})))),
     ];

@@ -55,7 +55,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("L3", &["cache", "caller::resolver", "audit", "events", "explain"]),
-    ("L4", &["bridge"]),
+    ("L4", &["service"]),
     ("L5", &["server", "admin"]),
     // One after the other: a subcommand reads its configuration, which names a log format.
     ("L6", &["telemetry"]),
@@ -68,7 +68,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Siblings of this layer do not import each other.
 const PURE: &str = "L1 (pure)";
 /// Beside the layers: everything from [`RAILS_FROM`] up may import them, and they import nothing above L0.
-const RAILS: &[&str] = &["metrics", "readiness", "tasks"];
+const RAILS: &[&str] = &["deadline", "metrics", "readiness", "tasks"];
 const RAILS_FROM: &str = "L2";
 
 /// A name that only some modules may use.
@@ -192,7 +192,7 @@ fn violations_are_found() {
         ("pods/index.rs", "use super::convert::ROLE;", "pods::index (L1 (pure)) imports pods::convert"),
         ("issuer.rs", "pub mod sts;\npub use sts::Sts;", "issuer (L1 (ports)) imports issuer::sts"),
         ("policy/decide.rs", "use crate::{types::PodUid, metrics::{self, Metrics}};", "imports metrics"),
-        ("bridge/reply.rs", "fn f() -> crate::server::Limits { x }", "bridge (L4) imports server"),
+        ("service/reply.rs", "fn f() -> crate::server::Limits { x }", "service (L4) imports server"),
         ("server.rs", "use crate::admin::Routes;", "server (L5) imports admin"),
         ("redirect/nft.rs", "use super::super::caller::sock_diag;", "redirect::nft (L2) imports caller::sock_diag"),
         ("metrics.rs", "use crate::cache::Miss;", "metrics (rail) imports cache"),
@@ -200,7 +200,7 @@ fn violations_are_found() {
         ("imds/route.rs", "fn f() { tokio::spawn(g()); }", "imds names tokio::spawn"),
         ("types.rs", "use std::{io, fs::{self, File}};", "types names std::fs"),
         ("cache.rs", "use tokio::net::TcpStream;", "cache names tokio::net::TcpStream"),
-        ("bridge.rs", "#[cfg(test)] mod tests { } fn f() { std::fs::read(p) }", "bridge names std::fs::read"),
+        ("service.rs", "#[cfg(test)] mod tests { } fn f() { std::fs::read(p) }", "service names std::fs::read"),
         ("app.rs", "use kube::Client;", "app names kube::Client: only pods/"),
         ("events.rs", "use kube::Client;", "events names kube::Client: only pods/"),
         ("events/schedule.rs", "fn f() { tokio::spawn(g()); }", "events::schedule names tokio::spawn"),
@@ -229,7 +229,7 @@ fn violations_are_found() {
         ("cache/slot.rs", "use crate::issuer::IssueError;"),
         ("caller/netns.rs", "use super::{sock_diag::SockDiag, Kernel}; use crate::metrics::Metrics;"),
         ("main.rs", "use podrole::app; use std::env; use std::process::ExitCode;"),
-        ("bridge.rs", "use tokio::time::Instant; fn f() { Instant::now(); self.kube(); x.unsafe_code() }"),
+        ("service.rs", "use tokio::time::Instant; fn f() { Instant::now(); self.kube(); x.unsafe_code() }"),
     ];
     for (file, source) in clean {
         assert_eq!(check(file, source), Vec::<String>::new(), "{file}: {source}");

@@ -12,7 +12,6 @@ use tracing::{info, warn};
 
 use super::{SharedFacts, plumbing};
 use crate::audit::Audit;
-use crate::bridge::{IssueTerms, Ruling};
 use crate::cache::CredentialCache;
 use crate::clock::SystemClock;
 use crate::config::{Config, Platform};
@@ -22,6 +21,7 @@ use crate::issuer::{Code, OnCall, Source};
 use crate::metrics::Metrics;
 use crate::policy::Rules;
 use crate::readiness::BlockReady;
+use crate::service::{ActivePolicy, IssueTerms};
 use crate::types::{BaseArn, RoleArn, SessionName};
 use crate::upstream::client::{Client, NodeFacts};
 
@@ -33,10 +33,10 @@ const BASE_CHECK: Duration = Duration::from_secs(30);
 /// The issuer of a running daemon.
 pub(super) type LiveIssuer = Arc<Sts<SystemClock>>;
 
-/// Where it is put for the bridge to see.
+/// Where it is put for the metadata service to see.
 #[derive(Default)]
 pub(super) struct Discovered {
-    pub(super) ruling: Arc<ArcSwapOption<Ruling<LiveIssuer, SystemClock>>>,
+    pub(super) active_policy: Arc<ArcSwapOption<ActivePolicy<LiveIssuer, SystemClock>>>,
     pub(super) facts: SharedFacts,
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn run(
         }
     };
     let cache = CredentialCache::new(sts.clone(), SystemClock, plumbing::chance, runtime, metrics.clone());
-    discovered.ruling.store(Some(Arc::new(Ruling { rules, terms, cache })));
+    discovered.active_policy.store(Some(Arc::new(ActivePolicy { rules, terms, cache })));
     drop(known);
     loop {
         if let Some(left) = sts.base_remaining() {

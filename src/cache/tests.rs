@@ -1,6 +1,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::issuer::{Code, Source};
 use crate::types::{RoleArn, Secret, SessionName};
@@ -58,13 +60,28 @@ impl Test {
         Self { cache, calls, answer }
     }
 
-    async fn ask(&self, session: &str) -> Result<String, Miss> {
+    async fn ask(&self, session: &str) -> Result<String, WaitError> {
         let (request, pod) = (request(session), uid(session));
-        let issued = match self.cache.get(&request, &pod) {
-            Ok(settled) => settled?,
-            Err(wait) => self.cache.wait(wait, Instant::now() + Duration::from_millis(800)).await?,
+        let Unchecked(issued) = match self.cache.get(&request, &pod) {
+            Cached::Ready(unchecked) => unchecked,
+            Cached::Denied(error) => return Err(WaitError::Issuer(error)),
+            Cached::Pending(pending) => {
+                self.cache.wait(pending, &mut Deadline::after(Duration::from_millis(800))).await?
+            }
         };
         Ok(issued.credentials.access_key_id.to_string())
+    }
+
+    fn pending(&self, session: &str) -> Pending {
+        match self.cache.get(&request(session), &uid(session)) {
+            Cached::Pending(pending) => pending,
+            Cached::Ready(_) | Cached::Denied(_) => panic!("an empty cache has an answer"),
+        }
+    }
+
+    /// Whether `pod` finds valid credentials.
+    fn hits(&self, session: &str, pod: &str) -> bool {
+        matches!(self.cache.get(&request(session), &uid(pod)), Cached::Ready(_))
     }
 
     fn held(&self) -> usize {
@@ -136,7 +153,7 @@ async fn a_failed_refresh_keeps_serving_until_expiry_and_never_after() {
 async fn a_denial_is_kept_ten_seconds_and_then_asked_again() {
     let test = Test::new();
     *test.answer.lock().unwrap() = Err(Code::AccessDenied);
-    let denied = Err(Miss::Failed(IssueError::from_code(Code::AccessDenied)));
+    let denied = Err(WaitError::Issuer(IssueError::from_code(Code::AccessDenied)));
     assert_eq!(test.ask("a").await, denied);
     for _ in 0..50 {
         assert_eq!(test.ask("a").await, denied);
@@ -162,11 +179,11 @@ async fn a_denial_does_not_outlive_its_time_however_long_nobody_asked() {
 #[tokio::test(start_paused = true)]
 async fn a_call_under_way_is_not_cut_when_its_pod_goes() {
     let test = Test::new();
-    let wait = test.cache.get(&request("a"), &uid("a")).unwrap_err();
+    let pending = test.pending("a");
     tokio::time::sleep(Duration::from_millis(10)).await;
     test.cache.forget(&uid("a"));
     assert!(test.held() == 0);
-    let late = test.cache.wait(wait, Instant::now() + Duration::from_millis(800)).await;
+    let late = test.cache.wait(pending, &mut Deadline::after(Duration::from_millis(800))).await;
     assert!(late.is_ok(), "the call ended, and with it its record");
     advance(60).await;
     assert_eq!(test.calls(), 1, "and was the last");
@@ -205,9 +222,9 @@ async fn what_may_pass_is_waited_out_within_the_callers_patience() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_issuer_costs_a_timeout_and_its_answer_is_kept() {
     let test = Test::new();
-    let wait = test.cache.get(&request("a"), &uid("a")).unwrap_err();
-    let early = test.cache.wait(wait, Instant::now() + Duration::from_millis(10)).await;
-    assert_eq!(early.unwrap_err(), Miss::TimedOut);
+    let pending = test.pending("a");
+    let early = test.cache.wait(pending, &mut Deadline::after(Duration::from_millis(10))).await;
+    assert_eq!(early.unwrap_err(), WaitError::TimedOut);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!((test.ask("a").await.as_deref(), test.calls()), (Ok("ASIA0"), 1), "the call went on without its caller");
 }
@@ -216,8 +233,7 @@ async fn a_slow_issuer_costs_a_timeout_and_its_answer_is_kept() {
 async fn an_identity_ends_with_its_last_pod() {
     let test = Test::new();
     assert!(test.ask("a").await.is_ok());
-    let request = request("a");
-    assert!(test.cache.get(&request, &uid("b")).is_ok());
+    assert!(test.hits("a", "b"));
     test.cache.forget(&uid("a"));
     assert_eq!(test.held(), 1, "b still uses it");
     test.cache.forget(&uid("b"));
@@ -230,9 +246,9 @@ async fn an_identity_ends_with_its_last_pod() {
 async fn never_more_than_its_bound_and_what_had_to_go_is_refreshed_no_more() {
     const MORE: usize = 100;
     let test = Test::new();
-    let most = MAX_IDENTITIES.get();
+    let most = MAX_KEYS.get();
     let calls = |count: usize| u32::try_from(count).unwrap();
-    let ask = |number: usize| test.cache.get(&request(&format!("s{number}")), &uid("a")).is_ok();
+    let ask = |number: usize| test.hits(&format!("s{number}"), "a");
     assert!((0..most).all(|number| !ask(number)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((test.held(), test.calls()), (most, calls(most)));

@@ -1,44 +1,45 @@
-//! One question, "whose connection is this?", with every wait it may need and none that it does not.
+//! Answers one question: whose connection is this? Waits only where something is not known yet.
 
 use std::io;
 
-use tokio::time::{Instant, timeout_at};
-
 use super::{ClientSocket, Connection, Kernel, Proof};
+use crate::deadline::Deadline;
+use crate::types::KernelIdentity;
 
-/// Answers for a [`Kernel`].
+/// Identifies callers by asking a [`Kernel`].
 #[derive(Debug)]
 pub struct Resolver<K> {
     kernel: K,
 }
 
-/// The sockets that claim a connection.
+/// The sockets that match a connection, each with its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proofs {
-    /// One: the rule.
+    /// One socket: the normal case.
     One(Proof),
-    /// Several namespaces own the address and each has such a socket. The caller decides by what the pods' addresses are.
+    /// Several network namespaces hold the peer's address, and each has a matching socket. The pods' published addresses must
+    /// decide between them.
     Several(Vec<Proof>),
 }
 
-/// Why a connection has no proven owner. None of these is a pod's right to anything.
+/// Why the kernel does not identify the caller.
 #[derive(Debug, thiserror::Error)]
-pub enum Unproven {
-    /// The kernel could not be asked.
-    #[error("the kernel could not be asked who owns the socket: {0}")]
+pub enum IdentityError {
+    /// The lookup itself failed.
+    #[error("cannot ask the kernel who owns the socket: {0}")]
     Kernel(#[source] io::Error),
-    /// No namespace of this node owns the peer's address.
-    #[error("no network namespace of this node owns the caller's address")]
+    /// No network namespace of this node holds the peer's address.
+    #[error("no network namespace of this node has the caller's address")]
     NoNamespace,
-    /// The namespace is there and the socket is not: it was opened in a nested one (docker in a pod, a VM), or the connection
-    /// was forged.
-    #[error("no established socket of this connection in the pod's own namespace")]
+    /// A network namespace holds the address but not the socket: the client runs in a nested namespace (docker in a pod, a VM), or
+    /// the connection was forged.
+    #[error("no established socket of this connection in the pod's own network namespace")]
     SocketNotInPod,
-    /// The socket's cgroup is no container's: a process of the node.
+    /// The socket's cgroup belongs to no container: the client is a process of the node.
     #[error("the socket belongs to no container")]
     NotAContainer,
-    /// The time was up first.
-    #[error("not known in time")]
+    /// The scan did not finish before the request's deadline.
+    #[error("the caller was not identified in time")]
     TimedOut,
 }
 
@@ -50,22 +51,21 @@ impl<K: Kernel> Resolver<K> {
         Self { kernel }
     }
 
-    /// Who owns `connection`, and whether anything was awaited to learn it. Where everything is known nothing is; where a
-    /// namespace or cgroup is new this looks again, until `deadline` at the latest.
-    pub async fn prove(&self, connection: &Connection, deadline: Instant) -> Result<(Proofs, bool), Unproven> {
-        let mut waited = false;
-        let sockets = self.sockets(connection, deadline, &mut waited).await?;
+    /// Identifies the owner of `connection`. Returns at once where its network namespace and cgroup are known; otherwise asks for a
+    /// scan and waits for it, until `deadline` at the latest.
+    pub async fn prove(&self, connection: &Connection, deadline: &mut Deadline) -> Result<Proofs, IdentityError> {
+        let sockets = self.sockets(connection, deadline).await?;
         let mut proofs = Vec::with_capacity(sockets.len());
         for socket in sockets {
-            proofs.push(Proof { identity: self.identity(&socket, deadline, &mut waited).await?, socket });
+            proofs.push(Proof { identity: self.identity(&socket, deadline).await?, socket });
         }
         match <[Proof; 1]>::try_from(proofs) {
-            Ok([proof]) => Ok((Proofs::One(proof), waited)),
-            Err(proofs) => Ok((Proofs::Several(proofs), waited)),
+            Ok([proof]) => Ok(Proofs::One(proof)),
+            Err(proofs) => Ok(Proofs::Several(proofs)),
         }
     }
 
-    /// Whether the very socket of `proof` is still there. Anything else, also an error, is a no.
+    /// Whether the socket of `proof` still exists. False if there is another socket in its place, or if the lookup fails.
     pub fn still_holds(&self, connection: &Connection, proof: &Proof) -> bool {
         matches!(self.kernel.socket_in(proof.socket.netns, connection), Ok(Some(socket)) if socket == proof.socket)
     }
@@ -73,33 +73,40 @@ impl<K: Kernel> Resolver<K> {
     async fn sockets(
         &self,
         connection: &Connection,
-        deadline: Instant,
-        waited: &mut bool,
-    ) -> Result<Vec<ClientSocket>, Unproven> {
-        let mut sockets = self.kernel.sockets(connection).map_err(Unproven::Kernel)?;
+        deadline: &mut Deadline,
+    ) -> Result<Vec<ClientSocket>, IdentityError> {
+        let mut sockets = self.kernel.sockets(connection).map_err(IdentityError::Kernel)?;
         if sockets.found.is_empty() {
-            *waited = true;
-            timeout_at(deadline, self.kernel.rescan_namespaces()).await.map_err(|_| Unproven::TimedOut)?;
-            sockets = self.kernel.sockets(connection).map_err(Unproven::Kernel)?;
+            deadline.wait(self.kernel.rescan_namespaces()).await.map_err(|_| IdentityError::TimedOut)?;
+            sockets = self.kernel.sockets(connection).map_err(IdentityError::Kernel)?;
         }
         match sockets.namespaces {
             _ if !sockets.found.is_empty() => Ok(sockets.found),
-            0 => Err(Unproven::NoNamespace),
-            _ => Err(Unproven::SocketNotInPod),
+            0 => Err(IdentityError::NoNamespace),
+            _ => Err(IdentityError::SocketNotInPod),
         }
     }
 
-    async fn identity(
-        &self,
-        socket: &ClientSocket,
-        deadline: Instant,
-        waited: &mut bool,
-    ) -> Result<crate::types::KernelIdentity, Unproven> {
+    async fn identity(&self, socket: &ClientSocket, deadline: &mut Deadline) -> Result<KernelIdentity, IdentityError> {
         if let Some(identity) = self.kernel.identity(socket.cgroup) {
             return Ok(identity);
         }
-        *waited = true;
-        timeout_at(deadline, self.kernel.rescan_cgroups()).await.map_err(|_| Unproven::TimedOut)?;
-        self.kernel.identity(socket.cgroup).ok_or(Unproven::NotAContainer)
+        deadline.wait(self.kernel.rescan_cgroups()).await.map_err(|_| IdentityError::TimedOut)?;
+        self.kernel.identity(socket.cgroup).ok_or(IdentityError::NotAContainer)
+    }
+}
+
+// === impl IdentityError ===
+
+impl IdentityError {
+    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(_) => "kernel_error",
+            Self::NoNamespace => "no_namespace",
+            Self::SocketNotInPod => "socket_not_in_pod",
+            Self::NotAContainer => "not_a_container",
+            Self::TimedOut => "proof_timeout",
+        }
     }
 }

@@ -8,7 +8,7 @@ use http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE, VIA
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 
-use super::{MAX_TTL, TOKEN, TOKEN_TTL};
+use super::{MAX_TTL, TOKEN, TOKEN_TTL, TokenError};
 use crate::types::{METADATA_PORT, is_metadata};
 
 /// The versions that EC2 lists at `/`. Each of them is a spelling of `latest` here.
@@ -110,16 +110,20 @@ pub enum Fact {
     Partition,
 }
 
-/// Why a request is refused before anybody asks who sent it.
+/// Why a request is not acceptable, whatever the pod may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// 400: not a request that a metadata client sends.
+pub enum Rejection {
+    /// 400: no metadata client sends such a request.
     Malformed(&'static str),
-    /// 403: came through something that forwards for others, or names another host.
+    /// 401: no session token where one is needed.
+    TokenRequired,
+    /// 401: the session token is invalid, expired, or belongs to another caller.
+    BadToken(TokenError),
+    /// 403: the request came through something that forwards for others, or names another host.
     Forwarded(&'static str),
-    /// 403: a PUT anywhere but the token's path.
+    /// 403: a PUT to any path but the token's.
     PutElsewhere,
-    /// 405, and what would be allowed.
+    /// 405, with the methods that are allowed.
     Method {
         /// The `Allow` header.
         allow: &'static str,
@@ -136,7 +140,7 @@ pub enum SessionToken<'a> {
 }
 
 /// Classifies the head of a request, or says why it is refused. Total: never panics, whatever the bytes.
-pub fn classify(head: &Parts) -> Result<Route, Refusal> {
+pub fn classify(head: &Parts) -> Result<Route, Rejection> {
     check_framing(head)?;
     check_origin(head)?;
     let path = check_path(head)?;
@@ -144,63 +148,63 @@ pub fn classify(head: &Parts) -> Result<Route, Refusal> {
         return put(path, &head.headers);
     }
     if path == "/latest/api/token" {
-        return Err(Refusal::Method { allow: "PUT" });
+        return Err(Rejection::Method { allow: "PUT" });
     }
     if head.method != Method::GET && head.method != Method::HEAD {
-        return Err(Refusal::Method { allow: "GET, HEAD" });
+        return Err(Rejection::Method { allow: "GET, HEAD" });
     }
     Ok(get(path))
 }
 
 /// The session token of a GET. Two of them are refused: which one counted would be ours to guess.
-pub fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Refusal> {
+pub fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Rejection> {
     let mut tokens = headers.get_all(TOKEN).iter();
     let Some(token) = tokens.next() else {
         // Tokens are what stops a forged request; without one a forwarded request has no excuse at all.
         return if is_forwarded(headers) {
-            Err(Refusal::Forwarded("a forwarded request without a session token"))
+            Err(Rejection::Forwarded("a forwarded request without a session token"))
         } else {
             Ok(SessionToken::Absent)
         };
     };
     if tokens.next().is_some() {
-        return Err(Refusal::Malformed("more than one session token"));
+        return Err(Rejection::Malformed("more than one session token"));
     }
     Ok(SessionToken::Present(token.as_bytes()))
 }
 
 /// What hyper lets through and a metadata client never sends: the raw material of request smuggling.
-fn check_framing(head: &Parts) -> Result<(), Refusal> {
+fn check_framing(head: &Parts) -> Result<(), Rejection> {
     if head.version != Version::HTTP_11 && head.version != Version::HTTP_10 {
-        return Err(Refusal::Malformed("not HTTP/1.1 or HTTP/1.0"));
+        return Err(Rejection::Malformed("not HTTP/1.1 or HTTP/1.0"));
     }
     if head.headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Refusal::Malformed("Transfer-Encoding"));
+        return Err(Rejection::Malformed("Transfer-Encoding"));
     }
     if head.headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0") {
-        return Err(Refusal::Malformed("a request with a body"));
+        return Err(Rejection::Malformed("a request with a body"));
     }
     if head.headers.contains_key(UPGRADE) {
-        return Err(Refusal::Malformed("Upgrade"));
+        return Err(Rejection::Malformed("Upgrade"));
     }
     if head.uri.scheme().is_some() || head.uri.authority().is_some() {
-        return Err(Refusal::Malformed("a request target that is not a path"));
+        return Err(Rejection::Malformed("a request target that is not a path"));
     }
     Ok(())
 }
 
 /// Whether the request was meant for us: a browser or proxy that was talked into sending it names its own host, or says so.
-fn check_origin(head: &Parts) -> Result<(), Refusal> {
+fn check_origin(head: &Parts) -> Result<(), Rejection> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => return Err(Refusal::Malformed("more than one Host")),
-        (None, _) if head.version == Version::HTTP_11 => return Err(Refusal::Malformed("HTTP/1.1 without Host")),
+        (Some(_), Some(_)) => return Err(Rejection::Malformed("more than one Host")),
+        (None, _) if head.version == Version::HTTP_11 => return Err(Rejection::Malformed("HTTP/1.1 without Host")),
         (None, _) => {}
         (Some(host), None) if host.to_str().is_ok_and(is_our_host) => {}
-        (Some(_), None) => return Err(Refusal::Forwarded("another Host")),
+        (Some(_), None) => return Err(Rejection::Forwarded("another Host")),
     }
     if head.headers.contains_key(ORIGIN) || head.headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")) {
-        return Err(Refusal::Forwarded("sent by a browser"));
+        return Err(Rejection::Forwarded("sent by a browser"));
     }
     Ok(())
 }
@@ -225,35 +229,35 @@ pub fn is_forwarded(headers: &HeaderMap) -> bool {
 }
 
 /// The path as it stands in the request, if every byte of it could stand in a path of ours.
-fn check_path(head: &Parts) -> Result<&str, Refusal> {
+fn check_path(head: &Parts) -> Result<&str, Rejection> {
     if head.uri.query().is_some() {
-        return Err(Refusal::Malformed("a query"));
+        return Err(Rejection::Malformed("a query"));
     }
     let path = head.uri.path();
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/._-+=,@".contains(&b);
     if !path.starts_with('/') || !path.bytes().all(allowed) {
-        return Err(Refusal::Malformed("a path with characters that no path of ours has"));
+        return Err(Rejection::Malformed("a path with characters that no path of ours has"));
     }
     if path.contains("//") || path.split('/').any(|segment| segment == "." || segment == "..") {
-        return Err(Refusal::Malformed("a path that needs normalising"));
+        return Err(Rejection::Malformed("a path that needs normalising"));
     }
     Ok(path)
 }
 
-fn put(path: &str, headers: &HeaderMap) -> Result<Route, Refusal> {
+fn put(path: &str, headers: &HeaderMap) -> Result<Route, Rejection> {
     if is_forwarded(headers) {
-        return Err(Refusal::Forwarded("X-Forwarded-For on the token's PUT"));
+        return Err(Rejection::Forwarded("X-Forwarded-For on the token's PUT"));
     }
     if path != "/latest/api/token" {
-        return Err(Refusal::PutElsewhere);
+        return Err(Rejection::PutElsewhere);
     }
     let mut ttls = headers.get_all(TOKEN_TTL).iter();
     let (Some(ttl), None) = (ttls.next(), ttls.next()) else {
-        return Err(Refusal::Malformed("needs one X-aws-ec2-metadata-token-ttl-seconds"));
+        return Err(Rejection::Malformed("needs one X-aws-ec2-metadata-token-ttl-seconds"));
     };
     let ttl = ttl.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     let ttl = ttl.and_then(|text| text.parse::<u32>().ok()).filter(|ttl| (1..=MAX_TTL).contains(ttl));
-    ttl.map(|ttl| Route::Token { ttl }).ok_or(Refusal::Malformed("a lifetime outside 1 to 21600 seconds"))
+    ttl.map(|ttl| Route::Token { ttl }).ok_or(Rejection::Malformed("a lifetime outside 1 to 21600 seconds"))
 }
 
 fn get(path: &str) -> Route {
@@ -326,6 +330,22 @@ impl Listing {
             Self::Services => "domain\npartition".into(),
             Self::Dynamic => "instance-identity/".into(),
             Self::InstanceIdentity => "document".into(),
+        }
+    }
+}
+
+// === impl Rejection ===
+
+impl Rejection {
+    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::TokenRequired => "token_required",
+            Self::BadToken(_) => "bad_token",
+            Self::Forwarded(_) => "forwarded",
+            Self::PutElsewhere => "put_elsewhere",
+            Self::Method { .. } => "method",
         }
     }
 }

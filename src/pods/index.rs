@@ -1,29 +1,51 @@
-//! Which pods, namespaces and service accounts exist, by the keys a request can be answered with. Pure.
+//! Which pods, namespaces and service accounts exist, by the keys that requests are answered with. Pure.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::types::{NamespaceEntry, PodEntry, PodUid, ServiceAccountEntry};
 
-/// One consistent picture. A relist replaces it whole, so no reader ever sees a half-filled one.
+/// One consistent snapshot of the watched objects. A relist replaces it as a whole, so no reader ever sees a partial list.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     pods: HashMap<PodUid, Arc<PodEntry>>,
-    /// Static pods by the UID their cgroups carry. Where several claim one, some of them lie, so none is believed.
+    /// Static pods by the UID that their cgroups carry. If several pods claim one UID, at least one of them is false, so the index
+    /// believes none.
     aliases: HashMap<PodUid, Vec<PodUid>>,
     namespaces: HashMap<Arc<str>, Arc<NamespaceEntry>>,
     service_accounts: HashMap<(Arc<str>, Arc<str>), Arc<ServiceAccountEntry>>,
 }
 
-/// Whom a UID from a cgroup belongs to.
+/// The pod that a cgroup's UID belongs to.
 #[derive(Clone, Debug)]
 pub enum Lookup<'a> {
     /// This pod.
     Found(&'a Arc<PodEntry>),
-    /// Nobody that the watch has shown yet.
+    /// No pod that the watch has shown yet.
     Unknown,
-    /// More than one pod says so: these.
+    /// These pods all claim the UID.
     Ambiguous(Vec<&'a Arc<PodEntry>>),
+}
+
+/// What an update of the index means for one pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodChange {
+    /// The pod.
+    pub uid: PodUid,
+    /// What happened to it.
+    pub kind: ChangeKind,
+}
+
+/// What can happen to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChangeKind {
+    /// The pod is new in the index.
+    Added,
+    /// Something that decides the pod's credentials has changed: it has finished, it asks for something else, or its namespace or
+    /// service account has changed. What it was given must not be refreshed on the old terms.
+    Changed,
+    /// The pod has been deleted, or another pod of the same name has replaced it.
+    Gone,
 }
 
 // === impl Index ===
@@ -46,95 +68,97 @@ impl Index {
         }
     }
 
-    /// The namespace, once it has been seen.
+    /// The namespace, once the watch has shown it.
     pub fn namespace(&self, name: &str) -> Option<&Arc<NamespaceEntry>> {
         self.namespaces.get(name)
     }
 
-    /// The service account, once it has been seen.
+    /// The service account, once the watch has shown it.
     pub fn service_account(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Arc<ServiceAccountEntry>> {
         self.service_accounts.get(&(namespace.clone(), name.clone()))
     }
 
-    /// Every pod.
+    /// All pods.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<PodEntry>> {
         self.pods.values()
     }
 
-    // What changes the picture returns the stale pods: those whose credentials were asked for on terms that no longer hold. One
-    // that is still served gets new ones on the new terms.
+    // Every update returns what it means for pods, at most one change per pod.
 
-    /// A pod was added or changed. Stale: a pod of the same name that this one replaces; this one, if it has ended or asks for
-    /// something else than before.
-    pub fn apply_pod(&mut self, pod: PodEntry) -> Vec<PodUid> {
-        // Equal names and different UIDs are two pods, of which the first has ended without our being told.
+    /// Adds or replaces a pod. A pod of the same name with another UID is gone: its deletion was missed.
+    pub fn apply_pod(&mut self, pod: PodEntry) -> Vec<PodChange> {
         let same_name = |old: &PodEntry| old.name == pod.name && old.namespace == pod.namespace && old.uid != pod.uid;
-        let mut stale: Vec<PodUid> =
+        let replaced: Vec<PodUid> =
             self.pods.values().filter(|old| same_name(old)).map(|old| old.uid.clone()).collect();
-        for uid in &stale {
+        for uid in &replaced {
             self.pods.remove(uid);
         }
-        if self.pods.get(&pod.uid).is_some_and(|old| has_lost(old, &pod)) {
-            stale.push(pod.uid.clone());
+        let mut changes: Vec<PodChange> = replaced.into_iter().map(PodChange::gone).collect();
+        let pod = Arc::new(pod);
+        let old = self.pods.insert(pod.uid.clone(), pod.clone());
+        changes.extend(change_between(old.as_deref(), &pod));
+        self.index_aliases();
+        changes
+    }
+
+    /// Deletes a pod. No change if there is none with this UID.
+    pub fn delete_pod(&mut self, uid: &PodUid) -> Vec<PodChange> {
+        let deleted = self.pods.remove(uid);
+        self.index_aliases();
+        deleted.map(|pod| PodChange::gone(pod.uid.clone())).into_iter().collect()
+    }
+
+    /// Replaces all pods by a new list.
+    pub fn reset_pods(&mut self, pods: Vec<PodEntry>) -> Vec<PodChange> {
+        let mut old = std::mem::take(&mut self.pods);
+        let mut changes = Vec::new();
+        for pod in pods {
+            changes.extend(change_between(old.remove(&pod.uid).as_deref(), &pod));
+            self.pods.insert(pod.uid.clone(), Arc::new(pod));
         }
-        self.pods.insert(pod.uid.clone(), Arc::new(pod));
+        changes.extend(old.into_keys().map(PodChange::gone));
         self.index_aliases();
-        stale
+        changes
     }
 
-    /// A pod was deleted. `false`: there was none with this UID.
-    pub fn delete_pod(&mut self, uid: &PodUid) -> bool {
-        let known = self.pods.remove(uid).is_some();
-        self.index_aliases();
-        known
-    }
-
-    /// A new first list: these pods and no others. Stale: those that are gone, have ended or ask for something else than before.
-    pub fn reset_pods(&mut self, pods: Vec<PodEntry>) -> Vec<PodUid> {
-        let old = std::mem::take(&mut self.pods);
-        self.pods = pods.into_iter().map(|pod| (pod.uid.clone(), Arc::new(pod))).collect();
-        self.index_aliases();
-        let stale = |old: &Arc<PodEntry>| self.pods.get(&old.uid).is_none_or(|new| has_lost(old, new));
-        old.into_values().filter(stale).map(|old| old.uid.clone()).collect()
-    }
-
-    /// A namespace was added or changed. Stale: the pods in it, if what it says of them has changed.
-    pub fn apply_namespace(&mut self, namespace: NamespaceEntry) -> Vec<PodUid> {
+    /// Adds or replaces a namespace.
+    pub fn apply_namespace(&mut self, namespace: NamespaceEntry) -> Vec<PodChange> {
         let new = Arc::new(namespace);
         let old = self.namespaces.insert(new.name.clone(), new.clone());
+        // Nothing was granted before the namespace was known.
         if old.is_none_or(|old| old == new) { Vec::new() } else { self.pods_of_namespace(&new.name).collect() }
     }
 
-    /// A namespace was deleted. Stale: the pods in it.
-    pub fn delete_namespace(&mut self, name: &str) -> Vec<PodUid> {
+    /// Deletes a namespace.
+    pub fn delete_namespace(&mut self, name: &str) -> Vec<PodChange> {
         self.namespaces.remove(name);
         self.pods_of_namespace(name).collect()
     }
 
-    /// These namespaces and no others. Stale: the pods in those that are gone or have changed.
-    pub fn reset_namespaces(&mut self, namespaces: Vec<NamespaceEntry>) -> Vec<PodUid> {
-        let new = namespaces.into_iter().map(|ns| (ns.name.clone(), Arc::new(ns))).collect();
+    /// Replaces all namespaces by a new list.
+    pub fn reset_namespaces(&mut self, namespaces: Vec<NamespaceEntry>) -> Vec<PodChange> {
+        let new = namespaces.into_iter().map(|namespace| (namespace.name.clone(), Arc::new(namespace))).collect();
         let mut old = std::mem::replace(&mut self.namespaces, new);
         old.retain(|name, old| self.namespaces.get(name) != Some(old));
         old.keys().flat_map(|name| self.pods_of_namespace(name)).collect()
     }
 
-    /// A service account was added or changed. Stale: its pods, if what it says of them has changed.
-    pub fn apply_service_account(&mut self, account: ServiceAccountEntry) -> Vec<PodUid> {
+    /// Adds or replaces a service account.
+    pub fn apply_service_account(&mut self, account: ServiceAccountEntry) -> Vec<PodChange> {
         let (key, new) = ((account.namespace.clone(), account.name.clone()), Arc::new(account));
         let old = self.service_accounts.insert(key.clone(), new.clone());
         if old.is_none_or(|old| old == new) { Vec::new() } else { self.pods_of_service_account(&key).collect() }
     }
 
-    /// A service account was deleted. Stale: its pods.
-    pub fn delete_service_account(&mut self, namespace: &str, name: &str) -> Vec<PodUid> {
+    /// Deletes a service account.
+    pub fn delete_service_account(&mut self, namespace: &str, name: &str) -> Vec<PodChange> {
         let key = (namespace.into(), name.into());
         self.service_accounts.remove(&key);
         self.pods_of_service_account(&key).collect()
     }
 
-    /// These service accounts and no others. Stale: the pods of those that are gone or have changed.
-    pub fn reset_service_accounts(&mut self, accounts: Vec<ServiceAccountEntry>) -> Vec<PodUid> {
+    /// Replaces all service accounts by a new list.
+    pub fn reset_service_accounts(&mut self, accounts: Vec<ServiceAccountEntry>) -> Vec<PodChange> {
         let key = |account: &ServiceAccountEntry| (account.namespace.clone(), account.name.clone());
         let new = accounts.into_iter().map(|account| (key(&account), Arc::new(account))).collect();
         let mut old = std::mem::replace(&mut self.service_accounts, new);
@@ -142,16 +166,16 @@ impl Index {
         old.keys().flat_map(|key| self.pods_of_service_account(key)).collect()
     }
 
-    fn pods_of_namespace(&self, name: &str) -> impl Iterator<Item = PodUid> {
-        self.pods().filter(move |pod| *pod.namespace == *name).map(|pod| pod.uid.clone())
+    fn pods_of_namespace(&self, name: &str) -> impl Iterator<Item = PodChange> {
+        self.pods().filter(move |pod| *pod.namespace == *name).map(|pod| PodChange::changed(pod.uid.clone()))
     }
 
-    fn pods_of_service_account(&self, (namespace, name): &(Arc<str>, Arc<str>)) -> impl Iterator<Item = PodUid> {
-        let its = move |pod: &&Arc<PodEntry>| pod.namespace == *namespace && pod.service_account == *name;
-        self.pods().filter(its).map(|pod| pod.uid.clone())
+    fn pods_of_service_account(&self, (namespace, name): &(Arc<str>, Arc<str>)) -> impl Iterator<Item = PodChange> {
+        let uses_it = move |pod: &&Arc<PodEntry>| pod.namespace == *namespace && pod.service_account == *name;
+        self.pods().filter(uses_it).map(|pod| PodChange::changed(pod.uid.clone()))
     }
 
-    /// From scratch at every change: a handful of static pods a node is not worth bookkeeping that can drift.
+    /// Rebuilds the aliases after every change: a node has a handful of static pods, and a rebuilt map cannot drift.
     fn index_aliases(&mut self) {
         self.aliases.clear();
         for pod in self.pods.values() {
@@ -162,9 +186,25 @@ impl Index {
     }
 }
 
-/// Whether what `old` was given is of no more use now that the pod is `new`.
-fn has_lost(old: &PodEntry, new: &PodEntry) -> bool {
-    new.finished || !old.asks_the_same(new)
+fn change_between(old: Option<&PodEntry>, new: &PodEntry) -> Option<PodChange> {
+    let kind = match old {
+        None => ChangeKind::Added,
+        Some(old) if new.finished || !old.asks_the_same(new) => ChangeKind::Changed,
+        Some(_) => return None,
+    };
+    Some(PodChange { uid: new.uid.clone(), kind })
+}
+
+// === impl PodChange ===
+
+impl PodChange {
+    fn changed(uid: PodUid) -> Self {
+        Self { uid, kind: ChangeKind::Changed }
+    }
+
+    fn gone(uid: PodUid) -> Self {
+        Self { uid, kind: ChangeKind::Gone }
+    }
 }
 
 #[cfg(test)]

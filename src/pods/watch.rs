@@ -15,12 +15,12 @@ use serde::Deserialize;
 use tracing::{debug, info, warn};
 
 use super::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry, service_account_entry};
-use super::index::Index;
+use super::index::{Index, PodChange};
 use super::store::Store;
 use crate::clock::{Clock as _, SystemClock};
 use crate::metrics::{Metrics, Watch};
 use crate::readiness::BlockReady;
-use crate::types::{PodUid, causes};
+use crate::types::causes;
 
 /// A silent connection is given up after this: the API server ends every watch by then, so one that lives on is dead. Staleness
 /// only delays new pods, it never makes one pass for another.
@@ -89,14 +89,14 @@ struct Context {
     jitter: f64,
 }
 
-/// How objects of one kind change the index.
+/// How objects of one kind update the index.
 trait Indexed: Sized {
     type Entry;
-    /// `None`: not an object we can use.
+    /// The entry of this object; `None` if it lacks what every entry needs.
     fn entry(&self) -> Option<Self::Entry>;
-    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid>;
-    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid>;
-    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid>;
+    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodChange>;
+    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodChange>;
+    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodChange>;
 }
 
 async fn feed<K>(stream: impl Stream<Item = Result<Event<K>, watcher::Error>>, context: Context, ready: BlockReady)
@@ -240,13 +240,13 @@ impl Indexed for SlimPod {
     fn entry(&self) -> Option<Self::Entry> {
         pod_entry(self)
     }
-    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodChange> {
         index.apply_pod(entry)
     }
-    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
-        if index.delete_pod(&entry.uid) { vec![entry.uid] } else { Vec::new() }
+    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodChange> {
+        index.delete_pod(&entry.uid)
     }
-    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
+    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodChange> {
         index.reset_pods(entries)
     }
 }
@@ -257,13 +257,13 @@ impl Indexed for Metadata<NamespaceKind> {
     fn entry(&self) -> Option<Self::Entry> {
         namespace_entry(&self.object)
     }
-    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodChange> {
         index.apply_namespace(entry)
     }
-    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodChange> {
         index.delete_namespace(&entry.name)
     }
-    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
+    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodChange> {
         index.reset_namespaces(entries)
     }
 }
@@ -274,13 +274,13 @@ impl Indexed for Metadata<ServiceAccountKind> {
     fn entry(&self) -> Option<Self::Entry> {
         service_account_entry(&self.object)
     }
-    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+    fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodChange> {
         index.apply_service_account(entry)
     }
-    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodUid> {
+    fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodChange> {
         index.delete_service_account(&entry.namespace, &entry.name)
     }
-    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodUid> {
+    fn reset(index: &mut Index, entries: Vec<Self::Entry>) -> Vec<PodChange> {
         index.reset_service_accounts(entries)
     }
 }

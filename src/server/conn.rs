@@ -11,14 +11,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use crate::bridge::Bridge;
 use crate::caller::{Connection, Kernel};
 use crate::clock::Clock;
 use crate::issuer::Issuer;
+use crate::service::MetadataService;
 
 /// From the accept to the end of the head. Clients send theirs in one segment.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// A whole connection: the head, the bridge's own budget, and an answer of a few kilobytes to a slow reader.
+/// A whole connection: the head, the service's own budget, and an answer of a few kilobytes to a slow reader.
 const LIFETIME: Duration = Duration::from_secs(10);
 /// Four headers are what clients send; a session token is 56 characters.
 const MAX_HEADERS: usize = 32;
@@ -30,13 +30,13 @@ const MAX_HEAD: usize = 8192;
 pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
     stream: TcpStream,
     connection: Connection,
-    bridge: &Bridge<K, I, C>,
+    service: &MetadataService<K, I, C>,
 ) {
     let service = service_fn(async |request: Request<Incoming>| {
         let (head, body) = request.into_parts();
         // Requests with a body are refused by their head; nothing reads it.
         drop(body);
-        Ok::<_, Infallible>(bridge.handle(&connection, &head).await)
+        Ok::<_, Infallible>(service.handle(&connection, &head).await)
     });
     let serve = http1::Builder::new()
         // Without a timer hyper's head timeout is silently off.

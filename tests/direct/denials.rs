@@ -197,7 +197,7 @@ async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
         for _ in 0..A_SECOND / 20 {
             let (((uid, ..), owner), head) = asking.next().unwrap();
             test.kernel.0.lock().unwrap().clone_from(owner);
-            let reply = test.bridge.handle(&connection, head).await;
+            let reply = test.service.handle(&connection, head).await;
             // Permanent refusals by STS are documents that say so.
             assert!(reply.status() != 200 || uid.starts_with("refused"), "{uid}: {reply:?}");
         }

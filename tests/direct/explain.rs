@@ -1,5 +1,5 @@
 //! `podrole explain` against the daemon's own answers: the same objects and flags, the one by way of its subcommand, the other by
-//! way of watch, bridge and policy, for every container.
+//! way of watch, service and policy, for every container.
 
 #[path = "explain/cases.rs"]
 mod cases;

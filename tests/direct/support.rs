@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http_body_util::BodyExt as _;
 use podrole::audit::Audit;
-use podrole::bridge::{Bridge, Identity, IssueTerms, Parties, Ruling};
 use podrole::cache::CredentialCache;
 use podrole::caller::resolver::Resolver;
 use podrole::caller::{ClientSocket, Connection, Kernel, NetnsId, Sockets};
@@ -23,6 +22,7 @@ use podrole::metrics::Metrics;
 use podrole::pods::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry};
 use podrole::pods::store::Store;
 use podrole::policy::{ContainerRoles, Rules, SessionScope};
+use podrole::service::{ActivePolicy, Deps, Identity, IssueTerms, MetadataService};
 use podrole::types::{BaseArn, ContainerId, Credentials, Glob, KernelIdentity, PodUid, Secret};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -113,9 +113,9 @@ pub(crate) struct Test {
     pub(crate) kernel: FakeKernel,
     pub(crate) issuer: FakeIssuer,
     pub(crate) store: Arc<Store>,
-    pub(crate) ruling: Arc<ArcSwapOption<Ruling<FakeIssuer, Anchored>>>,
+    pub(crate) active_policy: Arc<ArcSwapOption<ActivePolicy<FakeIssuer, Anchored>>>,
     pub(crate) facts: Arc<ArcSwap<Facts>>,
-    pub(crate) bridge: Arc<Bridge<FakeKernel, FakeIssuer, Anchored>>,
+    pub(crate) service: Arc<MetadataService<FakeKernel, FakeIssuer, Anchored>>,
     pub(crate) events: Arc<Events>,
     pub(crate) audit: Arc<Audit>,
     pub(crate) metrics: Arc<Metrics>,
@@ -163,14 +163,14 @@ impl Test {
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
         let audit = Arc::new(Audit::new(audit, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap());
         let events = Arc::new(Events::new(limits, Arc::new(clock.clone()), metrics.clone()));
-        let ruling = Arc::new(ArcSwapOption::from_pointee(Ruling { rules, terms, cache }));
+        let active_policy = Arc::new(ArcSwapOption::from_pointee(ActivePolicy { rules, terms, cache }));
         let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
         let facts = Arc::new(ArcSwap::from_pointee(facts));
-        let bridge = Arc::new(Bridge::new(Parties {
+        let service = Arc::new(MetadataService::new(Deps {
             identity: Identity::Kernel(Resolver::new(kernel.clone())),
             store: store.clone(),
             service_accounts,
-            ruling: ruling.clone(),
+            active_policy: active_policy.clone(),
             keys: Arc::new(ArcSwap::from_pointee(KeyRing::new(vec![key]))),
             facts: facts.clone(),
             imds_v1: false,
@@ -180,7 +180,7 @@ impl Test {
             events: Some(events.clone()),
             metrics: metrics.clone(),
         }));
-        Self { kernel, issuer, store, ruling, facts, bridge, events, audit, metrics }
+        Self { kernel, issuer, store, active_policy, facts, service, events, audit, metrics }
     }
 
     pub(crate) fn socket(&self, netns: u64, cookie: u64, pod: &str, container: &str) {
@@ -220,7 +220,7 @@ impl Test {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let (parts, body) = self.bridge.handle(&connection(), &head).await.into_parts();
+        let (parts, body) = self.service.handle(&connection(), &head).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (parts.status.as_u16(), String::from_utf8_lossy(&body).into_owned())
     }

@@ -13,7 +13,7 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-fn get(path: &str) -> Result<Route, Refusal> {
+fn get(path: &str) -> Result<Route, Rejection> {
     classify(&request("GET", path, &[]))
 }
 
@@ -89,7 +89,7 @@ fn paths_that_need_thought_are_refused() {
         "/latest/meta-data/iam/security-credentials/?x=1",
         "/latest/meta-data/iam/security-credentials/web?",
     ] {
-        assert!(matches!(get(path), Err(Refusal::Malformed(_))), "{path}: {:?}", get(path));
+        assert!(matches!(get(path), Err(Rejection::Malformed(_))), "{path}: {:?}", get(path));
     }
 }
 
@@ -100,26 +100,26 @@ fn the_token_put() {
     assert_eq!(put("/latest/api/token", &[(ttl, "21600")]), Ok(Route::Token { ttl: 21_600 }));
     assert_eq!(put("/latest/api/token", &[(ttl, "1")]), Ok(Route::Token { ttl: 1 }));
     for bad in ["0", "-1", "21601", "abc", "", " ", "1.5", "+5", "99999999999999999999"] {
-        assert!(matches!(put("/latest/api/token", &[(ttl, bad)]), Err(Refusal::Malformed(_))), "{bad:?}");
+        assert!(matches!(put("/latest/api/token", &[(ttl, bad)]), Err(Rejection::Malformed(_))), "{bad:?}");
     }
-    assert!(matches!(put("/latest/api/token", &[]), Err(Refusal::Malformed(_))));
-    assert!(matches!(put("/latest/api/token", &[(ttl, "60"), (ttl, "70")]), Err(Refusal::Malformed(_))));
+    assert!(matches!(put("/latest/api/token", &[]), Err(Rejection::Malformed(_))));
+    assert!(matches!(put("/latest/api/token", &[(ttl, "60"), (ttl, "70")]), Err(Rejection::Malformed(_))));
     for name in ["X-Forwarded-For", "x-forwarded-for", "Forwarded", "Via"] {
-        assert!(matches!(put("/latest/api/token", &[(ttl, "60"), (name, "")]), Err(Refusal::Forwarded(_))), "{name}");
+        assert!(matches!(put("/latest/api/token", &[(ttl, "60"), (name, "")]), Err(Rejection::Forwarded(_))), "{name}");
     }
     for path in ["/latest/api/token/", "/2021-03-23/api/token", "/latest/meta-data/"] {
-        assert_eq!(put(path, &[(ttl, "60")]), Err(Refusal::PutElsewhere), "{path}");
+        assert_eq!(put(path, &[(ttl, "60")]), Err(Rejection::PutElsewhere), "{path}");
     }
 }
 
 #[test]
 fn methods() {
     for method in ["GET", "HEAD", "POST", "DELETE"] {
-        assert_eq!(classify(&request(method, "/latest/api/token", &[])), Err(Refusal::Method { allow: "PUT" }));
+        assert_eq!(classify(&request(method, "/latest/api/token", &[])), Err(Rejection::Method { allow: "PUT" }));
     }
     for method in ["POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "get"] {
         let refused = classify(&request(method, "/latest/meta-data/", &[]));
-        assert_eq!(refused, Err(Refusal::Method { allow: "GET, HEAD" }), "{method}");
+        assert_eq!(refused, Err(Rejection::Method { allow: "GET, HEAD" }), "{method}");
     }
     assert_eq!(classify(&request("HEAD", "/latest/meta-data/iam/info", &[])), Ok(Route::IamInfo));
 }
@@ -143,12 +143,12 @@ fn hosts() {
     ] {
         assert_eq!(
             classify(&request("GET", "/latest/", &[("Host", host)])),
-            Err(Refusal::Forwarded("another Host")),
+            Err(Rejection::Forwarded("another Host")),
             "{host:?}"
         );
     }
     let two = request("GET", "/latest/", &[("Host", "169.254.169.254"), ("Host", "169.254.169.254")]);
-    assert!(matches!(classify(&two), Err(Refusal::Malformed(_))));
+    assert!(matches!(classify(&two), Err(Rejection::Malformed(_))));
 }
 
 #[test]
@@ -161,17 +161,17 @@ fn smuggling_and_browsers() {
         ("Upgrade", "h2c"),
     ] {
         assert!(
-            matches!(classify(&request("GET", "/latest/", &[(name, value)])), Err(Refusal::Malformed(_))),
+            matches!(classify(&request("GET", "/latest/", &[(name, value)])), Err(Rejection::Malformed(_))),
             "{name}"
         );
     }
     for (name, value) in [("Origin", "http://evil"), ("Sec-Fetch-Mode", "cors")] {
         assert!(
-            matches!(classify(&request("GET", "/latest/", &[(name, value)])), Err(Refusal::Forwarded(_))),
+            matches!(classify(&request("GET", "/latest/", &[(name, value)])), Err(Rejection::Forwarded(_))),
             "{name}"
         );
     }
-    assert!(matches!(get("http://169.254.169.254/latest/"), Err(Refusal::Malformed(_))));
+    assert!(matches!(get("http://169.254.169.254/latest/"), Err(Rejection::Malformed(_))));
 }
 
 #[test]

@@ -41,9 +41,21 @@ fn account(name: &str, role: &str) -> ServiceAccountEntry {
     service_account_entry(&object).unwrap()
 }
 
-fn sorted(mut stale: Vec<PodUid>) -> Vec<PodUid> {
-    stale.sort();
-    stale
+fn sorted(mut changes: Vec<PodChange>) -> Vec<PodChange> {
+    changes.sort();
+    changes
+}
+
+fn added(id: &str) -> PodChange {
+    PodChange { uid: uid(id), kind: ChangeKind::Added }
+}
+
+fn changed(id: &str) -> PodChange {
+    PodChange { uid: uid(id), kind: ChangeKind::Changed }
+}
+
+fn gone(id: &str) -> PodChange {
+    PodChange { uid: uid(id), kind: ChangeKind::Gone }
 }
 
 fn uid(text: &str) -> PodUid {
@@ -63,19 +75,21 @@ const HASH: &str = "0123456789abcdef0123456789abcdef";
 #[test]
 fn a_recreated_pod_ends_its_predecessor() {
     let mut index = Index::default();
-    assert!(index.apply_pod(pod("web-0", "u-1", None)).is_empty());
-    assert_eq!(index.apply_pod(pod("web-0", "u-2", None)), [uid("u-1")]);
+    assert_eq!(index.apply_pod(pod("web-0", "u-1", None)), [added("u-1")]);
+    assert_eq!(index.apply_pod(pod("web-0", "u-1", None)), [], "the same again changes nothing");
+    assert_eq!(index.apply_pod(pod("web-0", "u-2", None)), [gone("u-1"), added("u-2")]);
     assert_eq!(found(&index, "u-1"), Err("unknown"));
     assert_eq!(found(&index, "u-2"), Ok("web-0".into()));
-    assert!(!index.delete_pod(&uid("u-1")), "a late delete of the old one leaves the new one");
+    assert_eq!(index.delete_pod(&uid("u-1")), [], "a late delete of the old one leaves the new one");
     assert_eq!(found(&index, "u-2"), Ok("web-0".into()));
+    assert_eq!(index.delete_pod(&uid("u-2")), [gone("u-2")]);
 }
 
 #[test]
 fn relist_without_a_pod_removes_it() {
     let mut index = Index::default();
     index.apply_pod(pod("a", "u-1", None));
-    assert_eq!(index.reset_pods(vec![pod("b", "u-2", None)]), [uid("u-1")]);
+    assert_eq!(index.reset_pods(vec![pod("b", "u-2", None)]), [added("u-2"), gone("u-1")]);
     assert_eq!((found(&index, "u-1"), found(&index, "u-2")), (Err("unknown"), Ok("b".into())));
 }
 
@@ -85,17 +99,18 @@ fn relist_ends_what_a_pod_asks_for_no_more() {
     let list = |phase: &str, role: &str| {
         vec![of_web("u-1", "Running", "one"), of_web("u-2", phase, "two"), of_web("u-3", "Running", role)]
     };
-    assert!(index.reset_pods(list("Running", "three")).is_empty());
-    assert!(index.reset_pods(list("Running", "three")).is_empty(), "the same again changes nothing");
-    assert_eq!(sorted(index.reset_pods(list("Succeeded", "other"))), [uid("u-2"), uid("u-3")]);
+    assert_eq!(index.reset_pods(list("Running", "three")), [added("u-1"), added("u-2"), added("u-3")]);
+    assert_eq!(index.reset_pods(list("Running", "three")), [], "the same again changes nothing");
+    assert_eq!(sorted(index.reset_pods(list("Succeeded", "other"))), [changed("u-2"), changed("u-3")]);
 }
 
 #[test]
 fn what_is_said_of_a_pod_elsewhere_ends_what_it_was_given() {
     let mut index = Index::default();
     index.reset_pods(vec![pod("default", "u-1", None), of_web("u-2", "Running", "two"), of_web("u-3", "Running", "x")]);
-    let (all, of_web): (&[_], &[_]) = (&[uid("u-1"), uid("u-2"), uid("u-3")], &[uid("u-2"), uid("u-3")]);
-    let none: &[PodUid] = &[];
+    let (all, of_web): (&[_], &[_]) =
+        (&[changed("u-1"), changed("u-2"), changed("u-3")], &[changed("u-2"), changed("u-3")]);
+    let none: &[PodChange] = &[];
 
     assert_eq!(index.apply_namespace(namespace("n", "[\"a\"]")), none, "nothing was given before it was known");
     assert_eq!(index.apply_namespace(namespace("n", "[\"a\"]")), none, "it says the same");
@@ -135,7 +150,7 @@ proptest! {
         let mut index = Index::default();
         let mut model: BTreeSet<(usize, usize)> = BTreeSet::new();
         for (what, name, id) in steps {
-            // A UID belongs to one name for ever.
+            // A UID never moves to another name.
             let name = if what == 0 { id % names.len() } else { name };
             match what {
                 0 => {

@@ -1,0 +1,196 @@
+//! The metadata service: a connection and a request in, a reply out. The one place where caller, pods, policy, cache and protocol
+//! meet.
+//!
+//! ```text
+//! handle -> classify -> identify -> session -> one function per route -> report -> reply
+//! ```
+
+mod deps;
+mod grant;
+mod outcome;
+mod owner;
+mod request;
+mod session;
+mod wait;
+
+pub use deps::{ActivePolicy, Deps, Identity, IssueTerms};
+pub use outcome::Reply;
+
+use http::Method;
+use http::request::Parts;
+use tracing::{debug, error};
+
+use crate::audit::{Delivery, Subject};
+use crate::caller::resolver::IdentityError;
+use crate::caller::{Connection, Kernel};
+use crate::clock::Clock;
+use crate::deadline::Deadline;
+use crate::imds::{self, Fact, Listing, Route, classify, session_token};
+use crate::issuer::Issuer;
+
+use outcome::{Answer, Denied, DeniedReason, Failure, Outcome};
+use request::{BUDGET, Caller, Request};
+
+/// Answers the requests of pods.
+pub struct MetadataService<K, I, C> {
+    deps: Deps<K, I, C>,
+}
+
+// === impl MetadataService ===
+
+impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
+    /// A metadata service that works with `deps`.
+    pub fn new(deps: Deps<K, I, C>) -> Self {
+        Self { deps }
+    }
+
+    /// Answers one request that came in on `connection`.
+    pub async fn handle(&self, connection: &Connection, head: &Parts) -> Reply {
+        let started = self.deps.clock.boot();
+        let (route, outcome) = match classify(head) {
+            Ok(route) => (route.name(), self.outcome(connection, head, &route).await),
+            Err(rejection) => ("refused", Err(rejection.into())),
+        };
+        self.report(head, &outcome);
+        let name = outcome::name(&outcome);
+        debug!(peer = %connection.peer, route, outcome = name, why = outcome::detail(&outcome), "Answered");
+        self.deps.metrics.request(route, name, self.deps.clock.boot().saturating_sub(started));
+        outcome::reply(outcome, self.deps.clock.wall())
+    }
+
+    async fn outcome(&self, connection: &Connection, head: &Parts, route: &Route) -> Outcome {
+        let token = session_token(&head.headers)?;
+        let mut request = self.identify(connection, head).await?;
+        if let Route::Token { ttl } = route {
+            return self.issue_token(&request, *ttl);
+        }
+        let ttl = self.check_session(&mut request, token).await?;
+        match route {
+            Route::Token { .. } | Route::Unknown => Err(Failure::NotFound),
+            Route::Fact(fact) => self.fact(&mut request, *fact, ttl).await,
+            Route::IdentityDocument => self.identity_document(&mut request, ttl).await,
+            Route::Listing(listing) => self.listing(&mut request, *listing, ttl).await,
+            Route::RoleList { .. } => self.role_list(&mut request, ttl).await,
+            Route::IamInfo => self.iam_info(&mut request, ttl).await,
+            Route::Credentials { role, extended } => self.credentials(&mut request, role, *extended, ttl).await,
+        }
+    }
+
+    async fn identify<'a>(&self, connection: &'a Connection, head: &'a Parts) -> Result<Request<'a>, Failure> {
+        let mut deadline = Deadline::after(BUDGET);
+        let caller = match &self.deps.identity {
+            Identity::Address => Caller::Address,
+            Identity::Kernel(resolver) => {
+                let started = self.deps.clock.boot();
+                let proofs = resolver.prove(connection, &mut deadline).await.map_err(Failure::Unidentified)?;
+                self.deps.metrics.identity(self.deps.clock.boot().saturating_sub(started));
+                Caller::Kernel(proofs)
+            }
+        };
+        Ok(Request { connection, head, caller, deadline })
+    }
+
+    async fn fact(&self, request: &mut Request<'_>, fact: Fact, ttl: Option<u32>) -> Outcome {
+        let known = || self.deps.facts.load().get(fact).map(str::to_owned);
+        let body = match known() {
+            Some(body) => body,
+            None => {
+                // Discovery brings all facts before it brings the policy: what is missing then does not exist here.
+                self.active_policy(request).await?;
+                known().ok_or(Failure::NotFound)?
+            }
+        };
+        Ok(Answer::Text { body, ttl })
+    }
+
+    async fn identity_document(&self, request: &mut Request<'_>, ttl: Option<u32>) -> Outcome {
+        self.active_policy(request).await?;
+        let body = imds::identity_document(&self.deps.facts.load()).ok_or(Failure::NotFound)?;
+        Ok(Answer::Text { body, ttl })
+    }
+
+    async fn listing(&self, request: &mut Request<'_>, listing: Listing, ttl: Option<u32>) -> Outcome {
+        match listing {
+            // Exists only for a pod that has a role.
+            Listing::Iam => drop(self.granted(request).await?),
+            Listing::Versions
+            | Listing::Latest
+            | Listing::MetaData
+            | Listing::Placement
+            | Listing::Services
+            | Listing::Dynamic
+            | Listing::InstanceIdentity => {}
+        }
+        Ok(Answer::Text { body: listing.body(), ttl })
+    }
+
+    async fn role_list(&self, request: &mut Request<'_>, ttl: Option<u32>) -> Outcome {
+        let (granted, _) = self.granted(request).await?;
+        Ok(Answer::Text { body: granted.grant.role.name().to_owned(), ttl })
+    }
+
+    async fn iam_info(&self, request: &mut Request<'_>, ttl: Option<u32>) -> Outcome {
+        let (granted, _) = self.granted(request).await?;
+        Ok(Answer::Text { body: imds::iam_info(&granted.grant.role, self.deps.clock.wall()), ttl })
+    }
+
+    async fn credentials(&self, request: &mut Request<'_>, role: &str, extended: bool, ttl: Option<u32>) -> Outcome {
+        let (granted, policy) = self.granted(request).await?;
+        if granted.grant.role.name() != role {
+            let own = granted.grant.role.clone();
+            return Err(granted.caller.denied(DeniedReason::WrongRole { own }).into());
+        }
+        let issued = self.issued(request, &granted, &policy).await?;
+        Ok(Answer::Credentials { granted, issued, extended, ttl })
+    }
+
+    /// Tells the audit log, the metrics, the pod's owner and the operator what came of a request. Nothing else on the request path
+    /// reports a denial or a delivery.
+    fn report(&self, head: &Parts, outcome: &Outcome) {
+        match outcome {
+            // A HEAD request has been given nothing.
+            Ok(Answer::Credentials { granted, issued, .. }) if head.method != Method::HEAD => {
+                self.deps.audit.delivery(&Delivery {
+                    subject: Subject { pod: &granted.caller.pod, container: granted.caller.container() },
+                    role: granted.grant.role.as_str(),
+                    session_name: granted.grant.session_name.as_str(),
+                    access_key_id: &issued.credentials.access_key_id,
+                    identity: self.deps.identity.name(),
+                });
+            }
+            Ok(Answer::Credentials { .. } | Answer::Token { .. } | Answer::Text { .. }) => {}
+            Err(Failure::Denied(denied)) => self.report_denial(denied),
+            Err(Failure::Unidentified(IdentityError::Kernel(error))) => {
+                error!(%error, "Cannot ask the kernel who is calling; the client is told to retry");
+            }
+            Err(
+                Failure::Rejected(_)
+                | Failure::Unidentified(_)
+                | Failure::NotReady(_)
+                | Failure::NotFound
+                | Failure::Issuer(_),
+            ) => {}
+        }
+    }
+
+    fn report_denial(&self, denied: &Denied) {
+        let (denial, explain) = (denied.reason.denial(), || denied.reason.explain());
+        for claimant in &denied.claimants {
+            // A denial by STS has the audit line of its call, which all requests that wait for it share.
+            if !matches!(denied.reason, DeniedReason::Issuer { .. }) {
+                let subject = Subject { pod: &claimant.pod, container: claimant.container.as_ref() };
+                self.deps.audit.denial(&subject, denial, explain);
+            }
+            self.deps.metrics.denial(denial);
+            if let Some(events) = &self.deps.events {
+                events.denied(&claimant.pod, denial, explain);
+            }
+        }
+    }
+}
+
+impl<K, I, C> std::fmt::Debug for MetadataService<K, I, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MetadataService")
+    }
+}

@@ -1,0 +1,105 @@
+//! What the metadata service works with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use crate::audit::Audit;
+use crate::cache::CredentialCache;
+use crate::caller::resolver::Resolver;
+use crate::events::Events;
+use crate::imds::{Facts, KeyRing};
+use crate::issuer::{IssueRequest, Source};
+use crate::metrics::Metrics;
+use crate::pods::store::Store;
+use crate::policy::{Grant, Rules};
+
+/// Everything that answering requests takes.
+pub struct Deps<K, I, C> {
+    /// How callers are identified.
+    pub identity: Identity<K>,
+    /// The watched objects.
+    pub store: Arc<Store>,
+    /// Whether service accounts are a source of roles.
+    pub service_accounts: bool,
+    /// Empty until discovery has finished; set once and kept.
+    pub active_policy: Arc<ArcSwapOption<ActivePolicy<I, C>>>,
+    /// The keys of session tokens.
+    pub keys: Arc<ArcSwap<KeyRing>>,
+    /// Static facts about the node that pods may read.
+    pub facts: Arc<ArcSwap<Facts>>,
+    /// Whether every namespace may ask without a session token (`--imds-v1=allow`).
+    pub imds_v1: bool,
+    /// The clock.
+    pub clock: C,
+    /// Returns a fresh random nonce for a session token.
+    pub nonce: fn() -> [u8; 12],
+    /// The audit log.
+    pub audit: Arc<Audit>,
+    /// Events on denied pods; `None` with `--events=false`.
+    pub events: Option<Arc<Events>>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How callers are identified.
+#[derive(Debug)]
+pub enum Identity<K> {
+    /// By the kernel.
+    Kernel(Resolver<K>),
+    /// By their address only: the weaker mode, for nodes whose kernel cannot identify the owner of a socket.
+    Address,
+}
+
+/// The inputs of every call to the issuer that do not depend on the pod.
+#[derive(Clone, Debug)]
+pub struct IssueTerms {
+    /// Where credentials come from.
+    pub source: Source,
+    /// How long sessions last.
+    pub duration: Duration,
+    /// The region whose STS is asked.
+    pub region: Arc<str>,
+}
+
+/// What discovery brings: until then, credentials are not ready.
+#[derive(Debug)]
+pub struct ActivePolicy<I, C> {
+    /// The policy.
+    pub rules: Rules,
+    /// The inputs that all calls to the issuer share.
+    pub terms: IssueTerms,
+    /// The credential cache.
+    pub cache: CredentialCache<I, C>,
+}
+
+// === impl Identity ===
+
+impl<K> Identity<K> {
+    /// The mode as audit lines and metrics spell it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(_) => "kernel",
+            Self::Address => "ip",
+        }
+    }
+}
+
+// === impl ActivePolicy ===
+
+impl<I, C> ActivePolicy<I, C> {
+    /// The complete inputs of the issuer's call for `grant`. Nothing else builds a request, so none can lack an input.
+    pub fn issue_request(&self, grant: &Grant) -> IssueRequest {
+        let Grant { role, session_name, external_id } = grant;
+        let IssueTerms { source, duration, region } = &self.terms;
+        IssueRequest {
+            source: source.clone(),
+            role: role.clone(),
+            session_name: session_name.clone(),
+            external_id: external_id.clone(),
+            duration: *duration,
+            region: region.clone(),
+        }
+    }
+}

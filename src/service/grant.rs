@@ -1,0 +1,182 @@
+//! From an identified caller to its pod, to what policy grants the pod, and to the credentials.
+
+use std::sync::Arc;
+
+use super::outcome::{Claimant, Denied, DeniedReason, Failure, NotReady, Resolution};
+use super::owner::resolve_owner;
+use super::request::Request;
+use super::{ActivePolicy, Identity, MetadataService};
+use crate::cache::{Cached, Issued, WaitError};
+use crate::caller::{Kernel, Proof};
+use crate::clock::Clock;
+use crate::issuer::{IssueError, Issuer};
+use crate::pods::index::{Index, Lookup};
+use crate::policy::{Decision, Grant, ServiceAccount, Subject};
+use crate::types::{ContainerId, NamespaceEntry, PodEntry, ServiceAccountEntry};
+
+/// A caller whose pod and namespace are known.
+#[derive(Debug)]
+pub(super) struct CallerPod {
+    pub(super) pod: Arc<PodEntry>,
+    namespace: Arc<NamespaceEntry>,
+    service_account: Option<Arc<ServiceAccountEntry>>,
+    proof: Option<Proof>,
+}
+
+/// A caller and what policy grants it.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) caller: CallerPod,
+    pub(super) grant: Grant,
+}
+
+// === impl CallerPod ===
+
+impl CallerPod {
+    /// The container that calls; `None` if callers are identified by address.
+    pub(super) fn container(&self) -> Option<&ContainerId> {
+        self.proof.as_ref().map(|proof| &proof.identity.container)
+    }
+
+    /// Whether its namespace allows requests without a session token.
+    pub(super) fn allows_imds_v1(&self) -> bool {
+        self.namespace.imds_v1
+    }
+
+    /// A denial of this caller.
+    pub(super) fn denied(&self, reason: DeniedReason) -> Denied {
+        let claimant = Claimant { pod: self.pod.clone(), container: self.container().cloned() };
+        Denied { reason, claimants: vec![claimant] }
+    }
+}
+
+// === impl MetadataService ===
+
+impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
+    /// The pod that calls, and its namespace. Waits until the watch has shown both.
+    pub(super) async fn caller_pod(&self, request: &mut Request<'_>) -> Result<CallerPod, Failure> {
+        match self.find_pod(&self.deps.store.snapshot(), request) {
+            Resolution::Found(found) => return Ok(found),
+            Resolution::Denied(denied) => return Err(denied.into()),
+            Resolution::NotReady(_) => {}
+        }
+        self.wait_for_index(request, |index, request| self.find_pod(index, request)).await
+    }
+
+    /// What policy grants the caller, and the policy. Waits until the watch and discovery have brought what the decision needs.
+    pub(super) async fn granted(
+        &self,
+        request: &mut Request<'_>,
+    ) -> Result<(Granted, Arc<ActivePolicy<I, C>>), Failure> {
+        let policy = self.active_policy(request).await?;
+        match self.find_grant(&self.deps.store.snapshot(), request, &policy) {
+            Resolution::Found(granted) => return Ok((granted, policy)),
+            Resolution::Denied(denied) => return Err(denied.into()),
+            Resolution::NotReady(_) => {}
+        }
+        let find = |index: &Index, request: &Request<'_>| self.find_grant(index, request, &policy);
+        let granted = self.wait_for_index(request, find).await?;
+        Ok((granted, policy))
+    }
+
+    /// The active policy. Waits until discovery has finished; it brings all facts about the node as well.
+    pub(super) async fn active_policy(&self, request: &mut Request<'_>) -> Result<Arc<ActivePolicy<I, C>>, Failure> {
+        match self.deps.active_policy.load_full() {
+            Some(policy) => Ok(policy),
+            None => self.wait_for_policy(request).await,
+        }
+    }
+
+    /// The credentials of a grant. If the request has waited for anything, they are released only after another look at the caller.
+    pub(super) async fn issued(
+        &self,
+        request: &mut Request<'_>,
+        granted: &Granted,
+        policy: &ActivePolicy<I, C>,
+    ) -> Result<Arc<Issued>, Failure> {
+        let pod = &granted.caller.pod;
+        let cached = policy.cache.get(&policy.issue_request(&granted.grant), &pod.uid);
+        if !self.is_current(pod) {
+            // The cache may have been told to forget the pod before it learned of the pod just now.
+            policy.cache.forget(&pod.uid);
+        }
+        let unchecked = match cached {
+            Cached::Ready(unchecked) => unchecked,
+            Cached::Denied(error) => return Err(issuer_failure(granted, error)),
+            Cached::Pending(pending) => match policy.cache.wait(pending, &mut request.deadline).await {
+                Ok(unchecked) => unchecked,
+                Err(WaitError::Issuer(error)) => return Err(issuer_failure(granted, error)),
+                Err(WaitError::TimedOut) => return Err(Failure::NotReady(NotReady::Credentials)),
+            },
+        };
+        unchecked.release(|| match request.deadline.waited() {
+            true => self.check_again(request, granted, policy),
+            false => Ok(()),
+        })
+    }
+
+    fn find_pod(&self, index: &Index, request: &Request<'_>) -> Resolution<CallerPod> {
+        resolve_owner(index, &request.caller, request.peer()).and_then(|owner| {
+            let pod = owner.pod;
+            let Some(namespace) = index.namespace(&pod.namespace) else {
+                return Resolution::NotReady(NotReady::Namespace);
+            };
+            Resolution::Found(CallerPod {
+                pod: pod.clone(),
+                namespace: namespace.clone(),
+                // The index has none if service accounts are not watched.
+                service_account: index.service_account(&pod.namespace, &pod.service_account).cloned(),
+                proof: owner.proof.cloned(),
+            })
+        })
+    }
+
+    fn find_grant(&self, index: &Index, request: &Request<'_>, policy: &ActivePolicy<I, C>) -> Resolution<Granted> {
+        self.find_pod(index, request).and_then(|caller| {
+            let subject = Subject {
+                pod: &caller.pod,
+                container: caller.container(),
+                namespace: Some(&caller.namespace),
+                service_account: ServiceAccount::of(self.deps.service_accounts, caller.service_account.as_deref()),
+            };
+            match policy.rules.decide(subject) {
+                Decision::Allow(grant) => Resolution::Found(Granted { caller, grant }),
+                Decision::NotYet(what) => Resolution::NotReady(NotReady::Decision(what)),
+                Decision::Deny(reason) => Resolution::Denied(caller.denied(DeniedReason::Policy(reason))),
+            }
+        })
+    }
+
+    /// Checks, after a wait, that the connection still belongs to the same socket and that its pod still has the same grant.
+    fn check_again(&self, request: &Request<'_>, before: &Granted, policy: &ActivePolicy<I, C>) -> Result<(), Failure> {
+        let changed = Failure::NotReady(NotReady::CallerChanged);
+        if let (Identity::Kernel(resolver), Some(proof)) = (&self.deps.identity, &before.caller.proof)
+            && !resolver.still_holds(request.connection, proof)
+        {
+            return Err(changed);
+        }
+        match self.find_grant(&self.deps.store.snapshot(), request, policy) {
+            Resolution::Found(now) if now.grant == before.grant && now.caller.pod.uid == before.caller.pod.uid => {
+                Ok(())
+            }
+            Resolution::Found(_) | Resolution::NotReady(_) | Resolution::Denied(_) => Err(changed),
+        }
+    }
+
+    /// Whether the index still has this very entry.
+    fn is_current(&self, pod: &Arc<PodEntry>) -> bool {
+        matches!(self.deps.store.snapshot().pod(&pod.uid), Lookup::Found(now) if Arc::ptr_eq(now, pod))
+    }
+}
+
+fn issuer_failure(granted: &Granted, error: IssueError) -> Failure {
+    match error {
+        IssueError::Denied { code, hint } => {
+            let role = granted.grant.role.clone();
+            granted.caller.denied(DeniedReason::Issuer { role, code, hint }).into()
+        }
+        IssueError::Base { .. } | IssueError::Throttled { .. } | IssueError::Unavailable { .. } => {
+            Failure::Issuer(error)
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Every way a request can end, and what each looks like: the label in metrics, the status and the body.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, LAST_MODIFIED, RETRY_AFTER, SERVER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+
+use super::grant::Granted;
+use super::owner::OwnerDenial;
+use crate::cache::Issued;
+use crate::caller::resolver::IdentityError;
+use crate::imds::{Rejection, TOKEN_TTL, error_document, http_date};
+use crate::issuer::{Code, IssueError};
+use crate::policy::{DenyReason, NotYet};
+use crate::types::{ContainerId, Denial, PodEntry, RoleArn};
+
+/// How a request ends.
+pub(super) type Outcome = Result<Answer, Failure>;
+
+/// An answer with status 200. No `Debug`: it holds what the pod is given.
+pub(super) enum Answer {
+    /// A session token.
+    Token {
+        /// The token.
+        token: String,
+        /// Its life in seconds.
+        ttl: u32,
+    },
+    /// Credentials.
+    Credentials {
+        /// The caller and its grant.
+        granted: Granted,
+        /// The credentials and their documents.
+        issued: Arc<Issued>,
+        /// Whether the extended document was asked for.
+        extended: bool,
+        /// The remaining seconds of the caller's session token; `None` if the request came without one.
+        ttl: Option<u32>,
+    },
+    /// Any other text, which holds no secret.
+    Text {
+        /// The body.
+        body: String,
+        /// As for credentials.
+        ttl: Option<u32>,
+    },
+}
+
+/// Why a request gets no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The request itself is not acceptable.
+    Rejected(Rejection),
+    /// The kernel does not identify the caller.
+    Unidentified(IdentityError),
+    /// The answer is not known yet.
+    NotReady(NotReady),
+    /// A definite no for a known pod.
+    Denied(Denied),
+    /// A path that the service does not have, or a fact that does not exist here.
+    NotFound,
+    /// The issuer failed in a way that may pass.
+    Issuer(IssueError),
+}
+
+/// What is not known yet. The client is told to retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotReady {
+    /// The published address of a pod, which would tell it from another claimant.
+    Address,
+    /// Whether the caller, who changed while the request waited, has a right to anything.
+    CallerChanged,
+    /// The issuer's answer.
+    Credentials,
+    /// Something that policy needs for its decision.
+    Decision(NotYet),
+    /// The namespace.
+    Namespace,
+    /// The pod.
+    Pod,
+    /// podrole's own account and region, and with them the policy.
+    Policy,
+}
+
+/// A denial and everybody whom it concerns.
+#[derive(Debug)]
+pub(super) struct Denied {
+    pub(super) reason: DeniedReason,
+    /// The caller or, if the owner of the connection is in doubt, every pod that claims it.
+    pub(super) claimants: Vec<Claimant>,
+}
+
+/// A pod that is, or claims to be, the caller.
+#[derive(Debug)]
+pub(super) struct Claimant {
+    pub(super) pod: Arc<PodEntry>,
+    pub(super) container: Option<ContainerId>,
+}
+
+/// Why a pod is denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum DeniedReason {
+    /// The connection cannot be served as the pod's.
+    Owner(OwnerDenial),
+    /// Policy.
+    Policy(DenyReason),
+    /// The pod asked for the credentials of another role than its own.
+    WrongRole {
+        /// The pod's role.
+        own: RoleArn,
+    },
+    /// STS.
+    Issuer {
+        /// The role that was asked for.
+        role: RoleArn,
+        /// STS's code.
+        code: Code,
+        /// What to do.
+        hint: &'static str,
+    },
+}
+
+/// What a search in the index finds.
+#[derive(Debug)]
+pub(super) enum Resolution<T> {
+    Found(T),
+    NotReady(NotReady),
+    Denied(Denied),
+}
+
+/// A whole HTTP answer.
+pub type Reply = Response<Full<Bytes>>;
+
+/// The stable name of an outcome: a label of `podrole_http_requests_total`.
+pub(super) fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Ok(Answer::Token { .. } | Answer::Credentials { .. } | Answer::Text { .. }) => "ok",
+        Err(Failure::Rejected(rejection)) => rejection.name(),
+        Err(Failure::Unidentified(error)) => error.name(),
+        Err(Failure::NotReady(what)) => what.name(),
+        Err(Failure::Denied(denied)) => denied.reason.name(),
+        Err(Failure::NotFound) => "not_found",
+        Err(Failure::Issuer(_)) => "issuer_error",
+    }
+}
+
+/// What the name does not say, for the debug log.
+pub(super) fn detail(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Err(Failure::Rejected(Rejection::Malformed(what) | Rejection::Forwarded(what))) => Some((*what).to_owned()),
+        Err(Failure::Rejected(Rejection::BadToken(error))) => Some(error.to_string()),
+        Err(Failure::Unidentified(error)) => Some(error.to_string()),
+        Err(Failure::Denied(denied)) => Some(denied.reason.explain()),
+        Err(Failure::Issuer(error)) => Some(error.to_string()),
+        Ok(_)
+        | Err(
+            Failure::Rejected(Rejection::TokenRequired | Rejection::PutElsewhere | Rejection::Method { .. })
+            | Failure::NotReady(_)
+            | Failure::NotFound,
+        ) => None,
+    }
+}
+
+/// Renders an outcome. The bodies of failures are fixed texts that tell a caller nothing about others; only a denial by STS names the
+/// caller's own role, in the error document that SDKs show.
+pub(super) fn reply(outcome: Outcome, now: SystemTime) -> Reply {
+    match outcome {
+        Ok(Answer::Token { token, ttl }) => with_ttl(text(StatusCode::OK, token), Some(ttl)),
+        Ok(Answer::Text { body, ttl }) => with_ttl(resource(body.into(), http_date(now)), ttl),
+        Ok(Answer::Credentials { issued, extended, ttl, .. }) => {
+            let document = &issued.document;
+            let body = if extended { document.extended.clone() } else { document.plain.clone() };
+            with_ttl(resource(body, document.last_modified.clone()), ttl)
+        }
+        Err(Failure::Rejected(rejection)) => rejected(rejection),
+        // SDKs take a 404 for "there is no role" and stop asking, so only a definite answer is one.
+        Err(
+            Failure::Unidentified(IdentityError::SocketNotInPod | IdentityError::NotAContainer) | Failure::NotFound,
+        ) => not_found(),
+        Err(Failure::Denied(denied)) => match denied.reason {
+            DeniedReason::Policy(_) | DeniedReason::WrongRole { .. } => not_found(),
+            DeniedReason::Owner(_) => retry_later(),
+            DeniedReason::Issuer { role, code, hint } => {
+                let message = format!("podrole may not assume {role} ({code}): {hint}");
+                resource(error_document("AssumeRoleUnauthorizedAccess", &message, now).into(), http_date(now))
+            }
+        },
+        Err(
+            Failure::Unidentified(IdentityError::Kernel(_) | IdentityError::NoNamespace | IdentityError::TimedOut)
+            | Failure::NotReady(_)
+            | Failure::Issuer(_),
+        ) => retry_later(),
+    }
+}
+
+fn rejected(rejection: Rejection) -> Reply {
+    match rejection {
+        Rejection::Malformed(_) => page(StatusCode::BAD_REQUEST, "400 - Bad Request"),
+        Rejection::TokenRequired | Rejection::BadToken(_) => text(StatusCode::UNAUTHORIZED, ""),
+        Rejection::Forwarded(_) | Rejection::PutElsewhere => text(StatusCode::FORBIDDEN, ""),
+        Rejection::Method { allow } => {
+            let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "");
+            reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+            reply
+        }
+    }
+}
+
+fn not_found() -> Reply {
+    page(StatusCode::NOT_FOUND, "404 - Not Found")
+}
+
+fn retry_later() -> Reply {
+    let mut reply = text(StatusCode::SERVICE_UNAVAILABLE, "");
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    reply
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
+    let body = body.into();
+    let is_empty = body.is_empty();
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    if is_empty {
+        // hyper adds this by itself, except to the answer to a HEAD.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    headers.insert(SERVER, HeaderValue::from_static("EC2ws"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    reply
+}
+
+fn resource(body: Bytes, last_modified: HeaderValue) -> Reply {
+    let mut reply = text(StatusCode::OK, body);
+    let headers = reply.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
+    headers.insert(LAST_MODIFIED, last_modified);
+    reply
+}
+
+fn page(status: StatusCode, title: &'static str) -> Reply {
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"iso-8859-1\"?>\n\
+         <!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML 1.0 Transitional//EN\" \
+         \"http://www.w3.org/TR/xhtml1/DTD/xhtml1-transitional.dtd\">\n\
+         <html xmlns=\"http://www.w3.org/1999/xhtml\"><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n"
+    );
+    let mut reply = text(status, body);
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    reply
+}
+
+fn with_ttl(mut reply: Reply, ttl: Option<u32>) -> Reply {
+    if let Some(ttl) = ttl {
+        reply.headers_mut().insert(TOKEN_TTL, ttl.into());
+    }
+    reply
+}
+
+// === impl Failure ===
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+// === impl NotReady ===
+
+impl NotReady {
+    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address_unknown",
+            Self::CallerChanged => "identity_changed",
+            Self::Credentials => "issuer_timeout",
+            Self::Decision(what) => what.name(),
+            Self::Namespace => NotYet::Namespace.name(),
+            Self::Pod => "pod_unknown",
+            Self::Policy => "starting",
+        }
+    }
+}
+
+// === impl DeniedReason ===
+
+impl DeniedReason {
+    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Owner(why) => why.name(),
+            Self::Policy(_) => "denied",
+            Self::WrongRole { .. } => "wrong_role",
+            Self::Issuer { .. } => "issuer_error",
+        }
+    }
+
+    /// The reason in the closed list.
+    pub(super) fn denial(&self) -> Denial {
+        match self {
+            Self::Owner(why) => why.denial(),
+            Self::Policy(reason) => reason.denial(),
+            Self::WrongRole { .. } => Denial::WrongRole,
+            Self::Issuer { .. } => Denial::AssumeRoleRefused,
+        }
+    }
+
+    /// One sentence for people.
+    pub(super) fn explain(&self) -> String {
+        match self {
+            Self::Owner(why) => why.explain().to_owned(),
+            Self::Policy(reason) => reason.explain(),
+            Self::WrongRole { own } => {
+                format!("the pod asked for another role's name than its own, {}", own.name())
+            }
+            Self::Issuer { role, code, hint } => format!("STS refuses role {role} ({code}): {hint}"),
+        }
+    }
+}
+
+// === impl Resolution ===
+
+impl<T> Resolution<T> {
+    /// Continues the search from what was found.
+    pub(super) fn and_then<U>(self, next: impl FnOnce(T) -> Resolution<U>) -> Resolution<U> {
+        match self {
+            Self::Found(found) => next(found),
+            Self::NotReady(what) => Resolution::NotReady(what),
+            Self::Denied(denied) => Resolution::Denied(denied),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Which pod a connection belongs to, given what the kernel proved and what the watch has shown. Pure.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::outcome::{Claimant, Denied, DeniedReason, NotReady, Resolution};
+use super::request::Caller;
+use crate::caller::Proof;
+use crate::caller::resolver::Proofs;
+use crate::pods::index::{Index, Lookup};
+use crate::types::{Denial, PodEntry};
+
+/// The pod that a connection belongs to.
+#[derive(Debug)]
+pub(super) struct Owner<'a> {
+    pub(super) pod: &'a Arc<PodEntry>,
+    /// The proof that chose it; `None` if callers are identified by address.
+    pub(super) proof: Option<&'a Proof>,
+}
+
+/// Why a caller is not served as the pod that it seems to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnerDenial {
+    /// Two pods claim the same cgroup or, with `--identity=ip`, the same address.
+    Ambiguous,
+    /// The process runs in another pod's network namespace, or in the node's without being a host-network pod: a mesh proxy, a CNI
+    /// agent, or an attack.
+    ForeignNamespace,
+    /// Several network namespaces hold the address, and none of them belongs to the pod that has published it.
+    AddressConflict,
+}
+
+/// A pod that claims the connection, and the proof that it rests on.
+type Claim<'a> = (&'a Arc<PodEntry>, Option<&'a Proof>);
+
+/// Decides by `index` which pod the caller at `peer` is.
+pub(super) fn resolve_owner<'a>(index: &'a Index, caller: &'a Caller, peer: IpAddr) -> Resolution<Owner<'a>> {
+    match caller {
+        Caller::Kernel(Proofs::One(proof)) => by_proof(index, proof, peer),
+        Caller::Kernel(Proofs::Several(proofs)) => by_claims(index, proofs, peer),
+        Caller::Address => by_address(index, peer),
+    }
+}
+
+fn by_proof<'a>(index: &'a Index, proof: &'a Proof, peer: IpAddr) -> Resolution<Owner<'a>> {
+    match index.pod(&proof.identity.pod) {
+        Lookup::Found(pod) if owns_netns(pod, proof, peer) => found((pod, Some(proof))),
+        Lookup::Found(pod) => denied(OwnerDenial::ForeignNamespace, [(pod, Some(proof))]),
+        Lookup::Ambiguous(pods) => denied(OwnerDenial::Ambiguous, pods.into_iter().map(|pod| (pod, Some(proof)))),
+        Lookup::Unknown => Resolution::NotReady(NotReady::Pod),
+    }
+}
+
+/// The cgroup identifies the pod; its network namespace must be the pod's own as well. The API server publishes addresses late, so a
+/// pod without any may own the namespace; a pod with different ones does not.
+fn owns_netns(pod: &PodEntry, proof: &Proof, peer: IpAddr) -> bool {
+    pod.host_network == proof.socket.host && (pod.host_network || pod.ips.is_empty() || pod.ips.contains(&peer))
+}
+
+/// Several network namespaces hold the address and have such a socket. The pod that has published the address is the owner; if no
+/// pod or more than one has, nobody is served.
+fn by_claims<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Resolution<Owner<'a>> {
+    let mut owners: Vec<Claim<'a>> = Vec::with_capacity(1);
+    let mut others: Vec<Claim<'a>> = Vec::new();
+    let mut may_change = false;
+    for proof in proofs {
+        match index.pod(&proof.identity.pod) {
+            Lookup::Found(pod) if !proof.socket.host && !pod.host_network && pod.ips.contains(&peer) => {
+                owners.push((pod, Some(proof)));
+            }
+            Lookup::Found(pod) => {
+                may_change |= pod.ips.is_empty();
+                others.push((pod, Some(proof)));
+            }
+            Lookup::Unknown => may_change = true,
+            Lookup::Ambiguous(pods) => others.extend(pods.into_iter().map(|pod| (pod, Some(proof)))),
+        }
+    }
+    match owners[..] {
+        [owner] => found(owner),
+        [] if may_change => Resolution::NotReady(NotReady::Address),
+        [] | [_, _, ..] => denied(OwnerDenial::AddressConflict, owners.into_iter().chain(others)),
+    }
+}
+
+/// The weaker mode: exactly one live pod has this address, or nobody is served.
+fn by_address(index: &Index, peer: IpAddr) -> Resolution<Owner<'_>> {
+    let mut holders = index.pods().filter(|pod| !pod.host_network && !pod.finished && pod.ips.contains(&peer));
+    match (holders.next(), holders.next()) {
+        (None, _) => Resolution::NotReady(NotReady::Pod),
+        (Some(pod), None) => found((pod, None)),
+        (Some(one), Some(other)) => {
+            denied(OwnerDenial::Ambiguous, [one, other].into_iter().chain(holders).map(|pod| (pod, None)))
+        }
+    }
+}
+
+fn found<'a>((pod, proof): Claim<'a>) -> Resolution<Owner<'a>> {
+    Resolution::Found(Owner { pod, proof })
+}
+
+fn denied<'a>(why: OwnerDenial, claims: impl IntoIterator<Item = Claim<'a>>) -> Resolution<Owner<'a>> {
+    let claimant = |(pod, proof): Claim<'a>| Claimant {
+        pod: pod.clone(),
+        container: proof.map(|proof| proof.identity.container.clone()),
+    };
+    Resolution::Denied(Denied {
+        reason: DeniedReason::Owner(why),
+        claimants: claims.into_iter().map(claimant).collect(),
+    })
+}
+
+// === impl OwnerDenial ===
+
+impl OwnerDenial {
+    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ambiguous => "ambiguous",
+            Self::ForeignNamespace => "foreign_namespace",
+            Self::AddressConflict => "address_conflict",
+        }
+    }
+
+    /// The reason in the closed list.
+    pub(super) fn denial(self) -> Denial {
+        match self {
+            Self::Ambiguous => Denial::Ambiguous,
+            Self::ForeignNamespace => Denial::ForeignNamespace,
+            Self::AddressConflict => Denial::AddressConflict,
+        }
+    }
+
+    /// One sentence for people.
+    pub(super) fn explain(self) -> &'static str {
+        match self {
+            Self::Ambiguous => "two pods claim to be the caller",
+            Self::ForeignNamespace => {
+                "a process of this pod sent the request from a network namespace or an address that is not the pod's own: a mesh \
+                 proxy, a CNI agent, or an attack"
+            }
+            Self::AddressConflict => {
+                "several network namespaces hold the caller's address, and none of them belongs to the pod that has published it"
+            }
+        }
+    }
+}

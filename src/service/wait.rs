@@ -1,0 +1,49 @@
+//! The slow path: waits, within a request's deadline, for what the watch or discovery has not brought yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::outcome::{Failure, NotReady, Resolution};
+use super::request::Request;
+use super::{ActivePolicy, MetadataService};
+use crate::caller::Kernel;
+use crate::clock::Clock;
+use crate::issuer::Issuer;
+use crate::pods::index::Index;
+
+/// How often a request checks whether discovery has finished.
+const POLL: Duration = Duration::from_millis(20);
+
+impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
+    /// Calls `find` after every change of the index, until it finds something, is denied, or the deadline passes.
+    pub(super) async fn wait_for_index<T>(
+        &self,
+        request: &mut Request<'_>,
+        find: impl Fn(&Index, &Request<'_>) -> Resolution<T>,
+    ) -> Result<T, Failure> {
+        let mut changes = self.deps.store.changes();
+        loop {
+            // Mark the change as seen before reading the snapshot: a change in between then wakes us once more.
+            changes.borrow_and_update();
+            let not_ready = match find(&self.deps.store.snapshot(), request) {
+                Resolution::Found(found) => return Ok(found),
+                Resolution::Denied(denied) => return Err(denied.into()),
+                Resolution::NotReady(what) => what,
+            };
+            match request.deadline.wait(changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(Failure::NotReady(not_ready)),
+            }
+        }
+    }
+
+    /// Waits until discovery has finished.
+    pub(super) async fn wait_for_policy(&self, request: &mut Request<'_>) -> Result<Arc<ActivePolicy<I, C>>, Failure> {
+        loop {
+            request.deadline.sleep(POLL).await.map_err(|_| Failure::NotReady(NotReady::Policy))?;
+            if let Some(policy) = self.deps.active_policy.load_full() {
+                return Ok(policy);
+            }
+        }
+    }
+}
