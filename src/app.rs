@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, Endpoints, Pulse};
 use crate::audit::Audit;
-use crate::caller::netns::{self, Namespaces};
+use crate::caller::netns::{self, NodeKernel};
 use crate::caller::resolver::Resolver;
 use crate::caller::self_test;
 use crate::clock::{Clock, SystemClock};
@@ -74,7 +74,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Shows that this node can do what the configuration asks, or says everything that is missing.
-fn prove_identity(config: &Config) -> anyhow::Result<Identity<Namespaces>> {
+fn prove_identity(config: &Config) -> anyhow::Result<Identity<NodeKernel>> {
     match config.identity {
         IdentityMode::Ip => {
             let missing: Vec<String> = self_test::missing_capabilities(false).map(|error| error.to_string()).collect();
@@ -92,14 +92,14 @@ fn prove_identity(config: &Config) -> anyhow::Result<Identity<Namespaces>> {
             }
             let settings =
                 netns::Settings { netns_dir: config.netns_dir.clone(), cgroup_root: config.cgroup_root.clone() };
-            let namespaces = Namespaces::start(&settings).context("cannot watch network namespaces")?;
-            info!(namespaces = namespaces.count(), "Callers are identified by the kernel");
-            Ok(Identity::Kernel(Resolver::new(namespaces)))
+            let kernel = NodeKernel::start(&settings).context("cannot watch network namespaces")?;
+            info!(netns = kernel.netns_count(), "Callers are identified by the kernel");
+            Ok(Identity::Kernel(Resolver::new(kernel)))
         }
     }
 }
 
-async fn serve(config: Config, identity: Identity<Namespaces>, control: &Handle) -> anyhow::Result<()> {
+async fn serve(config: Config, identity: Identity<NodeKernel>, control: &Handle) -> anyhow::Result<()> {
     // Before anything else: a signal that comes during the start is remembered, not ignored.
     let signals = Signals::new()?;
     let clock = SystemClock;

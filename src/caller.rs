@@ -59,13 +59,13 @@ pub struct Proof {
 /// What the namespaces say about a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sockets {
-    /// Namespaces that own the peer's address.
-    pub namespaces: usize,
+    /// The number of netns that own the peer's address.
+    pub owners: usize,
     /// Established client sockets found in them. More than one: somebody claims an address that is not its own.
     pub found: Vec<ClientSocket>,
 }
 
-/// The kernel, as far as identity goes. The real one is [`netns::Namespaces`].
+/// The kernel, as far as identity goes. The real one is [`netns::NodeKernel`].
 pub trait Kernel: Send + Sync + 'static {
     /// Asks every namespace known to own the peer's address. Costs a few microseconds and never blocks.
     fn sockets(&self, connection: &Connection) -> io::Result<Sockets>;
@@ -78,7 +78,7 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Looks for namespaces and addresses that are not known yet. Rate-limited: returns when a scan that began after the call has
     /// ended.
-    fn rescan_namespaces(&self) -> impl Future<Output = ()> + Send;
+    fn rescan_netns(&self) -> impl Future<Output = ()> + Send;
 
     /// Looks for cgroups that are not known yet; as above.
     fn rescan_cgroups(&self) -> impl Future<Output = ()> + Send;

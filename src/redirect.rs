@@ -1,11 +1,12 @@
-//! Getting pods' metadata traffic to us, and nowhere else.
+//! Leads pods' metadata traffic to podrole, and keeps it from the node's metadata service.
 //!
-//! Two locks, each of which holds alone:
-//! * an nftables table that rewrites `metadata:80` to our listener and drops what would pass by it ([`ruleset`], applied by [`nft`]);
-//! * policy routing that delivers whatever comes in for the metadata addresses to this node, so that nothing is forwarded even
-//!   when every table is flushed ([`routing`]); a listener on the metadata addresses themselves serves then.
+//! The two guards, each of which is enough:
+//! * The table guard is an nftables table that rewrites `metadata:80` to podrole's listener and drops all other packets for the
+//!   metadata addresses ([`ruleset`], applied by [`nft`]).
+//! * The routing guard is policy routing that delivers every incoming packet for the metadata addresses to this node, so that none
+//!   is forwarded even when every table is flushed ([`routing`]). The metadata listener serves these packets.
 //!
-//! Both outlive the daemon. Only `podrole cleanup` takes them away.
+//! Both stay when the daemon stops. Only `podrole cleanup` removes them.
 
 pub mod nft;
 pub mod routing;
@@ -16,48 +17,49 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 
-/// Where the rewritten traffic goes: link-local, on `lo`, ours alone. Not 127.0.0.1 (needs `route_localnet`), and not `redirect`
-/// (drops on interfaces without an address, as Calico's and the VPC CNI's are).
+/// The address to which the table rewrites requests: link-local, on `lo`, used by podrole only. 127.0.0.1 would need
+/// `route_localnet`, and the `redirect` statement drops packets from interfaces without an address, as those of Calico and the VPC
+/// CNI are.
 pub const LISTEN_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 77);
 /// The same for IPv6 (`fd00:ec2::77`).
 pub const LISTEN_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x77);
 
-/// Why a rule could not be set.
+/// Why a rule could not be read, set or removed.
 #[derive(Debug, Error)]
 pub enum RedirectError {
-    /// There is no `nft` where Debian, the image, or other distributions put it.
+    /// There is no `nft` at any of the usual paths.
     #[error("no nft binary at {0}: install nftables")]
     NoNft(String),
-    /// It could not be run.
+    /// `nft` could not be run.
     #[error("cannot run nft: {0}")]
     Spawn(#[source] io::Error),
-    /// It did not end in time and was killed.
+    /// `nft` did not end within this many seconds and was killed.
     #[error("nft did not end within {0} seconds")]
     Timeout(u64),
-    /// It refused; what it said.
-    #[error("nft refused: {0}")]
-    Refused(String),
-    /// It printed something we cannot read: somebody put a rule into our table that we would never write.
-    #[error("our table cannot be read back: {0}")]
+    /// `nft` failed; its error output.
+    #[error("nft failed: {0}")]
+    Failed(String),
+    /// The table does not have the expected form: another program has added a rule that podrole never writes.
+    #[error("cannot read the table inet podrole back: {0}")]
     Unreadable(#[source] serde_json::Error),
-    /// It printed no JSON.
-    #[error("nft prints no JSON that can be read: {0}")]
+    /// `nft` did not print valid JSON.
+    #[error("nft did not print valid JSON: {0}")]
     NotJson(#[source] serde_json::Error),
-    /// What it is to set could not be written down for it.
-    #[error("our rules cannot be written as JSON: {0}")]
+    /// The rules could not be serialized for `nft`.
+    #[error("cannot serialize the rules as JSON: {0}")]
     Unwritable(#[source] serde_json::Error),
     /// A netlink request for routes, rules or addresses failed.
     #[error("cannot {what}: {error}")]
     Netlink {
-        /// What was tried.
+        /// The attempted operation.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's answer.
         error: rtnetlink::Error,
     },
     /// The netlink socket could not be opened.
     #[error("cannot open a routing socket: {0}")]
     Socket(#[source] io::Error),
-    /// The routing lock delivers to `lo`, and this network namespace has none.
-    #[error("the kernel has no interface lo")]
+    /// The routing guard delivers to `lo`, and this netns has none.
+    #[error("this network namespace has no interface lo")]
     NoLoopback,
 }

@@ -1,7 +1,8 @@
-//! What survives a restart: the key ring that session tokens are sealed with.
+//! The state that survives a restart: the keys that seal session tokens.
 //!
-//! The file is root's alone in a directory that is root's alone, on a file system that does not outlive the boot (`/run`). Whatever
-//! is wrong with it costs its tokens, not the daemon: clients that present an unknown one ask for a new one.
+//! The keys are in a file that only root can read, in a directory that only root can enter, on a file system that is empty after a
+//! boot (`/run`). A problem with the file invalidates session tokens but does not stop the daemon: a client whose token is rejected
+//! requests a new one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -18,44 +19,45 @@ use crate::imds::{KEY_LIFE, Key, KeyRing, MAX_TTL};
 const MAGIC: &[u8] = b"podrole-keys-1\n";
 const BOOT_ID: usize = 36;
 const KEY: usize = 4 + 8 + 32;
-/// A day's key and those that may still have tokens out; more is a damaged file.
+/// The current key and those whose tokens may still be valid. A file with more keys is damaged.
 const MAX_KEYS: usize = 8;
 
-/// Why the ring is not persisted.
+/// Why keys cannot be read or persisted.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// A file operation failed.
-    #[error("{what} {path}: {error}")]
+    #[error("cannot {what} {path}: {error}")]
     Io {
-        /// What was tried.
+        /// The attempted operation.
         what: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// The file is not one that we have written.
-    #[error("{path} is damaged: what was sealed with its keys is lost, and new keys take their place")]
+    /// The file is not in the form that podrole writes.
+    #[error("{path} is damaged: it is replaced by new keys, and tokens sealed with its keys are invalid")]
     Damaged {
         /// The file.
         path: PathBuf,
     },
-    /// Somebody else could read or replace what is in it.
+    /// Another user could read or replace the files in the directory.
     #[error(
-        "{path} is not a directory of this user alone (owner, or mode not 0700); remove it or choose another --state-dir"
+        "{path} is not a directory that only podrole's user can enter (wrong owner, or mode other than 0700); remove it or set \
+         another --state-dir"
     )]
     NotPrivate {
         /// The directory.
         path: PathBuf,
     },
-    /// No randomness.
-    #[error("the kernel gave no random bytes")]
+    /// The random number generator failed.
+    #[error("the random number generator failed")]
     Random,
 }
 
-/// The ring to use from now on, and what is wrong with the persisted one, if anything is. It has the keys of the file and those
-/// already `held`, so that nothing that happens to the file costs a running daemon its tokens. Expired keys are dropped; a new one
-/// is made where the newest has sealed for a day. `now` is boot time; a ring of another boot is worth nothing.
+/// Returns the key ring to use from now on, and the problem with the persisted keys, if any. The ring has the keys of the file and
+/// those in `held`, so that a running daemon keeps its tokens whatever happens to the file. Expired keys are dropped, and a new key is
+/// made once the newest has been used for a day. `now` is boot time; keys of another boot are ignored.
 pub fn load(
     directory: &Path,
     boot_id: &str,
@@ -68,7 +70,7 @@ pub fn load(
     Ok((KeyRing::new(keys), problem))
 }
 
-/// Whether `directory` is there, and whether it and the ring in it are private, as [`load`] demands. Changes nothing.
+/// Whether `directory` exists. An error if it or its key file is not as private as [`load`] requires. Changes nothing.
 pub fn inspect(directory: &Path) -> Result<bool, StateError> {
     match fs::symlink_metadata(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -81,7 +83,7 @@ pub fn inspect(directory: &Path) -> Result<bool, StateError> {
     }
 }
 
-/// This boot's id, as the kernel gives it.
+/// The kernel's id of this boot.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
@@ -89,17 +91,17 @@ pub fn boot_id() -> String {
 /// A fresh nonce for a token.
 pub fn nonce() -> [u8; 12] {
     let mut nonce = [0; 12];
-    // AWS-LC's generator does not fail once it was seeded, which making the first key has shown.
-    aws_lc_rs::rand::fill(&mut nonce).expect("a seeded generator gives bytes");
+    // AWS-LC's generator cannot fail once it is seeded, and making the first key has seeded it.
+    aws_lc_rs::rand::fill(&mut nonce).expect("a seeded generator does not fail");
     nonce
 }
 
-/// Adds the file's keys to `keys`, and all of them to the file.
+/// Adds the file's keys to `keys`, then writes all of them to the file.
 fn share(directory: &Path, boot_id: &str, now: Duration, keys: &mut Vec<Key>) -> Result<(), StateError> {
     prepare(directory)?;
     let lock_path = directory.join("lock");
     let lock = private_file(&lock_path, OpenOptions::new().write(true).create(true))?;
-    // Two instances of an upgrade share the ring; the second waits for the first's few milliseconds.
+    // During an upgrade two instances share the file; one waits a few milliseconds for the other.
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed("lock", &lock_path)(error.into()))?;
 
     let path = directory.join("keys");
@@ -119,7 +121,7 @@ fn share(directory: &Path, boot_id: &str, now: Duration, keys: &mut Vec<Key>) ->
     damaged
 }
 
-/// Leaves the keys that may still have tokens out, oldest first, and at least one that seals.
+/// Drops keys whose tokens have all expired, adds a key if none is young enough to seal, and sorts the oldest first.
 fn renew(keys: &mut Vec<Key>, now: Duration) -> Result<(), StateError> {
     let old_enough = KEY_LIFE + Duration::from_secs(MAX_TTL.into());
     keys.retain(|key| key.made <= now && now - key.made < old_enough);
@@ -143,7 +145,7 @@ fn prepare(directory: &Path) -> Result<(), StateError> {
 }
 
 fn private(directory: &Path) -> Result<(), StateError> {
-    let meta = fs::symlink_metadata(directory).map_err(failed("look at", directory))?;
+    let meta = fs::symlink_metadata(directory).map_err(failed("inspect", directory))?;
     let own = rustix::process::geteuid().as_raw();
     if !meta.is_dir() || meta.uid() != own || meta.mode() & 0o077 != 0 {
         return Err(StateError::NotPrivate { path: directory.into() });
@@ -170,7 +172,7 @@ fn read(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// `None`: damaged. Another boot's keys are none.
+/// `None` if the file is damaged. Keys of another boot are ignored, so that the list is empty.
 fn parse_keys(bytes: &[u8], boot_id: &str) -> Option<Vec<Key>> {
     let (boot, rest) = bytes.strip_prefix(MAGIC)?.split_at_checked(BOOT_ID)?;
     let is_boot_id = boot.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
@@ -190,7 +192,7 @@ fn parse_keys(bytes: &[u8], boot_id: &str) -> Option<Vec<Key>> {
     rest.chunks_exact(KEY).map(key).collect()
 }
 
-/// Written beside and renamed over: a reader sees the old ring or the new one, whole.
+/// Writes a new file and renames it over the old one, so that a reader never sees a partial file.
 fn write_keys(directory: &Path, path: &Path, boot_id: &str, keys: &[Key]) -> Result<(), StateError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAGIC.len() + BOOT_ID + KEY * keys.len()));
     bytes.extend_from_slice(MAGIC);

@@ -1,31 +1,32 @@
-//! The node's own metadata service: asked by us, for a fixed set of paths, at start. No pod's request ever goes there.
+//! The node's own metadata service. podrole asks it for a fixed set of paths at start and never forwards a pod's request to it.
 
 pub mod client;
 
 use thiserror::Error;
 
-/// Why there are no facts.
+/// Why the metadata service's facts are not available.
 #[derive(Debug, Error)]
 pub enum UpstreamError {
-    /// It belongs to another cloud, where these addresses mean something else.
+    /// The service belongs to another cloud, which uses the same address.
     #[error(
-        "the metadata service here is {0}'s, not EC2's: podrole would cut pods off from it and refuses to run here"
+        "the metadata service of this node is {0}'s, not EC2's: podrole would cut pods off from it and refuses to run; \
+         remove podrole from this node"
     )]
     ForeignCloud(&'static str),
-    /// It cannot be reached, or not in time.
+    /// The service cannot be reached or does not answer in time.
     #[error("the metadata service at {endpoint} does not answer ({reason}); outside EC2 use --platform=none")]
     Unreachable {
-        /// Where we asked.
+        /// Host and port.
         endpoint: String,
-        /// What happened.
+        /// The error.
         reason: String,
     },
-    /// It answered something else than EC2's does.
+    /// The answer is not one that EC2's service gives.
     #[error("the metadata service answered {path} with status {status}")]
     Status {
-        /// What we asked.
+        /// The requested path.
         path: &'static str,
-        /// What it said.
+        /// The HTTP status.
         status: u16,
     },
 }

@@ -77,7 +77,7 @@ async fn add_addresses() -> Result<Vec<IpAddr>, RedirectError> {
 /// Sets the routing lock, again and again until it stands; the guard has tried once already.
 pub(super) async fn lock_routes(standing: BlockReady) {
     loop {
-        let locked = async { Routing::open()?.lock_all().await };
+        let locked = async { Routing::open()?.install_all().await };
         match locked.await {
             Ok(()) => return drop(standing),
             Err(error) => error!(%error, "The routing lock does not stand; a flush of nftables would open the node"),

@@ -1,23 +1,24 @@
-//! Reads the names that kubelet and container runtimes give to cgroups. Pure.
+//! Parses the names that the kubelet and container runtimes give to cgroups. Pure.
 //!
-//! Names are read forward from the kubepods root, one directory at a time, and the first pod and the first container count: a
-//! container that may create cgroups below its own can name one like another pod's, and must gain nothing by it.
+//! The tree is read downward from the kubepods root, one directory at a time, and the first pod and the first container on the way
+//! count. A container that may create cgroups below its own can give one the name of another pod's cgroup, and must gain nothing
+//! from that.
 
 use crate::types::{ContainerId, PodUid};
 
-/// Container ids of containerd, CRI-O and docker alike.
+/// Length of a container id of containerd, CRI-O and docker.
 const CONTAINER_ID_LEN: usize = 64;
-/// How the systemd driver marks a container's scope: the runtime's name goes before the id.
+/// What the runtimes put before the id in a container's scope with the systemd cgroup driver.
 const SCOPE_PREFIXES: [&str; 3] = ["cri-containerd-", "crio-", "docker-"];
 
-/// Whether a directory is the root of all pods: `kubepods`, `kubepods.slice`, or one of those under a kubelet's own root
+/// Whether a directory is the root of all pods: `kubepods`, `kubepods.slice`, or the same below the kubelet's `--cgroup-root`
 /// (`kubelet-kubepods.slice`).
 pub fn is_kubepods_root(name: &str) -> bool {
     let name = name.strip_suffix(".slice").unwrap_or(name);
     name == "kubepods" || name.strip_suffix("-kubepods").is_some_and(|kubelet| !kubelet.contains("kubepods"))
 }
 
-/// Whether a directory under the root holds the pods of one quality-of-service class.
+/// Whether a directory under the root contains the pods of one quality-of-service class.
 pub fn is_qos_class(name: &str) -> bool {
     let class = match name.strip_suffix(".slice") {
         Some(slice) => after_kubepods(slice).and_then(|rest| rest.strip_prefix('-')),
@@ -26,18 +27,19 @@ pub fn is_qos_class(name: &str) -> bool {
     matches!(class, Some("burstable" | "besteffort"))
 }
 
-/// The pod of a directory under the root or under a class: `pod<uid>`, or `…kubepods[-class]-pod<uid, _ for ->.slice`.
+/// The pod of a directory under the root or a class: `pod<uid>`, or `…kubepods[-class]-pod<uid>.slice` with `_` for each `-` of the
+/// UID.
 pub fn pod_uid(name: &str) -> Option<PodUid> {
     let Some(slice) = name.strip_suffix(".slice") else {
         return name.strip_prefix("pod").and_then(PodUid::parse);
     };
     let rest = after_kubepods(slice)?;
     let rest = rest.strip_prefix("-burstable").or_else(|| rest.strip_prefix("-besteffort")).unwrap_or(rest);
-    // systemd reads `-` in a slice's name as a path separator, so the kubelet writes a UID's dashes as `_`.
+    // In the name of a slice `-` is a path separator, so the kubelet writes the dashes of the UID as `_`.
     rest.strip_prefix("-pod").and_then(|uid| PodUid::parse(&uid.replace('_', "-")))
 }
 
-/// The container of a directory right under a pod's: `<id>`, `crio-<id>`, or `<runtime>-<id>.scope`.
+/// The container of a directory directly under a pod's: `<id>`, `crio-<id>`, or `<runtime>-<id>.scope`.
 pub fn container_id(name: &str) -> Option<ContainerId> {
     let id = match name.strip_suffix(".scope") {
         Some(scope) => SCOPE_PREFIXES.iter().find_map(|prefix| scope.strip_prefix(prefix))?,

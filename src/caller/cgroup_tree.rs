@@ -1,7 +1,7 @@
-//! From a cgroup's id to its pod and container, by walking the kubepods tree forward.
+//! Maps a cgroup id to its pod and container, by walking the kubepods tree downward.
 //!
-//! A cgroup's id is the inode of its directory, 64 bits wide and not reused, so what was once learned stays true. Never
-//! `/proc/<pid>/cgroup` or mountinfo: a process can be gone, reused, or have mounted something over it.
+//! A cgroup's id is the inode of its directory. It has 64 bits and is not reused, so an entry stays true. `/proc/<pid>/cgroup` and
+//! mountinfo are not used: the process may have ended, its pid may be reused, and it may have mounted something over the tree.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,15 +14,15 @@ use arc_swap::ArcSwap;
 use super::cgroup_path::{container_id, is_kubepods_root, is_qos_class, pod_uid};
 use crate::types::KernelIdentity;
 
-/// How deep below the mount the kubelet's root may hide (`/kubelet.slice/kubelet-kubepods.slice`).
+/// How deep below the mount the kubepods root may be (`/kubelet.slice/kubelet-kubepods.slice`).
 const ROOT_DEPTH: usize = 3;
-/// Directories of one container that are looked at: systemd or docker in a pod have a few dozen. More is a pod that would like
-/// the walk to be slow; what is beyond has no identity.
+/// The most directories that are read of one container. systemd or docker in a pod makes a few dozen; a pod that makes more may
+/// intend to slow the walk down. Cgroups beyond the limit have no identity.
 const MAX_PER_CONTAINER: usize = 512;
-/// Depth below a container, for the same reason.
+/// The most levels that are read below a container, for the same reason.
 const MAX_DEPTH: usize = 8;
 
-/// What is known of the tree.
+/// The cgroups of all containers, as of the last walk.
 #[derive(Debug)]
 pub struct CgroupTree {
     mount: PathBuf,
@@ -32,17 +32,17 @@ pub struct CgroupTree {
 // === impl CgroupTree ===
 
 impl CgroupTree {
-    /// A tree under the cgroup2 mount at `mount`, not walked yet.
+    /// An empty map for the cgroup2 mount at `mount`.
     pub fn new(mount: PathBuf) -> Self {
         Self { mount, known: ArcSwap::default() }
     }
 
-    /// Whose cgroup this is, as of the last walk.
+    /// The pod and container of a cgroup, as of the last walk.
     pub fn identity(&self, cgroup: u64) -> Option<KernelIdentity> {
         self.known.load().get(&cgroup).cloned()
     }
 
-    /// Walks the tree. Blocks on the file system; a directory that vanishes meanwhile is passed over.
+    /// Walks the tree. Blocks on the file system. Directories that vanish during the walk are skipped.
     pub fn walk(&self) {
         let mut known = HashMap::with_capacity(self.known.load().len() + 16);
         find_roots(&self.mount, 0, &mut |root| {
@@ -60,7 +60,7 @@ impl CgroupTree {
     }
 }
 
-/// The kubelet's roots below the cgroup2 mount at `mount`: where pods' cgroups are looked for.
+/// The kubepods roots below the cgroup2 mount at `mount`, which contain the pods' cgroups.
 pub fn roots(mount: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     find_roots(mount, 0, &mut |root| found.push(root.to_owned()));
@@ -83,7 +83,7 @@ fn walk_pod(pod: &crate::types::PodUid, path: &Path, known: &mut HashMap<u64, Ke
             let identity = KernelIdentity { pod: pod.clone(), container };
             known.insert(inode, identity.clone());
             let mut budget = MAX_PER_CONTAINER;
-            // Whatever these are called, they are this container's.
+            // Directories below a container belong to it, whatever their names.
             walk_container(&identity, path, 0, &mut budget, known);
         }
     });
@@ -119,7 +119,7 @@ fn each_directory(path: &Path, mut visit: impl FnMut(&str, &Path, u64)) {
 mod tests {
     use super::*;
 
-    /// The walk only reads names and inodes, so any file system will do to test where it leads.
+    /// The walk reads only names and inodes, so it can be tested on any file system.
     #[test]
     fn first_pod_and_first_container_count() {
         let mount = std::env::temp_dir().join(format!("podrole-cgroup-tree-{}", std::process::id()));
@@ -143,10 +143,10 @@ mod tests {
         };
         let expected = Some(("own-1".to_owned(), own.clone()));
         assert_eq!(pod_of(&container), expected);
-        assert_eq!(pod_of(&forged), expected, "a forged leaf is its maker's");
+        assert_eq!(pod_of(&forged), expected, "a forged cgroup belongs to the container that made it");
         assert_eq!(pod_of(&systemd), Some(("own-2".to_owned(), own)));
         assert_eq!(pod_of(&outside), None);
-        assert_eq!(pod_of(container.parent().unwrap()), None, "a pod's own directory is no container");
+        assert_eq!(pod_of(container.parent().unwrap()), None, "a pod's directory is not a container");
         fs::remove_dir_all(&mount).unwrap();
     }
 }

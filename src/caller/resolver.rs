@@ -77,10 +77,10 @@ impl<K: Kernel> Resolver<K> {
     ) -> Result<Vec<ClientSocket>, IdentityError> {
         let mut sockets = self.kernel.sockets(connection).map_err(IdentityError::Kernel)?;
         if sockets.found.is_empty() {
-            deadline.wait(self.kernel.rescan_namespaces()).await.map_err(|_| IdentityError::TimedOut)?;
+            deadline.wait(self.kernel.rescan_netns()).await.map_err(|_| IdentityError::TimedOut)?;
             sockets = self.kernel.sockets(connection).map_err(IdentityError::Kernel)?;
         }
-        match sockets.namespaces {
+        match sockets.owners {
             _ if !sockets.found.is_empty() => Ok(sockets.found),
             0 => Err(IdentityError::NoNamespace),
             _ => Err(IdentityError::SocketNotInPod),

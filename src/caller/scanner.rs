@@ -1,4 +1,4 @@
-//! A thread that looks again when asked: many askers share one look, and looks are bounded in number.
+//! A thread that scans on request: concurrent requests share one scan, and the rate of scans is bounded.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -7,115 +7,114 @@ use tokio::sync::oneshot;
 
 use crate::clock::{Clock as _, SystemClock};
 
-/// Between two looks that the kernel's own notifications ask for: a burst of them is one look.
+/// Shortest time between two scans caused by kernel notifications: a burst of notifications causes one scan.
 const SETTLE: Duration = Duration::from_millis(10);
 
-/// A handle to the thread; the thread ends with its last handle.
+/// A handle to the thread, which ends when its last handle is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Scanner {
-    asks: mpsc::Sender<Ask>,
+    requests: mpsc::Sender<Request>,
 }
 
 #[derive(Debug)]
-enum Ask {
-    /// A request missed something. Bounded in rate: anybody can ask for what does not exist.
-    Miss(oneshot::Sender<()>),
-    /// The kernel said that something changed.
+enum Request {
+    /// Run a full scan and answer when it has ended. Rate-limited, because any pod can cause lookups of things that do not exist.
+    Rescan(oneshot::Sender<()>),
+    /// The kernel reported a change.
     Changed,
 }
 
-/// How much a look must see.
+/// How much one scan must read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    /// What is new. What was seen before may be taken from memory: such looks are as frequent as pods come and go.
-    News,
-    /// Everything, as it is now: somebody missed something.
-    Everything,
+pub(super) enum Scan {
+    /// New objects only; results for known ones may be reused. Runs whenever pods come and go, so it must be cheap.
+    Incremental,
+    /// Everything, as it is now: a lookup found nothing.
+    Full,
 }
 
-/// When misses may cause a look.
+/// How often requests may cause a full scan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
-    /// Looks at once after a quiet time.
+    /// Scans that may start at once after a quiet time.
     pub(super) burst: u32,
-    /// Time to earn one more.
+    /// Time until one more scan is allowed.
     pub(super) every: Duration,
 }
 
 // === impl Scanner ===
 
 impl Scanner {
-    /// Starts the thread `name`. `look` runs on it once at the start, then when asked; it may ask for another look itself by
-    /// returning the time until then.
+    /// Starts the thread `name`, which runs `scan` once at the start and then on request. `scan` returns the delay after which it
+    /// wants to run again without a request. Returns after the first scan has ended.
     pub(super) fn spawn(
         name: &str,
         rate: Rate,
-        mut look: impl FnMut(Look) -> Option<Duration> + Send + 'static,
+        mut scan: impl FnMut(Scan) -> Option<Duration> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (asks, asked) = mpsc::channel();
+        let (requests, received) = mpsc::channel();
         let (first_done, first) = mpsc::channel();
         let thread = std::thread::Builder::new().name(name.into());
         thread.spawn(move || {
-            let mut again = look(Look::Everything);
+            let mut again = scan(Scan::Full);
             let _ = first_done.send(());
             let mut bucket = Bucket::full(rate);
-            let mut last_look = SystemClock.boot();
-            while let Some(waiting) = next(&asked, &mut bucket, again, last_look) {
-                again = look(if waiting.is_empty() { Look::News } else { Look::Everything });
-                last_look = SystemClock.boot();
-                for asker in waiting {
-                    // One that gave up meanwhile is not there to be told.
-                    let _ = asker.send(());
+            let mut last_scan = SystemClock.boot();
+            while let Some(waiting) = next_scan(&received, &mut bucket, again, last_scan) {
+                again = scan(if waiting.is_empty() { Scan::Incremental } else { Scan::Full });
+                last_scan = SystemClock.boot();
+                for done in waiting {
+                    // Fails if the requester has given up meanwhile.
+                    let _ = done.send(());
                 }
             }
         })?;
-        // Whoever holds a scanner may rely on a first look having been made.
         let _ = first.recv();
-        Ok(Self { asks })
+        Ok(Self { requests })
     }
 
-    /// Returns when a look at everything that began after the call has ended.
-    pub(super) async fn look(&self) {
+    /// Returns when a full scan that began after the call has ended.
+    pub(super) async fn rescan(&self) {
         let (done, wait) = oneshot::channel();
-        if self.asks.send(Ask::Miss(done)).is_ok() {
+        if self.requests.send(Request::Rescan(done)).is_ok() {
             let _ = wait.await;
         }
     }
 
-    /// Something changed: look for news soon.
+    /// Requests an incremental scan soon.
     pub(super) fn changed(&self) {
-        let _ = self.asks.send(Ask::Changed);
+        let _ = self.requests.send(Request::Changed);
     }
 }
 
-/// Waits until a look is due and returns who waits for it; `None` when nobody can ask any more.
-fn next(
-    asked: &mpsc::Receiver<Ask>,
+/// Waits until a scan is due. Returns the requesters to notify after it, or `None` when every handle is gone.
+fn next_scan(
+    received: &mpsc::Receiver<Request>,
     bucket: &mut Bucket,
     again: Option<Duration>,
-    last_look: Duration,
+    last_scan: Duration,
 ) -> Option<Vec<oneshot::Sender<()>>> {
     let mut waiting = Vec::new();
-    let mut due = again.map(|again| last_look + again);
+    let mut due = again.map(|again| last_scan + again);
     loop {
         let now = SystemClock.boot();
         if due.is_some_and(|due| due <= now) {
-            // Everything that was asked before the look begins is answered by it.
-            waiting.extend(asked.try_iter().filter_map(|ask| match ask {
-                Ask::Miss(asker) => Some(asker),
-                Ask::Changed => None,
+            // The scan also answers every request that was queued before it begins.
+            waiting.extend(received.try_iter().filter_map(|request| match request {
+                Request::Rescan(done) => Some(done),
+                Request::Changed => None,
             }));
             return Some(waiting);
         }
-        let ask = match due {
-            None => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(due) => asked.recv_timeout(due - now),
+        let request = match due {
+            None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => received.recv_timeout(due - now),
         };
-        let at = match ask {
-            Ok(Ask::Changed) => (last_look + SETTLE).max(SystemClock.boot()),
-            Ok(Ask::Miss(asker)) => {
-                waiting.push(asker);
-                // The first of a group pays for it; the others share its look.
+        let at = match request {
+            Ok(Request::Changed) => (last_scan + SETTLE).max(SystemClock.boot()),
+            Ok(Request::Rescan(done)) => {
+                waiting.push(done);
+                // The first requester takes a token; the others share its scan.
                 if waiting.len() == 1 { bucket.take(SystemClock.boot()) } else { continue }
             }
             Err(RecvTimeoutError::Timeout) => continue,
@@ -136,7 +135,7 @@ impl Bucket {
         Self { rate, full_at: Duration::ZERO }
     }
 
-    /// Takes one token and returns when it is there.
+    /// Takes one token and returns the time at which it is available.
     fn take(&mut self, now: Duration) -> Duration {
         self.full_at = self.full_at.max(now) + self.rate.every;
         self.full_at.saturating_sub(self.rate.every * self.rate.burst).max(now)
@@ -160,38 +159,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn askers_share_a_look_that_begins_after_they_asked() {
-        let looks = Arc::new(AtomicUsize::new(0));
-        let counted = looks.clone();
+    async fn requesters_share_a_scan_that_begins_after_their_request() {
+        let scans = Arc::new(AtomicUsize::new(0));
+        let counted = scans.clone();
         let rate = Rate { burst: 1, every: Duration::from_millis(50) };
-        let look = move |_| {
+        let scan = move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
             None
         };
-        let scanner = Scanner::spawn("test", rate, look).unwrap();
-        assert_eq!(looks.load(Ordering::SeqCst), 1, "the first look precedes the handle");
-        scanner.look().await;
-        assert_eq!(looks.load(Ordering::SeqCst), 2);
-        // The bucket is empty now: these fifty wait for one look together.
-        futures_util::future::join_all((0..50).map(|_| scanner.look())).await;
-        assert_eq!(looks.load(Ordering::SeqCst), 3);
+        let scanner = Scanner::spawn("test", rate, scan).unwrap();
+        assert_eq!(scans.load(Ordering::SeqCst), 1, "the first scan ends before the handle is returned");
+        scanner.rescan().await;
+        assert_eq!(scans.load(Ordering::SeqCst), 2);
+        // The bucket is empty now, so these fifty requests share one scan.
+        futures_util::future::join_all((0..50).map(|_| scanner.rescan())).await;
+        assert_eq!(scans.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test]
-    async fn only_an_asker_is_worth_a_look_at_everything() {
-        let (said, looks) = mpsc::channel();
+    async fn only_a_request_causes_a_full_scan() {
+        let (sent, scans) = mpsc::channel();
         let rate = Rate { burst: 1, every: Duration::from_millis(50) };
-        let look = move |how| {
-            let _ = said.send(how);
+        let scan = move |scan| {
+            let _ = sent.send(scan);
             None
         };
-        let scanner = Scanner::spawn("test", rate, look).unwrap();
-        assert_eq!(looks.recv(), Ok(Look::Everything), "the first");
+        let scanner = Scanner::spawn("test", rate, scan).unwrap();
+        assert_eq!(scans.recv(), Ok(Scan::Full), "the first scan");
         scanner.changed();
-        assert_eq!(looks.recv(), Ok(Look::News));
+        assert_eq!(scans.recv(), Ok(Scan::Incremental));
         scanner.changed();
-        scanner.look().await;
-        let all: Vec<Look> = looks.try_iter().collect();
-        assert_eq!(all.last(), Some(&Look::Everything), "{all:?}");
+        scanner.rescan().await;
+        let all: Vec<Scan> = scans.try_iter().collect();
+        assert_eq!(all.last(), Some(&Scan::Full), "{all:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Proof, before the first pod is served, that identity can be proven on this node.
+//! Tests, before the first pod is served, that the kernel can identify callers on this node.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,86 +10,87 @@ use thiserror::Error;
 use super::Connection;
 use super::sock_diag::SockDiag;
 
-/// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
-const CGROUP2: u64 = 0x6367_7270;
+/// From `linux/magic.h`; no crate has it.
+const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
-/// Why kernel identity cannot work here, and what would help.
+/// Why the kernel cannot identify callers here, and what to do about it.
 #[derive(Debug, Error)]
-pub enum CannotProve {
+pub enum SelfTestError {
     /// A capability is missing.
     #[error("the capability {name} is missing ({what}); add it to the container's securityContext.capabilities")]
     Capability {
-        /// Its name.
+        /// The capability's name.
         name: &'static str,
-        /// What it is for.
+        /// What podrole needs it for.
         what: &'static str,
     },
-    /// No cgroup2 at the given place.
+    /// There is no cgroup2 mount at `--cgroup-root`.
     #[error(
-        "{path} is no cgroup2 mount ({found}): this node runs cgroup v1 or the host's hierarchy is not mounted there; \
-         boot it with cgroup v2, correct --cgroup-root, or accept the weaker --identity=ip"
+        "{path} is not a cgroup2 mount ({found}): this node runs cgroup v1, or the host's hierarchy is not mounted there; \
+         boot the node with cgroup v2, correct --cgroup-root, or accept the weaker --identity=ip"
     )]
     NoCgroup2 {
         /// `--cgroup-root`.
         path: String,
-        /// What stands there instead.
+        /// What is there instead.
         found: String,
     },
-    /// The kernel does not tell a socket's cgroup.
+    /// The kernel does not report a socket's cgroup.
     #[error(
-        "the kernel does not tell which cgroup a socket belongs to ({0}); it needs CONFIG_INET_DIAG and \
-         CONFIG_SOCK_CGROUP_DATA (Linux 5.7), or --identity=ip"
+        "the kernel does not report which cgroup a socket belongs to ({0}); use Linux 5.7 or later with CONFIG_INET_DIAG and \
+         CONFIG_SOCK_CGROUP_DATA, or --identity=ip"
     )]
     NoSocketCgroup(#[source] io::Error),
-    /// It tells one, but not from the tree at the given place.
+    /// The kernel reports a cgroup that is not in the tree at `--cgroup-root`.
     #[error(
-        "a socket's cgroup ({id}) is not in the tree at {path}: mount the host's /sys/fs/cgroup there, not the container's own view"
+        "the cgroup of podrole's socket ({id}) is not in the tree at {path}: mount the host's whole /sys/fs/cgroup there, not the \
+         container's view of it"
     )]
     NotInTree {
-        /// The id that the kernel gave.
+        /// The cgroup id that the kernel reported.
         id: u64,
         /// `--cgroup-root`.
         path: String,
     },
 }
 
-/// A capability that the daemon needs; the DaemonSet grants these and no others.
+/// A capability that the daemon needs. The DaemonSet grants these and no others.
 #[derive(Clone, Copy, Debug)]
 pub struct Capability {
-    /// Its name, `CAP_` included.
+    /// The name, with `CAP_`.
     pub name: &'static str,
-    /// What it is for.
+    /// What podrole needs it for.
     pub what: &'static str,
-    /// Whether it is for the kernel's proof alone, so that `--identity=ip` does without.
-    pub for_proof: bool,
+    /// Whether only `--identity=kernel` needs it.
+    pub kernel_identity_only: bool,
     bit: CapabilitySet,
 }
 
-/// All of them.
+/// All needed capabilities.
 pub const NEEDED: [Capability; 3] = [
     Capability {
         name: "CAP_NET_ADMIN",
-        what: "nftables, routes, and other processes' sockets",
-        for_proof: false,
+        what: "to set nftables rules and routes and to look up other processes' sockets",
+        kernel_identity_only: false,
         bit: CapabilitySet::NET_ADMIN,
     },
     Capability {
         name: "CAP_SYS_ADMIN",
         what: "to enter pods' network namespaces",
-        for_proof: true,
+        kernel_identity_only: true,
         bit: CapabilitySet::SYS_ADMIN,
     },
     Capability {
         name: "CAP_NET_BIND_SERVICE",
         what: "to listen on port 80 of the metadata address",
-        for_proof: false,
+        kernel_identity_only: false,
         bit: CapabilitySet::NET_BIND_SERVICE,
     },
 ];
 
-/// Checks capabilities, the cgroup mount, and a real look-up of a socket of our own.
-pub fn run(cgroup_root: &Path) -> Result<(), Vec<CannotProve>> {
-    let mut missing: Vec<CannotProve> = missing_capabilities(true).collect();
+/// Checks the capabilities and the cgroup mount and, if they are in order, looks up one of podrole's own sockets. Returns all problems.
+pub fn run(cgroup_root: &Path) -> Result<(), Vec<SelfTestError>> {
+    let mut missing: Vec<SelfTestError> = missing_capabilities(true).collect();
     match check_mount(cgroup_root) {
         Err(error) => missing.push(error),
         Ok(()) if missing.is_empty() => missing.extend(check_lookup(cgroup_root).err()),
@@ -98,51 +99,51 @@ pub fn run(cgroup_root: &Path) -> Result<(), Vec<CannotProve>> {
     if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
-/// What is missing of the capabilities that are needed with, or without, the kernel's proof.
-pub fn missing_capabilities(proof: bool) -> impl Iterator<Item = CannotProve> {
+/// The missing capabilities: of all that are needed with `kernel_identity`, otherwise of those needed with `--identity=ip`.
+pub fn missing_capabilities(kernel_identity: bool) -> impl Iterator<Item = SelfTestError> {
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     NEEDED
         .into_iter()
-        .filter(move |needed| (proof || !needed.for_proof) && !effective.contains(needed.bit))
-        .map(|Capability { name, what, .. }| CannotProve::Capability { name, what })
+        .filter(move |needed| (kernel_identity || !needed.kernel_identity_only) && !effective.contains(needed.bit))
+        .map(|Capability { name, what, .. }| SelfTestError::Capability { name, what })
 }
 
-/// The capability that both locks need, where it is missing: the kernel says only that something is not permitted.
-pub fn lacks_net_admin() -> Option<CannotProve> {
-    let admin = |error: &CannotProve| matches!(error, CannotProve::Capability { name: "CAP_NET_ADMIN", .. });
+/// The error for `CAP_NET_ADMIN`, if that is missing. Both guards need it, and the kernel's own error does not name it.
+pub fn missing_net_admin() -> Option<SelfTestError> {
+    let admin = |error: &SelfTestError| matches!(error, SelfTestError::Capability { name: "CAP_NET_ADMIN", .. });
     missing_capabilities(false).find(admin)
 }
 
-/// Whether a cgroup2 hierarchy is mounted at `path`.
-pub fn check_mount(path: &Path) -> Result<(), CannotProve> {
+/// Checks that a cgroup2 hierarchy is mounted at `path`.
+pub fn check_mount(path: &Path) -> Result<(), SelfTestError> {
     let found = match rustix::fs::statfs(path) {
-        Ok(stat) if u64::try_from(stat.f_type).is_ok_and(|kind| kind == CGROUP2) => return Ok(()),
+        Ok(stat) if u64::try_from(stat.f_type).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC) => return Ok(()),
         Ok(stat) => format!("file system type {:#x}", stat.f_type),
         Err(error) => error.to_string(),
     };
-    Err(CannotProve::NoCgroup2 { path: path.display().to_string(), found })
+    Err(SelfTestError::NoCgroup2 { path: path.display().to_string(), found })
 }
 
-/// Whether the kernel tells the cgroup of a socket of our own, and that is in the tree at `path`.
-pub fn check_lookup(path: &Path) -> Result<(), CannotProve> {
-    let found = own_socket().map_err(CannotProve::NoSocketCgroup)?;
+/// Checks that the kernel reports the cgroup of one of podrole's own sockets, and that this cgroup is in the tree at `path`.
+pub fn check_lookup(path: &Path) -> Result<(), SelfTestError> {
+    let found = own_cgroup().map_err(SelfTestError::NoSocketCgroup)?;
     if holds_inode(path, found, 0) {
         return Ok(());
     }
-    Err(CannotProve::NotInTree { id: found, path: path.display().to_string() })
+    Err(SelfTestError::NotInTree { id: found, path: path.display().to_string() })
 }
 
-/// Connects to ourselves and asks for that very socket's cgroup.
-fn own_socket() -> io::Result<u64> {
+/// Opens a connection to itself and asks the kernel for the client socket's cgroup.
+fn own_cgroup() -> io::Result<u64> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let server: SocketAddr = listener.local_addr()?;
     let client = TcpStream::connect(server)?;
     let connection = Connection { peer: client.local_addr()?, server };
     let found = SockDiag::open()?.established(&connection)?;
-    found.map(|found| found.cgroup).ok_or_else(|| io::Error::other("an established socket was not found"))
+    found.map(|found| found.cgroup).ok_or_else(|| io::Error::other("the kernel did not find an established socket"))
 }
 
-/// Deep enough for any cgroup tree that systemd or a kubelet makes.
+/// Whether the tree has a directory with this inode, at most 17 levels down: systemd and the kubelet make no deeper trees.
 fn holds_inode(path: &Path, inode: u64, depth: u32) -> bool {
     use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
     if depth == 0 && std::fs::metadata(path).is_ok_and(|meta| meta.ino() == inode) {

@@ -1,51 +1,58 @@
-//! Exact `sock_diag` look-ups on a socket that was opened in some network namespace and asks there for ever.
+//! Exact `sock_diag` lookups over a socket that was opened once in one netns and stays open.
 //!
-//! 72 bytes are sent by hand: the kernel answers within the call, in about a microsecond, and a general netlink library would
-//! cost more than the answer. The layout is `struct inet_diag_req_v2` and `struct inet_diag_msg` of `linux/inet_diag.h`.
+//! The 72-byte request is built by hand: the kernel answers within the call, in about a microsecond, and a general netlink library
+//! would cost more than the answer itself. The layouts are `struct inet_diag_req_v2` and `struct inet_diag_msg` of
+//! `linux/inet_diag.h`.
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use netlink_packet_core::{NLA_ALIGNTO, NLA_HEADER_SIZE, NLM_F_REQUEST, NLMSG_ERROR};
+use netlink_packet_route::AddressFamily;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, ipproto};
 
 use super::Connection;
 
+/// Size of `struct nlmsghdr`.
 const HEADER: usize = 16;
+/// Size of a request: `nlmsghdr` and `inet_diag_req_v2`.
 const REQUEST: usize = HEADER + 56;
+/// Size of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
+/// The message type of request and answer, from `linux/sock_diag.h`; no crate has it.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLMSG_ERROR: u16 = 2;
-const NLM_F_REQUEST: u16 = 1;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
+/// The socket state `TCP_ESTABLISHED`, from `include/net/tcp_states.h`; no crate has it.
 const TCP_ESTABLISHED: u8 = 1;
-/// `INET_DIAG_CGROUP_ID`, since Linux 5.7.
-const ATTR_CGROUP_ID: u16 = 21;
-const ENOENT: i32 = 2;
-/// Answers without waiting: the kernel has queued the reply before `send` returns.
-const MSG_DONTWAIT: i32 = 0x40;
+/// The attribute `INET_DIAG_CGROUP_ID`, from `linux/inet_diag.h` (since Linux 5.7); no crate has it.
+const INET_DIAG_CGROUP_ID: u16 = 21;
+/// `IPPROTO_TCP` in the one byte that the request has for it.
+const IPPROTO_TCP: u8 = ipproto::TCP.as_raw().get().to_le_bytes()[0];
+/// `recv` never waits: the kernel queues the answer before `send` returns.
+const DONTWAIT: i32 = RecvFlags::DONTWAIT.bits().cast_signed();
 
-/// What the kernel says about one socket.
+/// What the kernel reports about one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The socket's own id.
+    /// The kernel's unique id of the socket.
     pub cookie: u64,
-    /// The cgroup that created it.
+    /// The id of the cgroup whose process created it.
     pub cgroup: u64,
 }
 
-/// A diagnosis socket in one namespace.
+/// A `sock_diag` socket in one netns.
 pub struct SockDiag {
+    /// The socket and the sequence number of its last request.
     socket: Mutex<(Socket, u32)>,
 }
 
 // === impl SockDiag ===
 
 impl SockDiag {
-    /// Opens one in the calling thread's network namespace.
+    /// Opens one in the calling thread's netns.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
@@ -53,16 +60,16 @@ impl SockDiag {
         Ok(Self { socket: Mutex::new((socket, 0)) })
     }
 
-    /// The established TCP socket of this very connection, asked for from the client's side; it finds an IPv6 socket with a mapped
-    /// IPv4 address as well. `None`: there is none, or not (any longer) an established one.
+    /// Finds the client's end of `connection`, an established TCP socket; an IPv6 socket with a mapped IPv4 address is found too.
+    /// `None` if there is no such socket or it is not (or no longer) established.
     pub fn established(&self, connection: &Connection) -> io::Result<Option<Found>> {
-        let mut guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let (socket, sequence) = &mut *guard;
+        let mut locked = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let (socket, sequence) = &mut *locked;
         *sequence = sequence.wrapping_add(1);
         socket.send(&request(connection, *sequence), 0)?;
         let mut buffer = [0u8; 512];
         loop {
-            let length = socket.recv(&mut &mut buffer[..], MSG_DONTWAIT)?;
+            let length = socket.recv(&mut &mut buffer[..], DONTWAIT)?;
             match parse(&buffer[..length.min(buffer.len())], *sequence)? {
                 Reply::Stale => {}
                 Reply::Absent => return Ok(None),
@@ -80,7 +87,7 @@ impl std::fmt::Debug for SockDiag {
 
 #[derive(Debug, PartialEq)]
 enum Reply {
-    /// An answer to an earlier question.
+    /// The answer to an earlier request.
     Stale,
     Absent,
     Found(Found),
@@ -92,18 +99,14 @@ fn request(connection: &Connection, sequence: u32) -> [u8; REQUEST] {
     bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-    let family = match connection.server.ip() {
-        IpAddr::V4(_) => AF_INET,
-        IpAddr::V6(_) => AF_INET6,
-    };
-    bytes[16] = family;
+    bytes[16] = AddressFamily::from(connection.server.ip()).into();
     bytes[17] = IPPROTO_TCP;
     bytes[20..24].copy_from_slice(&(1u32 << TCP_ESTABLISHED).to_ne_bytes());
     bytes[24..26].copy_from_slice(&connection.peer.port().to_be_bytes());
     bytes[26..28].copy_from_slice(&connection.server.port().to_be_bytes());
     put_address(&mut bytes[28..44], connection.peer.ip());
     put_address(&mut bytes[44..60], connection.server.ip());
-    // Any interface, any cookie.
+    // All ones (`INET_DIAG_NOCOOKIE`) match any socket; interface 0 matches any interface.
     bytes[64..72].fill(0xff);
     bytes
 }
@@ -126,30 +129,34 @@ fn parse(bytes: &[u8], sequence: u32) -> io::Result<Reply> {
     let body = bytes.get(HEADER..end).ok_or_else(short)?;
     if kind == NLMSG_ERROR {
         let code = body.get(..4).map(|b| u32_at(b, 0).cast_signed().wrapping_neg()).ok_or_else(short)?;
-        return if code == ENOENT { Ok(Reply::Absent) } else { Err(io::Error::from_raw_os_error(code)) };
+        return if code == Errno::NOENT.raw_os_error() {
+            Ok(Reply::Absent)
+        } else {
+            Err(io::Error::from_raw_os_error(code))
+        };
     }
     if kind != SOCK_DIAG_BY_FAMILY || body.len() < MESSAGE {
         return Err(short());
     }
-    // An exact look-up ignores the wanted states, so the answer's own is what counts: a socket that is still connecting, or in
+    // An exact lookup ignores the requested states, so the state in the answer decides: a socket that is still connecting, or in
     // TIME_WAIT, proves nothing.
     if body[1] != TCP_ESTABLISHED {
         return Ok(Reply::Absent);
     }
     let cookie = u64::from(u32_at(body, 44)) | u64::from(u32_at(body, 48)) << 32;
     let mut attributes = &body[MESSAGE..];
-    while attributes.len() >= 4 {
+    while attributes.len() >= NLA_HEADER_SIZE {
         let (length, kind) = (usize::from(u16_at(attributes, 0)), u16_at(attributes, 2));
-        let Some(value) = attributes.get(4..length) else { break };
-        if kind == ATTR_CGROUP_ID && value.len() >= 8 {
+        let Some(value) = attributes.get(NLA_HEADER_SIZE..length) else { break };
+        if kind == INET_DIAG_CGROUP_ID && value.len() >= 8 {
             let cgroup = u64::from_ne_bytes(value[..8].try_into().expect("eight bytes"));
             return Ok(Reply::Found(Found { cookie, cgroup }));
         }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        attributes = attributes.get(length.next_multiple_of(NLA_ALIGNTO)..).unwrap_or_default();
     }
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
-        "this kernel does not tell a socket's cgroup (needs Linux 5.7, CONFIG_SOCK_CGROUP_DATA)",
+        "the kernel did not report the socket's cgroup; it needs Linux 5.7 or later with CONFIG_SOCK_CGROUP_DATA",
     ))
 }
 
@@ -178,7 +185,7 @@ mod tests {
     }
 
     fn cgroup(id: u64) -> Vec<u8> {
-        [&12u16.to_ne_bytes()[..], &ATTR_CGROUP_ID.to_ne_bytes(), &id.to_ne_bytes()].concat()
+        [&12u16.to_ne_bytes()[..], &INET_DIAG_CGROUP_ID.to_ne_bytes(), &id.to_ne_bytes()].concat()
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! `podrole check`: is this node, this cluster, set up as `run` with these same flags needs it? What is not, and what to do.
+//! `podrole check`: reports whether this node and this cluster are set up for `podrole run` with the same flags, and what to do if not.
 //!
-//! It changes nothing. Each check is bounded in time and none stops another; one that cannot be made is reported as skipped, with the
-//! reason, never as passed.
+//! It changes nothing. Each check has a time limit, and none stops another. A check that cannot be made is reported as skipped, with
+//! the reason, never as passed.
 
 mod aws;
 mod daemon;
@@ -25,13 +25,13 @@ use super::{USAGE, complain, say, small_runtime};
 use report::{Report, Symbols};
 use table::Check;
 
-/// For a whole area. Every single call in it has a bound of its own, far below.
-const AREA: Duration = Duration::from_secs(25);
+/// Time limit of all checks of one area. Each call in it has its own limit, far below this one.
+const AREA_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Flags of `check`: those of `run`, since what is checked is what the daemon would do, and these.
+/// The flags of `check`: its own and those of `run`, because it checks what the daemon would do with them.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// How to print: text | short (only what is wrong, a line each) | json
+    /// Output format: text | short (failed checks only, one line each) | json
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
     /// Exit with 1 for warnings too
@@ -49,22 +49,23 @@ enum Output {
     Json,
 }
 
-/// What came of one check.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// It holds; what was found.
+    /// It passed; what was found.
     Ok(String),
-    /// It does not: as bad as the table says.
+    /// It failed; the table has the severity.
     Failed {
+        /// What was found.
         found: String,
-        /// What to do here, where that is known better than the table does.
+        /// A fix for this node, if it is more specific than the table's.
         fix: Option<String>,
     },
-    /// It could not be made; why.
+    /// It could not be made; the reason.
     Skipped(String),
 }
 
-/// What came of all of them, as they end.
+/// The results so far.
 #[derive(Debug, Default)]
 struct Findings(Mutex<BTreeMap<Check, Outcome>>);
 
@@ -77,7 +78,7 @@ pub fn main(args: CheckArgs, environment: &HashMap<String, String>) -> ExitCode 
             return ExitCode::from(USAGE);
         }
     };
-    // One that was installed already is as good.
+    // This fails if a provider is installed already, which is fine.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match small_runtime() {
         Ok(runtime) => runtime,
@@ -86,8 +87,8 @@ pub fn main(args: CheckArgs, environment: &HashMap<String, String>) -> ExitCode 
             return ExitCode::FAILURE;
         }
     };
-    let report = Report { node: config.node.clone(), findings: runtime.block_on(look(&config)) };
-    // A call into a file system that hangs must not keep us.
+    let report = Report { node: config.node.clone(), findings: runtime.block_on(run_checks(&config)) };
+    // A file system call that hangs must not delay the report.
     runtime.shutdown_background();
     say(match args.output {
         Output::Text => report.text(Symbols::of(environment)),
@@ -97,20 +98,21 @@ pub fn main(args: CheckArgs, environment: &HashMap<String, String>) -> ExitCode 
     if report.passes(args.strict) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Makes every check.
-async fn look(config: &Config) -> BTreeMap<Check, Outcome> {
+/// Makes all checks.
+async fn run_checks(config: &Config) -> BTreeMap<Check, Outcome> {
     let findings = Findings::default();
     let _ = tokio::join!(
-        tokio::time::timeout(AREA, node::look(config, &findings)),
-        tokio::time::timeout(AREA, redirect::look(config, &findings)),
-        tokio::time::timeout(AREA, kubernetes::look(config, &findings)),
-        tokio::time::timeout(AREA, aws::look(config, &findings)),
-        tokio::time::timeout(AREA, daemon::look(config, &findings)),
+        tokio::time::timeout(AREA_TIMEOUT, node::check_node(config, &findings)),
+        tokio::time::timeout(AREA_TIMEOUT, redirect::check_redirect(config, &findings)),
+        tokio::time::timeout(AREA_TIMEOUT, kubernetes::check_kubernetes(config, &findings)),
+        tokio::time::timeout(AREA_TIMEOUT, aws::check_aws(config, &findings)),
+        tokio::time::timeout(AREA_TIMEOUT, daemon::check_daemon(config, &findings)),
     );
     let mut findings = findings.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     for check in Check::ALL {
-        // Not "skipped": nobody else says what went wrong.
-        findings.entry(check).or_insert_with(|| Outcome::failed(format!("no result within {} s", AREA.as_secs())));
+        // Not skipped: no other check explains what went wrong.
+        let timed_out = || Outcome::failed(format!("no result within {} s", AREA_TIMEOUT.as_secs()));
+        findings.entry(check).or_insert_with(timed_out);
     }
     findings
 }
@@ -144,7 +146,7 @@ impl Outcome {
         Self::Skipped(why.into())
     }
 
-    /// The same with what to do here.
+    /// Adds a fix for this node to a failure.
     fn fix(self, fix: impl Into<String>) -> Self {
         match self {
             Self::Failed { found, .. } => Self::Failed { found, fix: Some(fix.into()) },
@@ -153,8 +155,8 @@ impl Outcome {
     }
 }
 
-/// Why what proves identity is not looked at, where it is not used.
-fn not_by_kernel(config: &Config) -> Option<&'static str> {
+/// Why the checks of kernel identity are skipped; `None` if they are made.
+fn kernel_identity_unused(config: &Config) -> Option<&'static str> {
     match config.identity {
         IdentityMode::Kernel => None,
         IdentityMode::Ip => Some("not needed with --identity=ip"),

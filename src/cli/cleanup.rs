@@ -1,4 +1,4 @@
-//! `podrole cleanup`: the one way to take the rules away, and it says what that means.
+//! `podrole cleanup`: removes both guards, which nothing else does, and says what that opens.
 
 use std::process::ExitCode;
 
@@ -17,11 +17,11 @@ pub fn main() -> ExitCode {
                 say(format_args!("removed: {what}"));
             }
             if removed.is_empty() {
-                say("nothing of podrole's is set up on this node");
+                say("podrole has not set up anything on this node");
             }
             say(
-                "from now on every pod of this node reaches the node's own metadata service: its role's credentials, user data and \
-                 identity documents, unless something else stops it (IMDSv2 with a hop limit of 1 stops most)",
+                "from now on every pod of this node reaches the node's own metadata service: the credentials of its role, user data and \
+                 identity documents, unless something else prevents it (IMDSv2 with a hop limit of 1 keeps most pods out)",
             );
             ExitCode::SUCCESS
         }
@@ -32,14 +32,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Removes what podrole has set up. Returns it in words.
 async fn remove() -> Result<Vec<String>, RedirectError> {
     let nft = Nft::find()?;
     let mut removed = Vec::new();
-    // A table that cannot be read is there, and goes.
+    // A table that cannot be read exists and is removed too.
     if !matches!(nft.observe().await, Ok(None)) {
         nft.remove().await?;
         removed.push("nftables table inet podrole".into());
     }
-    removed.extend(Routing::open()?.unlock().await?);
+    removed.extend(Routing::open()?.remove().await?);
     Ok(removed)
 }

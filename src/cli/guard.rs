@@ -1,11 +1,11 @@
-//! `podrole guard`: the node is closed before anything else can fail. No configuration, no API server, no cgroups.
+//! `podrole guard`: installs the two guards before anything else can fail. It needs no configuration, API server or cgroups.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
 
 use http::Uri;
 
-use crate::caller::self_test::lacks_net_admin;
+use crate::caller::self_test::missing_net_admin;
 use crate::config::metadata_endpoint;
 use crate::redirect::RedirectError;
 use crate::redirect::nft::Nft;
@@ -16,13 +16,13 @@ use crate::upstream::client::Client;
 
 use super::{USAGE, complain, say, small_runtime};
 
-/// Why the node is not closed, or only by one of the two locks.
+/// Why the node does not have both guards.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
-    /// It must not be: the address is another cloud's.
+    /// The node belongs to another cloud and must not be guarded. Nothing was changed.
     #[error(transparent)]
     Foreign(#[from] UpstreamError),
-    /// Some of it could not be set.
+    /// One or both guards could not be installed; which, and why.
     #[error("{0}")]
     Partial(String),
 }
@@ -30,16 +30,18 @@ pub enum GuardError {
 /// Runs the subcommand.
 pub fn main(environment: &HashMap<String, String>) -> ExitCode {
     let (endpoint, problem) = metadata_endpoint(environment);
-    let closed = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
-    let closed = closed.and_then(|runtime| runtime.block_on(close_node(&endpoint)));
-    // As run does: what is wrong with the settings leaves the node closed, not open.
+    let guarded = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
+    let guarded = guarded.and_then(|runtime| runtime.block_on(install_guards(&endpoint)));
+    // As with `podrole run`, a wrong setting must not leave the node unguarded, so it is reported only now.
     if let Some(problem) = &problem {
         complain(problem);
     }
-    match closed {
+    match guarded {
         Ok(()) if problem.is_some() => ExitCode::from(USAGE),
         Ok(()) => {
-            say("pods of this node no longer reach its metadata service; podrole run serves them in its place");
+            say(
+                "both guards are installed: pods of this node no longer reach its metadata service; start podrole run to serve them",
+            );
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -49,29 +51,30 @@ pub fn main(environment: &HashMap<String, String>) -> ExitCode {
     }
 }
 
-/// Sets both locks. Each is tried even where the other fails: either alone closes the node.
-pub async fn close_node(endpoint: &Uri) -> Result<(), GuardError> {
+/// Installs both guards. A failure of one does not stop the other, because each is enough to guard the node.
+pub async fn install_guards(endpoint: &Uri) -> Result<(), GuardError> {
     let client = Client::new(endpoint);
-    // Before anything is changed: on another cloud these addresses are not ours to take.
+    // This comes first: on another cloud podrole must not take over the metadata addresses.
     if let Some(cloud) = client.foreign_cloud().await {
         return Err(UpstreamError::ForeignCloud(cloud).into());
     }
-    let results = [("routing lock", lock_routes().await), ("nftables guard", load_table().await)];
+    let results = [("routing guard", install_routing_guard().await), ("table guard", install_table_guard().await)];
     let failed: Vec<String> =
         results.into_iter().filter_map(|(what, result)| result.err().map(|error| format!("{what}: {error}"))).collect();
     if failed.is_empty() {
         return Ok(());
     }
-    let lacks = lacks_net_admin().map(|error| error.to_string());
-    Err(GuardError::Partial(failed.into_iter().chain(lacks).collect::<Vec<_>>().join("; ")))
+    let missing = missing_net_admin().map(|error| error.to_string());
+    Err(GuardError::Partial(failed.into_iter().chain(missing).collect::<Vec<_>>().join("; ")))
 }
 
-async fn lock_routes() -> Result<(), RedirectError> {
-    Routing::open()?.lock_all().await
+async fn install_routing_guard() -> Result<(), RedirectError> {
+    Routing::open()?.install_all().await
 }
 
-/// A table of ours that can be read is left alone: it may be another instance's, which is serving. Anything else is replaced.
-async fn load_table() -> Result<(), RedirectError> {
+/// Keeps a table that has the guard already, because it may belong to an instance that serves. Any other table is replaced, and so is
+/// one that cannot be read.
+async fn install_table_guard() -> Result<(), RedirectError> {
     let nft = Nft::find()?;
     let guard = Ruleset { uplinks: Routing::open()?.uplinks().await.unwrap_or_default(), port: None };
     match nft.observe().await {

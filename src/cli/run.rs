@@ -8,14 +8,14 @@ use tracing::error;
 use crate::config::{Config, RunArgs, metadata_endpoint};
 use crate::telemetry;
 
-use super::guard::{GuardError, close_node};
+use super::guard::{GuardError, install_guards};
 use super::{Daemon, USAGE, complain, small_runtime};
 
 /// Runs the subcommand.
 pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon) -> ExitCode {
     // Before the settings are looked at: a daemon that refuses to start leaves the node closed, not open.
     let guarded = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
-    let guarded = guarded.and_then(|runtime| runtime.block_on(close_node(&metadata_endpoint(environment).0)));
+    let guarded = guarded.and_then(|runtime| runtime.block_on(install_guards(&metadata_endpoint(environment).0)));
     let mut config = match (Config::new(args, environment), &guarded) {
         (_, Err(foreign @ GuardError::Foreign(_))) => {
             complain(foreign);

@@ -1,7 +1,7 @@
-//! Runs `nft -j`: the only child process that podrole ever starts.
+//! Runs `nft -j`, the only child process that podrole starts.
 //!
-//! The crate's own helper loses what nft says and leaves a child behind when its caller goes; here it is bounded in time, killed
-//! with its caller, found by an absolute path and given an empty environment.
+//! The nftables crate's helper loses nft's error output and leaves the child running when its caller is dropped. Here the child has
+//! an absolute path, an empty environment and a time limit, and is killed when its caller is dropped.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,12 +14,12 @@ use tokio::process::Command;
 use super::RedirectError;
 use super::ruleset::{Ruleset, TABLE};
 
-/// Where distributions and our image put it.
+/// The paths that distributions and podrole's image use.
 const PATHS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
-/// A transaction takes 15 ms, 30 under contention. After this it will not end.
+/// How long nft may run. A transaction takes 15 ms, or 30 ms under contention.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A way to run nft.
+/// The nft binary.
 #[derive(Clone, Debug)]
 pub struct Nft {
     path: PathBuf,
@@ -34,20 +34,20 @@ impl Nft {
         path.map(|path| Self { path: path.into() }).ok_or_else(|| RedirectError::NoNft(PATHS.join(", ")))
     }
 
-    /// Makes our table be `ruleset`, in one transaction.
+    /// Replaces podrole's table by `ruleset`, in one transaction.
     pub async fn apply(&self, ruleset: &Ruleset) -> Result<(), RedirectError> {
         self.submit(&["-j", "-f", "-"], &ruleset.transaction()).await
     }
 
-    /// Takes our table away.
+    /// Removes podrole's table.
     pub async fn remove(&self) -> Result<(), RedirectError> {
         self.submit(&["-j", "-f", "-"], &Ruleset::removal()).await
     }
 
-    /// Our table as nft lists it; `None` when there is none. Other people's tables are never read: they may hold what the schema
-    /// does not know.
+    /// podrole's table as nft lists it; `None` if there is none. Tables of other programs are not read, because they may contain
+    /// expressions that the schema lacks.
     pub async fn observe(&self) -> Result<Option<Nftables<'static>>, RedirectError> {
-        // Names only: an attempt to list a table that is not there fails in words, which change between versions.
+        // Look for the name first: nft reports a missing table only in words, which change between versions.
         let tables = self.json(&["-j", "list", "tables", "inet"]).await?;
         let ours = |object: &serde_json::Value| object["table"]["name"] == TABLE && object["table"]["family"] == "inet";
         if !tables["nftables"].as_array().is_some_and(|objects| objects.iter().any(ours)) {
@@ -57,7 +57,7 @@ impl Nft {
         serde_json::from_slice(&listed).map(Some).map_err(RedirectError::Unreadable)
     }
 
-    /// Its own version, as it prints it in JSON: that it can print JSON at all is a build option.
+    /// nft's version, read from its JSON output, because support for JSON is a build option of nft.
     pub async fn version(&self) -> Result<String, RedirectError> {
         let tables = self.json(&["-j", "list", "tables"]).await?;
         let objects = tables["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -65,12 +65,12 @@ impl Nft {
         Ok(version.unwrap_or("of unknown version").to_owned())
     }
 
-    /// Whether nft and the kernel would take `ruleset`: both look at the whole transaction, which is then thrown away.
+    /// Whether nft and the kernel would accept `ruleset`: both validate the whole transaction, which is then discarded.
     pub async fn rehearse(&self, ruleset: &Ruleset) -> Result<(), RedirectError> {
         self.submit(&["-c", "-j", "-f", "-"], &ruleset.transaction()).await
     }
 
-    /// Everybody's tables, as they stand there: others write what no schema knows.
+    /// All tables of the node as untyped JSON, because other programs use expressions that the schema lacks.
     pub async fn everything(&self) -> Result<serde_json::Value, RedirectError> {
         self.json(&["-j", "list", "ruleset"]).await
     }
@@ -93,7 +93,7 @@ impl Nft {
         let mut child = command.spawn().map_err(RedirectError::Spawn)?;
         let talk = async {
             if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-                // A child that ended before it read everything says why on stderr.
+                // This fails if nft ends before it has read everything; it then explains why on stderr.
                 let _ = stdin.write_all(input).await;
             }
             child.wait_with_output().await.map_err(RedirectError::Spawn)
@@ -102,7 +102,7 @@ impl Nft {
             tokio::time::timeout(TIMEOUT, talk).await.map_err(|_| RedirectError::Timeout(TIMEOUT.as_secs()))??;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(RedirectError::Refused(said.trim().chars().take(2000).collect()));
+            return Err(RedirectError::Failed(said.trim().chars().take(2000).collect()));
         }
         Ok(output.stdout)
     }

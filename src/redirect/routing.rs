@@ -1,8 +1,8 @@
-//! The second lock and our link-local addresses, over netlink.
+//! The routing guard and podrole's link-local addresses, set over netlink.
 //!
 //! ```text
-//! 50: from all to 169.254.169.254 iif lo lookup main     the node's own use goes on as before
-//! 51: from all to 169.254.169.254        lookup 1699     what comes in is delivered here: never forwarded, whatever the port
+//! 50: from all to 169.254.169.254 iif lo lookup main     requests of the node itself are routed as before
+//! 51: from all to 169.254.169.254        lookup 1699     incoming packets to any port are delivered here, never forwarded
 //! table 1699: local 169.254.169.254 dev lo
 //! ```
 
@@ -14,22 +14,25 @@ use futures_util::TryStreamExt as _;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope, CacheInfo};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rustix::io::Errno;
 
 use super::{LISTEN_V4, LISTEN_V6, RedirectError};
 use crate::types::{METADATA_V4, METADATA_V6};
 
-/// Our routing table.
+/// podrole's routing table.
 const TABLE: u32 = 1699;
-const MAIN: u32 = 254;
+const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// Priority of the rule for the node's own requests.
 const PREF_NODE: u32 = 50;
+/// Priority of the rule for incoming packets.
 const PREF_INCOMING: u32 = 51;
-const EEXIST: i32 = 17;
-const FOREVER: u32 = u32::MAX;
+/// The lifetime of an address that never expires (`INFINITY_LIFE_TIME`).
+const NEVER_EXPIRES: u32 = u32::MAX;
 
-/// An address family of the node.
+/// An IP address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -38,7 +41,7 @@ pub enum Family {
     V6,
 }
 
-/// A routing socket in the node's namespace.
+/// A routing socket in the node's netns.
 #[derive(Clone, Debug)]
 pub struct Routing {
     handle: Handle,
@@ -47,17 +50,17 @@ pub struct Routing {
 // === impl Routing ===
 
 impl Routing {
-    /// Opens one; its task ends with the last clone.
+    /// Opens a socket and spawns the task that serves it. The task ends when the last clone is dropped.
     pub fn open() -> Result<Self, RedirectError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(RedirectError::Socket)?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }
 
-    /// Locks `family`: rules, local route. What is there already stays.
-    pub async fn lock(&self, family: Family) -> Result<(), RedirectError> {
+    /// Installs the routing guard for `family`: the two rules and the local route. What exists already is kept.
+    pub async fn install(&self, family: Family) -> Result<(), RedirectError> {
         let lo = self.loopback().await?;
-        // The route first: a rule that leads to an empty table would fall through to the next one.
+        // The route comes first: a rule for an empty table would fall through to the next rule.
         self.handle
             .route()
             .add(local_route(family, lo))
@@ -65,22 +68,22 @@ impl Routing {
             .execute()
             .await
             .map_err(failed("add the local route"))?;
-        // Incoming second: between the two the node itself would be cut off from its metadata.
+        // The rule for incoming packets comes last: without the other rule it would cut the node itself off.
         self.rule(family, PREF_NODE, MAIN, true).await?;
         self.rule(family, PREF_INCOMING, TABLE, false).await
     }
 
-    /// Locks every family this kernel has; each is tried even where another fails.
-    pub async fn lock_all(&self) -> Result<(), RedirectError> {
-        let v4 = self.lock(Family::V4).await;
+    /// Installs the routing guard for every family that the kernel supports. A failure of one does not stop the other.
+    pub async fn install_all(&self) -> Result<(), RedirectError> {
+        let v4 = self.install(Family::V4).await;
         if has_ipv6() {
-            self.lock(Family::V6).await?;
+            self.install(Family::V6).await?;
         }
         v4
     }
 
-    /// Puts our address of `family` on `lo`, so that it never becomes the source of the node's own packets to pods: kubelet's
-    /// probes would come from it.
+    /// Adds podrole's listen address of `family` to `lo`, in such a way that the kernel never chooses it as a source address: the
+    /// kubelet's probes of pods would come from it otherwise.
     pub async fn add_address(&self, family: Family) -> Result<(), RedirectError> {
         let lo = self.loopback().await?;
         let (address, length) = match family {
@@ -91,20 +94,21 @@ impl Routing {
         let message = request.message_mut();
         match family {
             Family::V4 => message.header.scope = AddressScope::Host,
-            // Deprecated from birth: usable as a destination, never chosen as a source.
+            // A deprecated address (preferred lifetime 0) can be a destination but is never chosen as a source.
             Family::V6 => {
-                // A tentative address cannot be bound, and also on lo it is one until a kernel thread has had its turn.
+                // Without this flag the address is tentative, even on lo, until a kernel thread has run. A tentative address
+                // cannot be bound.
                 message.header.flags |= AddressHeaderFlags::Nodad;
                 let mut lifetime = CacheInfo::default();
                 lifetime.ifa_preferred = 0;
-                lifetime.ifa_valid = FOREVER;
+                lifetime.ifa_valid = NEVER_EXPIRES;
                 message.attributes.push(AddressAttribute::CacheInfo(lifetime));
             }
         }
-        request.execute().await.map_err(failed("add our address to lo"))
+        request.execute().await.map_err(failed("add the listen address to lo"))
     }
 
-    /// Interfaces that lead out of the node: those that a default route of any table uses, and every physical one.
+    /// The names of the interfaces that lead out of the node: those used by a default route of any table, and all physical ones.
     pub async fn uplinks(&self) -> Result<Vec<String>, RedirectError> {
         let mut indices = BTreeSet::new();
         for empty in [
@@ -128,7 +132,7 @@ impl Routing {
         Ok(names.into_iter().collect())
     }
 
-    /// What of the lock does not stand, in words; nothing: it is complete.
+    /// The missing parts of the routing guard, in words. Empty if it is complete.
     pub async fn missing(&self) -> Result<Vec<String>, RedirectError> {
         let mut missing = Vec::new();
         for (family, version) in [(Family::V4, IpVersion::V4), (Family::V6, IpVersion::V6)] {
@@ -162,8 +166,8 @@ impl Routing {
         Ok(links.iter().filter_map(link_name).collect())
     }
 
-    /// Takes rules, routes and addresses away. Returns what was there.
-    pub async fn unlock(&self) -> Result<Vec<String>, RedirectError> {
+    /// Removes podrole's rules, routes and listen addresses. Returns what was removed, in words.
+    pub async fn remove(&self) -> Result<Vec<String>, RedirectError> {
         let mut removed = Vec::new();
         let lo = self.loopback().await?;
         for (family, version) in [(Family::V4, IpVersion::V4), (Family::V6, IpVersion::V6)] {
@@ -184,7 +188,7 @@ impl Routing {
                 matches!(attribute, AddressAttribute::Address(ip) if *ip == IpAddr::V4(LISTEN_V4) || *ip == IpAddr::V6(LISTEN_V6))
             });
             if ours {
-                self.handle.address().del(address).execute().await.map_err(failed("delete our address"))?;
+                self.handle.address().del(address).execute().await.map_err(failed("delete the listen address"))?;
                 removed.push("listen address on lo".into());
             }
         }
@@ -199,7 +203,7 @@ impl Routing {
             Family::V6 => rule.v6().destination_prefix(METADATA_V6, 128).execute().await,
         };
         match added {
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -EEXIST => Ok(()),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -Errno::EXIST.raw_os_error() => Ok(()),
             other => other.map_err(failed("add a routing rule")),
         }
     }
@@ -211,7 +215,7 @@ impl Routing {
     }
 }
 
-/// Whether this kernel has IPv6 at all.
+/// Whether the kernel supports IPv6.
 pub fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6/conf/all").exists()
 }
@@ -258,7 +262,7 @@ fn is_our_rule(rule: &RuleMessage, family: Family) -> bool {
 }
 
 fn leads_to(rule: &RuleMessage, priority: u32, table: u32) -> bool {
-    // A small number stands in the header, and there alone in old kernels.
+    // Old kernels report a small table number in the header only.
     let in_header = u32::from(rule.header.table) == table;
     rule.attributes.contains(&RuleAttribute::Priority(priority))
         && (in_header || rule.attributes.contains(&RuleAttribute::Table(table)))
@@ -285,7 +289,7 @@ fn default_route_interfaces(route: &RouteMessage) -> Vec<u32> {
     indices
 }
 
-/// The kernel names a kind for everything it made itself (veth, bridge, vlan, bond, dummy, …) and none for hardware.
+/// The kernel reports a kind for every virtual interface (veth, bridge, vlan, bond, dummy, …) and none for hardware.
 fn is_physical(link: &LinkMessage) -> bool {
     !link.attributes.iter().any(|attribute| {
         matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.iter().any(|info| matches!(info, LinkInfo::Kind(_))))

@@ -1,6 +1,6 @@
-//! The table `inet podrole` as a value: what it should be, built from the nftables crate's own types. Pure.
+//! The table `inet podrole` as a value, built from the nftables crate's types. Pure.
 //!
-//! No pod's data ever goes into it, so a pod that starts, moves or lies changes nothing here, and nothing here races the watch.
+//! The table contains no data of pods, so no pod can change it, and it never has to catch up with the watch.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -18,28 +18,28 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use super::{LISTEN_V4, LISTEN_V6};
 use crate::types::{METADATA_PORT, METADATA_V4, METADATA_V6};
 
-/// Our table's name, in family `inet`.
+/// The name of podrole's table, in the family `inet`.
 pub const TABLE: &str = "podrole";
 
-/// Before conntrack, so that nothing rewrites a packet before we judge it.
+/// Before conntrack, so that the guard sees a packet before anything rewrites it.
 const PRIO_GUARD: i32 = -300;
-/// NAT chains must stand behind conntrack (-200); kube-proxy's stand at -100.
+/// The priority of the redirect: NAT chains must come after conntrack (-200), and kube-proxy's are at -100.
 pub const PRIO_REDIRECT: i32 = -190;
 
-/// What the table should hold.
+/// The parameters of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Interfaces that lead out of the node: metadata traffic never comes in by one.
+    /// Interfaces that lead out of the node; metadata traffic that comes in through one is dropped.
     pub uplinks: Vec<String>,
-    /// This instance's port; `None` while nobody serves: the guard alone.
+    /// The port of the instance that serves; `None` for the guard without a redirect.
     pub port: Option<u16>,
 }
 
 // === impl Ruleset ===
 
 impl Ruleset {
-    /// The transaction that makes the table be this, whatever it was before: add, delete, add again. One generation, so no packet
-    /// sees it half done; two transactions leaked 576 of 670 requests in a test of this.
+    /// The transaction that replaces the table, whether or not it exists: add, delete, add again. It is a single transaction so that
+    /// no packet sees an intermediate state; with two transactions a test leaked 576 of 670 requests.
     pub fn transaction(&self) -> Nftables<'static> {
         let mut batch = Batch::new();
         let table = || NfListObject::Table(Table { family: NfFamily::INet, name: TABLE.into(), handle: None });
@@ -52,7 +52,7 @@ impl Ruleset {
         batch.to_nftables()
     }
 
-    /// The transaction that takes the table away.
+    /// The transaction that removes the table.
     pub fn removal() -> Nftables<'static> {
         let mut batch = Batch::new();
         let table = || NfListObject::Table(Table { family: NfFamily::INet, name: TABLE.into(), handle: None });
@@ -61,7 +61,7 @@ impl Ruleset {
         batch.to_nftables()
     }
 
-    /// Whether `observed`, as listed by nft, has every chain and rule of this one in this order, counters aside.
+    /// Whether `observed`, as listed by nft, has exactly these chains, sets and rules, the rules in this order. Counters are ignored.
     pub fn is_in(&self, observed: &Nftables<'static>) -> bool {
         let wanted: Vec<NfListObject<'static>> = self.objects().map(canonical).collect();
         let found: Vec<NfListObject<'static>> = observed
@@ -73,13 +73,13 @@ impl Ruleset {
                 NfObject::ListObject(object) => Some(canonical(object.clone())),
             })
             .collect();
-        // nft lists chains and rules by chain, not in the order of their making, and each rule keeps its place in its own chain.
+        // nft lists the rules chain by chain, not in the order of their creation, so only their order within a chain counts.
         wanted.len() == found.len()
             && wanted.iter().all(|object| found.contains(object))
             && chains_in_order(&wanted) == chains_in_order(&found)
     }
 
-    /// Whether `observed` guards at least as this does, whatever port it redirects to: the guard of an instance that serves.
+    /// Whether `observed` has the same guard, with a redirect to any port or none: it may belong to an instance that serves.
     pub fn guards_in(&self, observed: &Nftables<'static>) -> bool {
         Self { port: redirect_port(observed), ..self.clone() }.is_in(observed)
     }
@@ -117,12 +117,12 @@ impl Ruleset {
     }
 }
 
-/// The port that `observed`, our table as listed by nft, redirects pods to; `None`: it only guards.
+/// The port to which `observed`, podrole's table as listed by nft, redirects pods; `None` if it has no redirect.
 pub fn redirect_port(observed: &Nftables<'static>) -> Option<u16> {
     redirects(observed).flat_map(|rule| rule.expr.iter()).find_map(dnat_port)
 }
 
-/// How many packets, the first of each connection, `observed` has redirected since it was made.
+/// The number of connections that `observed` has redirected since the table was created: NAT rules count only first packets.
 pub fn redirected_packets(observed: &Nftables<'static>) -> usize {
     let packets = |statement: &Statement<'_>| {
         if let Statement::Counter(Counter::Anonymous(Some(counter))) = statement { counter.packets } else { None }
@@ -137,7 +137,7 @@ fn redirects<'a>(observed: &'a Nftables<'static>) -> impl Iterator<Item = &'a Ru
     rules.filter(|rule| rule.chain == "redirect_pods")
 }
 
-/// The interfaces that `observed` takes for uplinks.
+/// The uplinks that `observed` contains.
 pub fn uplinks_in(observed: &Nftables<'static>) -> Vec<String> {
     let sets = observed.objects.iter().filter_map(|object| {
         if let NfObject::ListObject(NfListObject::Set(set)) = object { set.elem.as_ref() } else { None }
@@ -148,7 +148,7 @@ pub fn uplinks_in(observed: &Nftables<'static>) -> Vec<String> {
     names.collect()
 }
 
-/// One address family's half of the rules.
+/// The rules of one address family.
 struct Family {
     protocol: &'static str,
     metadata: IpAddr,
@@ -193,8 +193,8 @@ impl Family {
         rule("redirect_pods", vec![self.daddr(self.metadata), tcp_port(METADATA_PORT), counter(), dnat])
     }
 
-    /// `ip daddr 169.254.169.254 counter drop` and `ct original ip daddr 169.254.169.254 counter drop`: each half alone is
-    /// bypassed, the first by another NAT chain before us, the second by `notrack`.
+    /// `ip daddr 169.254.169.254 counter drop` and `ct original ip daddr 169.254.169.254 counter drop`. Both are needed: an earlier
+    /// NAT chain of another program bypasses the first, and `notrack` bypasses the second.
     fn guard_forward(&self) -> Vec<NfListObject<'static>> {
         vec![
             rule("guard_forward", vec![self.daddr(self.metadata), counter(), drop()]),
@@ -202,8 +202,8 @@ impl Family {
         ]
     }
 
-    /// `ip daddr 169.254.170.77 goto listener`; `ip daddr 169.254.169.254 goto metadata_local`: what the routing lock delivers
-    /// here reaches port 80 and no other service that listens on every address.
+    /// `ip daddr 169.254.170.77 goto listener`; `ip daddr 169.254.169.254 goto metadata_local`: packets that the routing guard
+    /// delivers here reach port 80 only, and no other service that listens on all addresses.
     fn guard_input(&self) -> Vec<NfListObject<'static>> {
         vec![
             rule("guard_input", vec![self.daddr(self.listen), goto("listener")]),
@@ -211,7 +211,7 @@ impl Family {
         ]
     }
 
-    /// `ct status dnat ct original ip daddr 169.254.169.254 accept`: our listener serves what our rule sent, nothing else.
+    /// `ct status dnat ct original ip daddr 169.254.169.254 accept`: only redirected connections reach the listener.
     fn listener(&self) -> NfListObject<'static> {
         let status = named(NamedExpression::CT(CT { key: "status".into(), family: None, dir: None }));
         let dnat = matches(status, Operator::IN, Expression::String("dnat".into()));
@@ -228,8 +228,8 @@ impl Family {
     }
 }
 
-/// `iifname @uplinks counter drop`; `fib saddr . iif oif missing counter drop`: a source that is not routed back through the
-/// interface it came in by is not that source.
+/// `iifname @uplinks counter drop`; `fib saddr . iif oif missing counter drop`: a source address that is not routed back through the
+/// incoming interface is forged.
 fn checks() -> [NfListObject<'static>; 2] {
     let iifname = named(NamedExpression::Meta(Meta { key: MetaKey::Iifname }));
     let fib = Fib { result: FibResult::Oif, flags: HashSet::from([FibFlag::Saddr, FibFlag::Iif]) };
@@ -306,7 +306,7 @@ fn goto(target: &'static str) -> Statement<'static> {
     Statement::Goto(JumpTarget { target: target.into() })
 }
 
-/// What does not tell two tables apart: handles, and what counters have counted.
+/// `object` without the parts that do not count in a comparison: handles and counters.
 fn canonical(object: NfListObject<'static>) -> NfListObject<'static> {
     if let NfListObject::Chain(chain) = object {
         NfListObject::Chain(Chain { handle: None, ..chain })
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accept_put_before_our_rules_is_seen() {
+    fn an_added_accept_rule_is_detected() {
         let full = Ruleset { uplinks: vec![], port: None };
         let mut objects: Vec<NfListObject<'static>> = full.objects().collect();
         objects.push(rule("guard_forward", vec![accept()]));

@@ -43,7 +43,10 @@ fn survives_a_restart_and_not_a_boot() {
     assert_eq!((first.0.len(), first.1), (1, true));
     assert_eq!(dir.ids(BOOT, 20), first);
     let other = dir.ids("99999999-2222-3333-4444-555555555555", 30);
-    assert!(other.0.len() == 1 && other.0 != first.0 && other.1, "another boot's keys are no damage");
+    assert!(
+        other.0.len() == 1 && other.0 != first.0 && other.1,
+        "keys of another boot are ignored and not reported as damage"
+    );
     assert_eq!(fs::metadata(dir.0.join("keys")).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
@@ -54,11 +57,11 @@ fn rotates_daily_and_keeps_what_tokens_need() {
     let second = dir.ids(BOOT, DAY + 1).0;
     assert_eq!((second.len(), second[0]), (2, first));
     let later = dir.ids(BOOT, DAY + 6 * 3600 + 1).0;
-    assert_eq!(later, second[1..], "the first key's last token has expired");
+    assert_eq!(later, second[1..], "the last token of the first key has expired");
 }
 
 #[test]
-fn damage_costs_the_tokens_only_and_is_told_once() {
+fn damage_only_invalidates_tokens_and_is_reported_once() {
     let dir = Dir::new("damage");
     let mut last = dir.ids(BOOT, 0).0;
     let good = fs::read(dir.keys()).unwrap();
@@ -69,13 +72,13 @@ fn damage_costs_the_tokens_only_and_is_told_once() {
         assert!(matches!(problem, Some(StateError::Damaged { .. })), "{problem:?}");
         let new = ids(&keys);
         assert!(new.len() == 1 && new != last);
-        assert_eq!(dir.ids(BOOT, 2), (new.clone(), true), "the new ring was written");
+        assert_eq!(dir.ids(BOOT, 2), (new.clone(), true), "the new keys are persisted");
         last = new;
     }
 }
 
 #[test]
-fn nothing_that_happens_to_the_file_costs_a_running_daemon_its_keys() {
+fn a_running_daemon_keeps_its_keys_whatever_happens_to_the_file() {
     let dir = Dir::new("held");
     let (held, _) = dir.load(BOOT, 0, &[]);
     let whole = fs::read(dir.keys()).unwrap();
@@ -83,7 +86,7 @@ fn nothing_that_happens_to_the_file_costs_a_running_daemon_its_keys() {
     fs::remove_file(dir.keys()).unwrap();
     let (keys, problem) = dir.load(BOOT, 1, &held);
     assert!(ids(&keys) == ids(&held) && problem.is_none());
-    assert_eq!(fs::read(dir.keys()).unwrap(), whole, "and they are written again");
+    assert_eq!(fs::read(dir.keys()).unwrap(), whole, "the keys are written again");
 
     fs::write(dir.keys(), b"nonsense").unwrap();
     let (keys, problem) = dir.load(BOOT, 2, &held);
@@ -98,13 +101,13 @@ fn nothing_that_happens_to_the_file_costs_a_running_daemon_its_keys() {
 
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
     let (keys, problem) = dir.load(BOOT, DAY + 1, &held);
-    assert!(keys.len() == 2 && keys[0].id == held[0].id && problem.is_some(), "rotation needs no file");
+    assert!(keys.len() == 2 && keys[0].id == held[0].id && problem.is_some(), "rotation works without the file");
     let (keys, _) = dir.load(BOOT, DAY + 6 * 3600 + 2, &keys);
-    assert!(keys.len() == 1 && keys[0].id != held[0].id, "what has had its time goes");
+    assert!(keys.len() == 1 && keys[0].id != held[0].id, "an expired key is dropped");
 }
 
 #[test]
-fn what_others_could_touch_is_not_used() {
+fn files_that_others_could_change_are_not_used() {
     let dir = Dir::new("private");
     dir.ids(BOOT, 0);
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
@@ -113,5 +116,5 @@ fn what_others_could_touch_is_not_used() {
     let path = dir.0.join("keys");
     fs::rename(&path, dir.0.join("elsewhere")).unwrap();
     std::os::unix::fs::symlink(dir.0.join("elsewhere"), &path).unwrap();
-    assert!(!dir.ids(BOOT, 2).1, "no symbolic links");
+    assert!(!dir.ids(BOOT, 2).1, "symbolic links are not followed");
 }

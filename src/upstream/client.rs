@@ -1,4 +1,4 @@
-//! An IMDSv2 client that knows eight paths.
+//! An IMDSv2 client for the eight paths that podrole needs.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use tokio::net::TcpStream;
 use super::UpstreamError;
 use crate::imds::{Facts, TOKEN, TOKEN_TTL};
 
-/// For one request. A healthy service answers in a millisecond.
+/// Time limit of one request. A healthy service answers within a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// No fact is longer.
+/// The most bytes that are read of one answer, far more than any fact has.
 const MAX_BODY: usize = 64 * 1024;
 
-/// What the node's metadata service says about the node.
+/// What the metadata service reports about the node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeFacts {
-    /// What pods may know.
+    /// The facts that pods may read.
     pub facts: Facts,
-    /// The name of the role in the node's instance profile: no pod gets it.
+    /// The name of the role in the node's instance profile, which no pod may get.
     pub node_role: Option<String>,
 }
 
@@ -46,25 +46,25 @@ impl Client {
         Self { authority: format!("{host}:{}", endpoint.port_u16().unwrap_or(80)) }
     }
 
-    /// Whose metadata service this is, where it is recognisably not EC2's. Silence is nobody's.
+    /// The name of the cloud if the service is recognizably another cloud's. `None` for EC2's and for a service that does not answer.
     pub async fn foreign_cloud(&self) -> Option<&'static str> {
         let answer = self.send(Method::GET, "/", &[]).await.ok()?;
         foreign(&answer.headers)
     }
 
-    /// Whether the service answers who has no session token (IMDSv1): then any program that can be made to fetch a URL on the node
-    /// can fetch the node's credentials.
+    /// Whether the service answers requests without a session token (IMDSv1). If it does, a program on the node that can be made to
+    /// fetch a URL can fetch the node's credentials.
     pub async fn answers_without_token(&self) -> Result<bool, UpstreamError> {
         Ok(self.send(Method::GET, "/latest/meta-data/", &[]).await?.status == StatusCode::OK)
     }
 
-    /// A plain `GET`: status and body.
+    /// Sends a `GET` without a token. Returns status and body.
     pub async fn text(&self, path: &'static str) -> Result<(u16, String), UpstreamError> {
         let answer = self.send(Method::GET, path, &[]).await?;
         Ok((answer.status.as_u16(), answer.body))
     }
 
-    /// Everything we want to know. What the service does not have is `None`.
+    /// All facts. Those that the service does not have are `None`.
     pub async fn facts(&self) -> Result<NodeFacts, UpstreamError> {
         let path = "/latest/api/token";
         let answer = self.send(Method::PUT, path, &[(TOKEN_TTL.as_str(), "300")]).await?;
@@ -91,7 +91,7 @@ impl Client {
             partition: arc(get("/latest/meta-data/services/partition").await?),
             account: documented("accountId"),
         };
-        // The list, never the credentials.
+        // This path lists the role names; the credentials themselves are never requested.
         let roles = get("/latest/meta-data/iam/security-credentials/").await?;
         let node_role = roles.and_then(|list| list.lines().next().map(str::to_owned));
         Ok(NodeFacts { facts, node_role })
@@ -137,7 +137,7 @@ impl Client {
         };
         tokio::pin!(connection);
         tokio::pin!(exchange);
-        // The connection only moves while somebody polls it.
+        // The connection makes progress only while it is polled.
         tokio::select! {
             answer = &mut exchange => answer,
             result = &mut connection => {

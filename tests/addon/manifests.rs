@@ -110,7 +110,7 @@ fn paths(container: &Value) -> Vec<String> {
 
 fn capabilities() -> Result<()> {
     let needed = |proof: bool| -> BTreeSet<String> {
-        let those = NEEDED.iter().filter(|one| proof || !one.for_proof);
+        let those = NEEDED.iter().filter(|one| proof || !one.kernel_identity_only);
         those.map(|one| one.name.trim_start_matches("CAP_").to_owned()).collect()
     };
     for target in TARGETS {

@@ -23,7 +23,7 @@ fn exact() -> Result<()> {
     ensure!(guard == ["net_admin"], "{guard:?}");
     rig.options_mut().wrapper = with(&[]);
     let said = text(&rig.podrole(&["guard"])?);
-    ensure!(said.contains("routing lock") && said.contains("nftables guard"), "without anything: {said}");
+    ensure!(said.contains("routing guard") && said.contains("table guard"), "without anything: {said}");
     rig.options_mut().wrapper = with(&guard);
     let closed = rig.podrole(&["guard"])?;
     ensure!(closed.status.success(), "{}", text(&closed));

@@ -16,10 +16,10 @@ use crate::support::{Node, SOON, TEAM, check, healthy, named, nft, on_node, rig,
 pub(crate) const CASES: &[Case] = &[
     (Check::NftRuns, Trial::new("r01_no_nft_and_one_that_does_not_run", nft_runs)),
     (Check::NftAccepts, Trial::new("r02_a_table_of_our_name_that_somebody_else_owns", nft_accepts)),
-    (Check::Table, Trial::new("r03_a_table_that_was_changed_or_is_gone", table)),
+    (Check::TableGuard, Trial::new("r03_a_table_that_was_changed_or_is_gone", table)),
     (Check::Redirected, Trial::new("r04_a_redirect_to_elsewhere_or_to_nowhere", redirected)),
     (Check::Counting, Trial::new("r05_a_redirect_that_counts_nothing", counting)),
-    (Check::RoutingLock, Trial::new("r06_each_rule_and_route_of_the_routing_lock_missing", routing)),
+    (Check::RoutingGuard, Trial::new("r06_each_rule_and_route_of_the_routing_lock_missing", routing)),
     (Check::ForeignBefore, Trial::new("r07_somebody_elses_rule_before_ours", foreign_before)),
     (Check::ForeignBehind, Trial::new("r08_what_kube2iam_leaves_behind", foreign_behind)),
     (Check::EbpfDatapath, Trial::new("r09_an_interface_of_ciliums", ebpf)),
@@ -36,7 +36,11 @@ fn nft_runs() -> Result<()> {
     silent(&rig, &[], Check::NftRuns)?;
     on_node(&rig, "mount --bind /dev/null /usr/sbin/nft")?;
     let said = named(&rig, &[], Check::NftRuns, &[])?;
-    ensure!(said.result(Check::Table)? == "skipped" && said.result(Check::RoutingLock)? == "ok", "{:#}", said.report);
+    ensure!(
+        said.result(Check::TableGuard)? == "skipped" && said.result(Check::RoutingGuard)? == "ok",
+        "{:#}",
+        said.report
+    );
     on_node(&rig, "umount /usr/sbin/nft")?;
     silent(&rig, &[], Check::NftRuns)?;
     on_node(&rig, "mount -t tmpfs none /usr/sbin")?;
@@ -57,26 +61,26 @@ fn nft_accepts() -> Result<()> {
         Ok(on_node(&rig, "nft list ruleset inet")?.contains("flags owner").then_some(()))
     })?;
     // It is no table of ours either.
-    let said = named(&rig, &[], Check::NftAccepts, &[Check::Table])?;
+    let said = named(&rig, &[], Check::NftAccepts, &[Check::TableGuard])?;
     ensure!(said.result(Check::Redirected)? == "skipped", "{:#}", said.report);
     ensure!(said.found(Check::NftAccepts)?.contains("not permitted"), "{}", said.found(Check::NftAccepts)?);
     drop(stdin);
     owner.wait()?;
     // The table went with its owner.
-    named(&rig, &[], Check::Table, &[]).map(drop)
+    named(&rig, &[], Check::TableGuard, &[]).map(drop)
 }
 
 fn table() -> Result<()> {
     let Node { mut rig, pod } = healthy()?;
-    silent(&rig, &[], Check::Table)?;
+    silent(&rig, &[], Check::TableGuard)?;
     nft(&rig, "insert rule inet podrole guard_forward accept")?;
-    named(&rig, &[], Check::Table, &[])?;
+    named(&rig, &[], Check::TableGuard, &[])?;
     // What the page says to do helps.
     again(&mut rig, &pod)?;
     nft(&rig, "flush chain inet podrole antispoof")?;
-    named(&rig, &[], Check::Table, &[])?;
+    named(&rig, &[], Check::TableGuard, &[])?;
     nft(&rig, "flush ruleset")?;
-    let said = named(&rig, &[], Check::Table, &[])?;
+    let said = named(&rig, &[], Check::TableGuard, &[])?;
     ensure!(said.result(Check::Redirected)? == "skipped", "{:#}", said.report);
     again(&mut rig, &pod)?;
     // An interface that leads out of the node, and was not there before.
@@ -84,8 +88,8 @@ fn table() -> Result<()> {
     on_node(&rig, "ip link set up1 up")?;
     on_node(&rig, "ip link set up1far up")?;
     on_node(&rig, "ip route add default dev up1 table 77")?;
-    let said = named(&rig, &[], Check::Table, &[])?;
-    ensure!(said.found(Check::Table)?.contains("up0, up1"), "{}", said.found(Check::Table)?);
+    let said = named(&rig, &[], Check::TableGuard, &[])?;
+    ensure!(said.found(Check::TableGuard)?.contains("up0, up1"), "{}", said.found(Check::TableGuard)?);
     Ok(())
 }
 
@@ -93,7 +97,7 @@ fn again(rig: &mut Rig, pod: &podrole_lab::pod::Pod) -> Result<()> {
     rig.daemon_mut()?.terminate()?;
     rig.restart()?;
     pod.agent("app")?.credentials()?;
-    silent(rig, &[], Check::Table)
+    silent(rig, &[], Check::TableGuard)
 }
 
 fn redirected() -> Result<()> {
@@ -106,7 +110,7 @@ fn redirected() -> Result<()> {
     ensure!(rig.podrole(&["guard"])?.status.success());
     let said = named(&rig, &[], Check::Redirected, &[Check::Admin])?;
     ensure!(said.found(Check::Redirected)?.contains("only guards"), "{}", said.found(Check::Redirected)?);
-    ensure!(said.result(Check::Table)? == "ok" && said.result(Check::Counting)? == "skipped");
+    ensure!(said.result(Check::TableGuard)? == "ok" && said.result(Check::Counting)? == "skipped");
     Ok(())
 }
 
@@ -122,7 +126,7 @@ fn counting() -> Result<()> {
 
 fn routing() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
-    silent(&rig, &[], Check::RoutingLock)?;
+    silent(&rig, &[], Check::RoutingGuard)?;
     for (break_it, what) in [
         ("ip -4 rule del pref 50", "rule 50 for 169.254.169.254"),
         ("ip -4 rule del pref 51", "rule 51 for 169.254.169.254"),
@@ -134,12 +138,12 @@ fn routing() -> Result<()> {
         on_node(&rig, break_it)?;
         // Without its own rule the node itself is led where its pods are.
         let also = if what == "rule 50 for 169.254.169.254" { &[Check::Metadata][..] } else { &[] };
-        let said = named(&rig, &[], Check::RoutingLock, also)?;
-        let found = said.found(Check::RoutingLock)?;
+        let said = named(&rig, &[], Check::RoutingGuard, also)?;
+        let found = said.found(Check::RoutingGuard)?;
         ensure!(found.contains(what) && !found.contains(','), "{break_it}: {found}");
         // What the page says to do helps.
         ensure!(rig.podrole(&["guard"])?.status.success());
-        silent(&rig, &[], Check::RoutingLock)?;
+        silent(&rig, &[], Check::RoutingGuard)?;
     }
     Ok(())
 }

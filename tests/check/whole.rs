@@ -93,7 +93,7 @@ fn forms() -> Result<()> {
         (Check::IdentityMode, "[warn]"),
         (Check::StateDir, "[FAIL]"),
         (Check::NetnsDir, "[skip]"),
-        (Check::Table, "[ok]  "),
+        (Check::TableGuard, "[ok]  "),
     ] {
         let line = format!("{mark} {} {}\n    ", check.code(), check.about().title);
         ensure!(plain.contains(&line), "no {line:?} in {plain}");
@@ -118,7 +118,7 @@ fn forms() -> Result<()> {
 fn fresh() -> Result<()> {
     let rig = rig()?;
     let said = check(&rig, &[])?;
-    let expected = [Check::Table, Check::RoutingLock, Check::NodePods, Check::Admin];
+    let expected = [Check::TableGuard, Check::RoutingGuard, Check::NodePods, Check::Admin];
     ensure!(said.bad()? == expected.into(), "{:#}", said.report);
     Ok(())
 }

@@ -51,7 +51,7 @@ pub(crate) struct FakeKernel(pub(crate) Arc<Mutex<Vec<(ClientSocket, KernelIdent
 impl Kernel for FakeKernel {
     fn sockets(&self, _: &Connection) -> io::Result<Sockets> {
         let sockets = self.0.lock().unwrap();
-        Ok(Sockets { namespaces: sockets.len(), found: sockets.iter().map(|(socket, _)| *socket).collect() })
+        Ok(Sockets { owners: sockets.len(), found: sockets.iter().map(|(socket, _)| *socket).collect() })
     }
     fn socket_in(&self, netns: NetnsId, _: &Connection) -> io::Result<Option<ClientSocket>> {
         Ok(self.0.lock().unwrap().iter().map(|(socket, _)| *socket).find(|socket| socket.netns == netns))
@@ -59,7 +59,7 @@ impl Kernel for FakeKernel {
     fn identity(&self, cgroup: u64) -> Option<KernelIdentity> {
         self.0.lock().unwrap().iter().find(|(socket, _)| socket.cgroup == cgroup).map(|(_, identity)| identity.clone())
     }
-    async fn rescan_namespaces(&self) {}
+    async fn rescan_netns(&self) {}
     async fn rescan_cgroups(&self) {}
 }
 

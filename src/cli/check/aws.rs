@@ -1,4 +1,4 @@
-//! The node's metadata service, and STS: asked as the daemon asks, by its own code.
+//! Checks the node's metadata service and STS, with the daemon's own clients.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,39 +14,39 @@ use crate::upstream::client::Client;
 use super::table::Check;
 use super::{Findings, Outcome};
 
-/// More than this apart, a clock is not kept by anybody. STS refuses what is five minutes off.
-const SKEW: Duration = Duration::from_secs(60);
+/// The largest difference to STS's clock that passes. STS rejects signatures that are five minutes off.
+const MAX_SKEW: Duration = Duration::from_secs(60);
 
-/// Checks that stand on an answer of STS.
+/// The checks that need an answer of STS.
 const STS: [Check; 4] = [Check::StsReachable, Check::BaseCredentials, Check::FirstHop, Check::ClockSkew];
 
-/// Calls to STS, and when they ended by our clock.
+/// Calls to STS, each with the time on the node's clock when it ended.
 type Calls = Arc<Mutex<Vec<(StsCall, SystemTime)>>>;
 
-pub(super) async fn look(config: &Config, findings: &Findings) {
+pub(super) async fn check_aws(config: &Config, findings: &Findings) {
     let client = Client::new(&config.metadata_endpoint);
     let cloud = client.foreign_cloud().await;
     let region = match (cloud, config.platform) {
         (Some(cloud), _) => {
             findings.put(Check::ForeignCloud, Outcome::failed(UpstreamError::ForeignCloud(cloud).to_string()));
-            findings.skip(&[Check::Metadata, Check::ImdsV1], "it is another cloud's (PR-A02)");
+            findings.skip(&[Check::Metadata, Check::ImdsV1], "the metadata service is another cloud's (PR-A02)");
             config.region.clone()
         }
         (None, Platform::None) => {
-            findings.put(Check::ForeignCloud, Outcome::ok("no other cloud's metadata service answers"));
+            findings.put(Check::ForeignCloud, Outcome::ok("no metadata service of another cloud answers"));
             findings.skip(&[Check::Metadata, Check::ImdsV1], "not used with --platform=none");
             config.region.clone()
         }
-        (None, Platform::Ec2) => metadata(config, &client, findings).await,
+        (None, Platform::Ec2) => check_metadata(config, &client, findings).await,
     };
     match region {
-        Some(region) => sts(config, region, findings).await,
-        None => findings.skip(&STS, "the region is not known (PR-A01)"),
+        Some(region) => check_sts(config, region, findings).await,
+        None => findings.skip(&STS, "the region is unknown (PR-A01)"),
     }
 }
 
-/// EC2's metadata service; the region, as the daemon would have it.
-async fn metadata(config: &Config, client: &Client, findings: &Findings) -> Option<Arc<str>> {
+/// Checks EC2's metadata service. Returns the region that the daemon would use.
+async fn check_metadata(config: &Config, client: &Client, findings: &Findings) -> Option<Arc<str>> {
     let (facts, without_token) = tokio::join!(client.facts(), client.answers_without_token());
     let facts = match facts {
         Ok(node) => node.facts,
@@ -56,12 +56,12 @@ async fn metadata(config: &Config, client: &Client, findings: &Findings) -> Opti
             return config.region.clone();
         }
     };
-    findings.put(Check::ForeignCloud, Outcome::ok("it is EC2's"));
+    findings.put(Check::ForeignCloud, Outcome::ok("the metadata service is EC2's"));
     findings.put(
         Check::ImdsV1,
         match without_token {
-            Ok(false) => Outcome::ok("refused without one"),
-            Ok(true) => Outcome::failed("it answers without a session token (IMDSv1)"),
+            Ok(false) => Outcome::ok("requests without a token are rejected"),
+            Ok(true) => Outcome::failed("it answers requests without a session token (IMDSv1)"),
             Err(error) => Outcome::skipped(error.to_string()),
         },
     );
@@ -70,33 +70,34 @@ async fn metadata(config: &Config, client: &Client, findings: &Findings) -> Opti
         Check::Metadata,
         match &region {
             Some(region) => Outcome::ok(format!("region {region}")),
-            None => Outcome::failed("it answers, and knows no region").fix("set --region"),
+            None => Outcome::failed("it answers but does not know the region").fix("set --region"),
         },
     );
     region
 }
 
-async fn sts(config: &Config, region: Arc<str>, findings: &Findings) {
+async fn check_sts(config: &Config, region: Arc<str>, findings: &Findings) {
     let calls = Calls::default();
-    match ask(config, region, calls.clone()).await {
+    match caller_identities(config, region, calls.clone()).await {
         Err(why) => {
             findings.put(Check::StsReachable, Outcome::failed(why));
-            findings.skip(&STS[1..], "STS was not asked (PR-A04)");
+            findings.skip(&STS[1..], "STS could not be called (PR-A04)");
         }
         Ok(result) => {
             let calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
-            judge(config, &result, &calls, findings);
-            findings.put(Check::ClockSkew, skew(&calls));
+            report_identities(config, &result, &calls, findings);
+            findings.put(Check::ClockSkew, clock_skew(&calls));
         }
     }
 }
 
 type Identities = Result<(CallerIdentity, Option<CallerIdentity>), IssueError>;
 
-/// Asks STS who we are, by what the daemon asks with. An error: it could not even be asked.
-async fn ask(config: &Config, region: Arc<str>, calls: Calls) -> Result<Identities, String> {
+/// Asks STS for podrole's identity, with the daemon's settings: that of the signing role and, with a first hop, that of the base
+/// credentials. The outer error means that STS could not be called.
+async fn caller_identities(config: &Config, region: Arc<str>, calls: Calls) -> Result<Identities, String> {
     let ca_bundle = config.ca_bundle.as_ref().map(|path| {
-        std::fs::read(path).map_err(|error| format!("AWS_CA_BUNDLE: {} cannot be read: {error}", path.display()))
+        std::fs::read(path).map_err(|error| format!("cannot read AWS_CA_BUNDLE {}: {error}", path.display()))
     });
     let settings = Settings {
         region,
@@ -111,36 +112,38 @@ async fn ask(config: &Config, region: Arc<str>, calls: Calls) -> Result<Identiti
     Ok(sts.caller_identities().await)
 }
 
-fn judge(config: &Config, result: &Identities, calls: &[(StsCall, SystemTime)], findings: &Findings) {
+/// Puts the results of the base credentials and the first hop.
+fn report_identities(config: &Config, result: &Identities, calls: &[(StsCall, SystemTime)], findings: &Findings) {
     let answered = || Outcome::ok("it answers");
     let no_hop = || Outcome::skipped("not used without --assume-role-arn");
     let error = match result {
         Ok((signer, own)) => {
             findings.put(Check::StsReachable, answered());
-            findings.put(Check::BaseCredentials, who(own.as_ref().unwrap_or(signer)));
-            findings.put(Check::FirstHop, own.as_ref().map_or_else(no_hop, |_| who(signer)));
+            findings.put(Check::BaseCredentials, describe(own.as_ref().unwrap_or(signer)));
+            findings.put(Check::FirstHop, own.as_ref().map_or_else(no_hop, |_| describe(signer)));
             return;
         }
         Err(error) => error,
     };
-    // The first question is asked without the hop. Where that was answered, the hop is what failed, in its own call if there was one.
+    // The first GetCallerIdentity is signed with the base credentials. If it succeeded, the first hop failed: the error is that of its
+    // AssumeRole, if there was one.
     let own_is_known = calls.iter().any(|(call, _)| call.action == "GetCallerIdentity" && call.result.is_ok());
     if let Some(hop) = config.policy.assume_role.as_ref().filter(|_| own_is_known) {
-        let refused =
+        let denied =
             calls.iter().find(|(call, _)| call.action == "AssumeRole").and_then(|(call, _)| call.result.as_ref().err());
-        let error = refused.map_or_else(|| error.clone(), |code| IssueError::from_code(*code));
+        let error = denied.map_or_else(|| error.clone(), |code| IssueError::from_code(*code));
         findings.put(Check::StsReachable, answered());
-        findings.put(Check::BaseCredentials, Outcome::ok("STS knows them"));
+        findings.put(Check::BaseCredentials, Outcome::ok("STS accepts them"));
         return findings.put(Check::FirstHop, Outcome::failed(format!("{hop}: {error}")));
     }
     let why = Outcome::failed(error.to_string());
     let (reachable, base) = match error {
         IssueError::Base { code: Code::NoCredentials, .. } => {
-            (Outcome::skipped("there is nothing to sign with (PR-A05)"), why)
+            (Outcome::skipped("there are no credentials to sign with (PR-A05)"), why)
         }
         IssueError::Denied { code: Code::RegionDisabled, .. }
         | IssueError::Throttled { .. }
-        | IssueError::Unavailable { .. } => (why, Outcome::skipped("STS did not say (PR-A04)")),
+        | IssueError::Unavailable { .. } => (why, Outcome::skipped("STS gave no answer about them (PR-A04)")),
         IssueError::Base { .. } | IssueError::Denied { .. } => (answered(), why),
     };
     findings.put(Check::StsReachable, reachable);
@@ -148,28 +151,28 @@ fn judge(config: &Config, result: &Identities, calls: &[(StsCall, SystemTime)], 
     let hop = if config.policy.assume_role.is_none() {
         no_hop()
     } else {
-        Outcome::skipped("podrole's own credentials come first")
+        Outcome::skipped("it needs valid base credentials (PR-A05)")
     };
     findings.put(Check::FirstHop, hop);
 }
 
-fn who(identity: &CallerIdentity) -> Outcome {
+fn describe(identity: &CallerIdentity) -> Outcome {
     match &identity.role {
         Some(role) => Outcome::ok(role.to_string()),
         None => Outcome::ok(format!("account {}, not a role", identity.account)),
     }
 }
 
-fn skew(calls: &[(StsCall, SystemTime)]) -> Outcome {
+fn clock_skew(calls: &[(StsCall, SystemTime)]) -> Outcome {
     let told = calls.iter().rev().find_map(|(call, ours)| Some((call.server_now?, *ours)));
     let Some((theirs, ours)) = told else {
-        return Outcome::skipped("STS did not tell its time");
+        return Outcome::skipped("STS did not report its time");
     };
     let (apart, word) = match ours.duration_since(theirs) {
         Ok(ahead) => (ahead, "ahead of"),
         Err(behind) => (behind.duration(), "behind"),
     };
-    if apart > SKEW {
+    if apart > MAX_SKEW {
         Outcome::failed(format!("the node's clock is {} s {word} STS's", apart.as_secs()))
     } else {
         Outcome::ok(format!("{} s apart", apart.as_secs()))

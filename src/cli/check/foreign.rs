@@ -1,7 +1,7 @@
-//! Other people's rules that rewrite what is sent to the metadata address, found in `nft -j list ruleset`. Pure.
+//! Finds rules of other programs that rewrite packets for the metadata address, in the output of `nft -j list ruleset`. Pure.
 //!
-//! Read as loose JSON: what others write, a newer nft lists, or iptables-nft hides behind `xt`, no schema knows. What is not
-//! understood is passed over, not refused.
+//! The ruleset is read as untyped JSON, because other programs, newer versions of nft and iptables-nft (which hides its statements
+//! behind `xt`) use expressions that the schema lacks. Unknown expressions are ignored, not treated as errors.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,32 +11,32 @@ use serde_json::Value;
 use crate::redirect::ruleset::PRIO_REDIRECT;
 use crate::types::is_metadata;
 
-/// Our own tables.
-const OURS: [&str; 2] = ["podrole", "podrole_host"];
-/// Statements that send a packet elsewhere.
+/// podrole's own tables.
+const OWN_TABLES: [&str; 2] = ["podrole", "podrole_host"];
+/// Statements that change where a packet goes.
 const REWRITES: [&str; 3] = ["dnat", "redirect", "tproxy"];
-/// What iptables-nft calls them.
+/// The names that iptables-nft has for them.
 const TARGETS: [&str; 3] = ["DNAT", "REDIRECT", "TPROXY"];
 
-/// A rule that is not ours.
+/// A rule of another program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
-    /// Where it stands.
+    /// Family, table, chain, priority.
     pub(super) description: String,
-    /// The command that takes it away.
+    /// The command that removes it.
     pub(super) removal: String,
-    /// Whether it sees pods' packets before our redirect does.
+    /// Whether it sees pods' packets before podrole's redirect does.
     pub(super) before: bool,
 }
 
-/// Every such rule in `ruleset`.
+/// All rules in `ruleset` that rewrite packets for a metadata address.
 pub(super) fn find(ruleset: &Value) -> Vec<Foreign> {
     let rules = Ruleset::new(ruleset);
-    rules.of_others().filter(|rule| rules.takes_metadata(rule)).filter_map(|rule| rules.foreign(rule)).collect()
+    rules.foreign_rules().filter(|rule| rules.rewrites_metadata(rule)).filter_map(|rule| rules.foreign(rule)).collect()
 }
 
 /// A chain: family, table, name.
-type Place<'a> = (&'a str, &'a str, &'a str);
+type ChainId<'a> = (&'a str, &'a str, &'a str);
 
 struct Ruleset<'a> {
     rules: Vec<&'a Value>,
@@ -55,38 +55,39 @@ impl<'a> Ruleset<'a> {
         Self { rules: of(&["rule"]), chains: of(&["chain"]), sets: of(&["set", "map"]) }
     }
 
-    fn of_others(&self) -> impl Iterator<Item = &'a Value> {
+    fn foreign_rules(&self) -> impl Iterator<Item = &'a Value> {
         self.rules
             .iter()
             .copied()
-            .filter(|rule| !(rule["family"] == "inet" && OURS.iter().any(|own| rule["table"] == *own)))
+            .filter(|rule| !(rule["family"] == "inet" && OWN_TABLES.iter().any(|own| rule["table"] == *own)))
     }
 
-    /// Whether it is for a metadata address and rewrites, itself or in a chain that it leads to.
-    fn takes_metadata(&self, rule: &Value) -> bool {
+    /// Whether the rule selects a metadata address and the destination is rewritten, by the rule or in a chain that it leads to.
+    fn rewrites_metadata(&self, rule: &Value) -> bool {
         let for_metadata = statements(rule).any(|(kind, body)| self.selects(rule, kind, body));
         for_metadata && (rewrites(rule) || self.targets(rule).iter().any(|chain| self.rewrites_below(*chain)))
     }
 
+    /// Whether a statement of `rule` selects packets for a metadata address.
     fn selects(&self, rule: &Value, kind: &str, body: &Value) -> bool {
         match kind {
-            // What is sent from there, or to anywhere but there, is no request of a pod's.
+            // Packets from the metadata address, or to any other address, are not requests of pods.
             "match" if body["op"] == "!=" || body["left"]["payload"]["field"] == "saddr" => false,
             "vmap" if body["key"]["payload"]["field"] == "saddr" => false,
             "match" => self.names(rule, &body["right"]),
             "vmap" => self.is_key(rule, &body["data"]),
-            // `dnat to ip daddr map { … }`; a plain address there is where it goes, not what it takes.
+            // `dnat to ip daddr map { … }`. A plain address is the target of the rewrite, not what the rule selects.
             "dnat" => self.is_key(rule, &body["addr"]["map"]["data"]),
             _ => false,
         }
     }
 
-    /// Whether a metadata address is in `value`, which may be a set or map by its name.
+    /// Whether `value`, which may be the name of a set or map, contains a metadata address.
     fn names(&self, rule: &Value, value: &Value) -> bool {
         holds_metadata(self.by_name(rule, value).unwrap_or(value))
     }
 
-    /// Whether a metadata address is a key of the map `value`, which may be one by its name.
+    /// Whether the map `value`, which may be the name of one, has a metadata address as a key.
     fn is_key(&self, rule: &Value, value: &Value) -> bool {
         let data = self.by_name(rule, value).unwrap_or(value);
         let pairs = data.get("set").unwrap_or(data).as_array().map(Vec::as_slice).unwrap_or_default();
@@ -101,9 +102,9 @@ impl<'a> Ruleset<'a> {
         self.sets.iter().find(own).map(|set| &set["elem"])
     }
 
-    /// Chains that `rule` leads to.
-    fn targets(&self, rule: &'a Value) -> Vec<Place<'a>> {
-        let (family, table, _) = place(rule);
+    /// The chains that `rule` jumps or goes to.
+    fn targets(&self, rule: &'a Value) -> Vec<ChainId<'a>> {
+        let (family, table, _) = chain_of(rule);
         let mut targets = Vec::new();
         for (kind, body) in statements(rule) {
             match kind {
@@ -117,10 +118,11 @@ impl<'a> Ruleset<'a> {
         targets.into_iter().map(|chain| (family, table, chain)).collect()
     }
 
-    fn rewrites_below(&self, chain: Place<'a>) -> bool {
+    /// Whether `chain`, or a chain that it leads to, has a rule that rewrites the destination.
+    fn rewrites_below(&self, chain: ChainId<'a>) -> bool {
         let (mut open, mut seen) = (vec![chain], BTreeSet::new());
         while let Some(chain) = open.pop() {
-            for rule in self.rules.iter().copied().filter(|rule| place(rule) == chain) {
+            for rule in self.rules.iter().copied().filter(|rule| chain_of(rule) == chain) {
                 if rewrites(rule) {
                     return true;
                 }
@@ -130,8 +132,8 @@ impl<'a> Ruleset<'a> {
         false
     }
 
-    /// The base chains whose packets come to `chain`.
-    fn bases(&self, chain: Place<'a>) -> Vec<&'a Value> {
+    /// The base chains that lead to `chain`.
+    fn bases(&self, chain: ChainId<'a>) -> Vec<&'a Value> {
         let (mut open, mut seen) = (vec![chain], BTreeSet::from([chain]));
         let mut bases = Vec::new();
         while let Some(chain) = open.pop() {
@@ -140,20 +142,22 @@ impl<'a> Ruleset<'a> {
                 .iter()
                 .filter(|base| (text(base, "family"), text(base, "table"), text(base, "name")) == chain);
             bases.extend(own.filter(|base| base["hook"].is_string()));
-            let callers = self.rules.iter().filter(|rule| self.targets(rule).contains(&chain)).map(|rule| place(rule));
+            let callers =
+                self.rules.iter().filter(|rule| self.targets(rule).contains(&chain)).map(|rule| chain_of(rule));
             open.extend(callers.filter(|caller| seen.insert(*caller)));
         }
         bases
     }
 
     fn foreign(&self, rule: &'a Value) -> Option<Foreign> {
-        let (family, table, chain) = place(rule);
+        let (family, table, chain) = chain_of(rule);
         let handle = rule["handle"].as_u64()?;
         let incoming = self.bases((family, table, chain)).into_iter().filter(|base| base["hook"] == "prerouting");
         let priority = incoming.filter_map(|base| base["prio"].as_i64()).min();
         let before = priority.is_some_and(|priority| priority <= i64::from(PRIO_REDIRECT));
         let by = if statements(rule).any(|(kind, _)| kind == "xt") { ", made by iptables" } else { "" };
-        let at = priority.map_or_else(|| "not for what comes in".to_owned(), |priority| format!("priority {priority}"));
+        let at =
+            priority.map_or_else(|| "not for incoming packets".to_owned(), |priority| format!("priority {priority}"));
         Some(Foreign {
             description: format!("a rule for the metadata address in {family} {table} {chain} ({at}{by})"),
             removal: format!("nft delete rule {family} {table} {chain} handle {handle}"),
@@ -162,7 +166,7 @@ impl<'a> Ruleset<'a> {
     }
 }
 
-/// Whether a metadata address is in `value`: as such, in a prefix, a range or a list.
+/// Whether `value` contains a metadata address, by itself or in a prefix, range or list.
 fn holds_metadata(value: &Value) -> bool {
     match value {
         Value::String(text) => text.parse().is_ok_and(is_metadata),
@@ -183,7 +187,7 @@ fn statements(rule: &Value) -> impl Iterator<Item = (&str, &Value)> {
 
 fn rewrites(rule: &Value) -> bool {
     statements(rule).any(|(kind, body)| match kind {
-        // Older versions of nft say only that there is something of iptables' here.
+        // Older versions of nft list a statement of iptables without its name.
         "xt" => body["name"].as_str().is_none_or(|name| TARGETS.contains(&name)) && body["type"] != "match",
         "mangle" => body["key"]["payload"]["field"] == "daddr",
         kind => REWRITES.contains(&kind),
@@ -205,7 +209,7 @@ fn collect_targets<'a>(value: &'a Value, targets: &mut Vec<&'a str>) {
     }
 }
 
-fn place(rule: &Value) -> Place<'_> {
+fn chain_of(rule: &Value) -> ChainId<'_> {
     (text(rule, "family"), text(rule, "table"), text(rule, "chain"))
 }
 
@@ -216,7 +220,7 @@ fn text<'a>(value: &'a Value, member: &str) -> &'a str {
 fn in_prefix(prefix: &Value) -> Option<bool> {
     let address: IpAddr = prefix["addr"].as_str()?.parse().ok()?;
     let length = u32::try_from(prefix["len"].as_u64()?).ok()?;
-    // Everything is not this.
+    // A prefix of length 0 matches every address, so the rule is not one for the metadata address.
     Some(length > 0 && METADATA.iter().any(|metadata| shares(address, *metadata, length)))
 }
 

@@ -1,4 +1,4 @@
-//! The API server and what podrole may do there.
+//! Checks the API server and podrole's rights there.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::pods::client;
 use super::table::Check;
 use super::{Findings, Outcome};
 
-/// For one request.
-const REQUEST: Duration = Duration::from_secs(5);
+/// Time limit of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn look(config: &Config, findings: &Findings) {
+pub(super) async fn check_kubernetes(config: &Config, findings: &Findings) {
     let access = match reach(config).await {
         Ok((access, version)) => {
             findings.put(Check::ApiServer, Outcome::ok(version));
@@ -51,9 +51,9 @@ pub(super) async fn look(config: &Config, findings: &Findings) {
         events,
         node_pods(&access, &config.node),
     );
-    // Without the right to list pods, PR-K02 says so.
+    // A missing right to list pods is reported as PR-K02.
     let node_pods = match (&pods, node_pods) {
-        (Outcome::Failed { .. }, Outcome::Skipped(_)) => Outcome::skipped("pods may not be listed (PR-K02)"),
+        (Outcome::Failed { .. }, Outcome::Skipped(_)) => Outcome::skipped("podrole may not list pods (PR-K02)"),
         (_, outcome) => outcome,
     };
     findings.put(Check::PodsAccess, pods);
@@ -78,7 +78,7 @@ async fn rights(access: &Access, group: &'static str, resource: &'static str, ve
             Ok(true) => {}
             Ok(false) => lacking.push(right.to_string()),
             Err(error) => {
-                return Outcome::skipped(format!("the API server cannot be asked whether we may {right}: {error}"));
+                return Outcome::skipped(format!("cannot ask the API server whether podrole may {right}: {error}"));
             }
         }
     }
@@ -91,15 +91,15 @@ async fn rights(access: &Access, group: &'static str, resource: &'static str, ve
 
 async fn node_pods(access: &Access, node: &str) -> Outcome {
     match bounded(access.has_pods(node)).await {
-        Ok(true) => Outcome::ok(format!("of {node}")),
+        Ok(true) => Outcome::ok(format!("pods of {node} exist")),
         Ok(false) => Outcome::failed(format!("no pod has the spec.nodeName {node:?}")),
-        Err(error) => Outcome::skipped(format!("pods cannot be listed: {error}")),
+        Err(error) => Outcome::skipped(format!("cannot list pods: {error}")),
     }
 }
 
 async fn bounded<T>(call: impl Future<Output = anyhow::Result<T>>) -> Result<T, String> {
-    match tokio::time::timeout(REQUEST, call).await {
+    match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
         Ok(result) => result.map_err(|error| format!("{error:#}")),
-        Err(_) => Err(format!("no answer within {} s", REQUEST.as_secs())),
+        Err(_) => Err(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
     }
 }

@@ -1,38 +1,38 @@
-//! The node: kernel, cgroups, capabilities, directories.
+//! Checks the node: kernel, cgroups, capabilities, directories.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::caller::self_test::{self, CannotProve};
+use crate::caller::self_test::{self, SelfTestError};
 use crate::caller::{cgroup_tree, netns};
 use crate::config::{Config, IdentityMode};
 use crate::state;
 
 use super::table::Check;
-use super::{Findings, Outcome, not_by_kernel};
+use super::{Findings, Outcome, kernel_identity_unused};
 
-/// The first that tells a socket's cgroup.
-const OLDEST: (u32, u32) = (5, 7);
-/// `CGROUP_SUPER_MAGIC` of `linux/magic.h`: version 1.
-const CGROUP1: u64 = 0x27_e0eb;
-/// For what only reads files of the kernel's.
-const FILES: Duration = Duration::from_secs(10);
+/// The first kernel that reports a socket's cgroup.
+const OLDEST_KERNEL: (u32, u32) = (5, 7);
+/// The file system type of cgroup v1, from `linux/magic.h`; no crate has it.
+const CGROUP_SUPER_MAGIC: u64 = 0x27_e0eb;
+/// Time limit of one check that reads the file system.
+const FILES_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) async fn look(config: &Config, findings: &Findings) {
+pub(super) async fn check_node(config: &Config, findings: &Findings) {
     findings.put(Check::Capabilities, capabilities(config.identity));
     findings.put(Check::IdentityMode, identity(config.identity));
     let state_dir = config.state_dir.clone();
-    tokio::join!(proof(config, findings), bounded(findings, Check::StateDir, move || state(&state_dir)));
+    tokio::join!(kernel_identity(config, findings), bounded(findings, Check::StateDir, move || state(&state_dir)));
 }
 
-/// What proves identity.
-async fn proof(config: &Config, findings: &Findings) {
+/// The checks of what `--identity=kernel` needs.
+async fn kernel_identity(config: &Config, findings: &Findings) {
     let checks = [Check::Kernel, Check::CgroupMount, Check::SocketIdentity, Check::KubepodsTree, Check::NetnsDir];
-    if let Some(why) = not_by_kernel(config) {
+    if let Some(why) = kernel_identity_unused(config) {
         return findings.skip(&checks, why);
     }
     findings.put(Check::Kernel, kernel(&rustix::system::uname().release().to_string_lossy()));
-    let (root, netns_dir) = (config.cgroup_root.clone(), config.netns_dir.clone());
+    let (root, dir) = (config.cgroup_root.clone(), config.netns_dir.clone());
     let mount = root.clone();
     tokio::join!(
         bounded(findings, Check::CgroupMount, move || cgroup_mount(&mount)),
@@ -41,16 +41,16 @@ async fn proof(config: &Config, findings: &Findings) {
             move || after_mount(&root, socket)
         }),
         bounded(findings, Check::KubepodsTree, move || after_mount(&root, kubepods)),
-        bounded(findings, Check::NetnsDir, move || namespaces(&netns_dir)),
+        bounded(findings, Check::NetnsDir, move || netns_dir(&dir)),
     );
 }
 
-/// Runs `look` where it may block.
-async fn bounded(findings: &Findings, check: Check, look: impl FnOnce() -> Outcome + Send + 'static) {
-    let outcome = match tokio::time::timeout(FILES, tokio::task::spawn_blocking(look)).await {
+/// Runs `check_files`, which may block, on another thread and puts its outcome.
+async fn bounded(findings: &Findings, check: Check, check_files: impl FnOnce() -> Outcome + Send + 'static) {
+    let outcome = match tokio::time::timeout(FILES_TIMEOUT, tokio::task::spawn_blocking(check_files)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => Outcome::failed(format!("the check itself failed: {error}")),
-        Err(_) => Outcome::failed(format!("the file system did not answer within {} s", FILES.as_secs())),
+        Err(_) => Outcome::failed(format!("the file system did not answer within {} s", FILES_TIMEOUT.as_secs())),
     };
     findings.put(check, outcome);
 }
@@ -58,11 +58,13 @@ async fn bounded(findings: &Findings, check: Check, look: impl FnOnce() -> Outco
 fn kernel(release: &str) -> Outcome {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST => Outcome::ok(format!("Linux {release}")),
-        (Some(Ok(_)), Some(Ok(_))) => {
-            Outcome::failed(format!("Linux {release}; {}.{} is the oldest that will do", OLDEST.0, OLDEST.1))
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST_KERNEL => {
+            Outcome::ok(format!("Linux {release}"))
         }
-        _ => Outcome::failed(format!("the kernel's version, {release:?}, cannot be read")),
+        (Some(Ok(_)), Some(Ok(_))) => {
+            Outcome::failed(format!("Linux {release}; podrole needs {}.{} or later", OLDEST_KERNEL.0, OLDEST_KERNEL.1))
+        }
+        _ => Outcome::failed(format!("cannot parse the kernel's version {release:?}")),
     }
 }
 
@@ -79,7 +81,7 @@ fn capabilities(mode: IdentityMode) -> Outcome {
 fn identity(mode: IdentityMode) -> Outcome {
     match mode {
         IdentityMode::Kernel => Outcome::ok("--identity=kernel"),
-        IdentityMode::Ip => Outcome::failed("--identity=ip: whoever has a pod's address is taken for the pod"),
+        IdentityMode::Ip => Outcome::failed("--identity=ip: podrole identifies pods by their address"),
     }
 }
 
@@ -89,45 +91,43 @@ fn cgroup_mount(root: &Path) -> Outcome {
     };
     let unified = root.join("unified");
     if self_test::check_mount(&unified).is_ok() {
-        return Outcome::failed(format!(
-            "a hybrid node: version 2 is at {}, not at {}",
-            unified.display(),
-            root.display()
-        ))
-        .fix(format!("set --cgroup-root={}", unified.display()));
+        let found = format!("a hybrid node: cgroup v2 is mounted at {}, not at {}", unified.display(), root.display());
+        return Outcome::failed(found).fix(format!("set --cgroup-root={}", unified.display()));
     }
-    let found = if holds_version_1(root) {
-        format!("{} holds cgroup version 1, and no version 2 beside it", root.display())
+    let found = if has_cgroup_v1(root) {
+        format!("{} is a cgroup v1 hierarchy, with no v2 beside it", root.display())
     } else {
         error.to_string()
     };
     Outcome::failed(found)
 }
 
-/// A hierarchy of version 1, or a directory of such: one for each controller.
-fn holds_version_1(root: &Path) -> bool {
-    let is_version_1 = |path: &Path| {
-        rustix::fs::statfs(path).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| kind == CGROUP1))
+/// Whether `root` is a cgroup v1 hierarchy or a directory that contains one per controller.
+fn has_cgroup_v1(root: &Path) -> bool {
+    let is_cgroup_v1 = |path: &Path| {
+        rustix::fs::statfs(path)
+            .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| kind == CGROUP_SUPER_MAGIC))
     };
     let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    is_version_1(root) || below.take(64).any(|path| is_version_1(&path))
+    is_cgroup_v1(root) || below.take(64).any(|path| is_cgroup_v1(&path))
 }
 
-fn after_mount(root: &Path, look: fn(&Path) -> Outcome) -> Outcome {
+/// Makes a check that needs the cgroup2 mount, or skips it.
+fn after_mount(root: &Path, check: fn(&Path) -> Outcome) -> Outcome {
     match self_test::check_mount(root) {
-        Ok(()) => look(root),
-        Err(_) => Outcome::skipped("there is no cgroup2 hierarchy to look in (PR-N02)"),
+        Ok(()) => check(root),
+        Err(_) => Outcome::skipped("there is no cgroup2 mount (PR-N02)"),
     }
 }
 
 fn socket(root: &Path) -> Outcome {
     match self_test::check_lookup(root) {
-        Ok(()) => Outcome::ok("a socket of our own was found, with its cgroup in the tree"),
+        Ok(()) => Outcome::ok("the kernel found podrole's socket, and its cgroup is in the tree"),
         Err(
-            error @ (CannotProve::NoSocketCgroup(_)
-            | CannotProve::NotInTree { .. }
-            | CannotProve::NoCgroup2 { .. }
-            | CannotProve::Capability { .. }),
+            error @ (SelfTestError::NoSocketCgroup(_)
+            | SelfTestError::NotInTree { .. }
+            | SelfTestError::NoCgroup2 { .. }
+            | SelfTestError::Capability { .. }),
         ) => Outcome::failed(error.to_string()),
     }
 }
@@ -135,18 +135,18 @@ fn socket(root: &Path) -> Outcome {
 fn kubepods(root: &Path) -> Outcome {
     let roots: Vec<PathBuf> = cgroup_tree::roots(root);
     if roots.is_empty() {
-        return Outcome::failed(format!("no cgroup of the kubelet's below {}", root.display()));
+        return Outcome::failed(format!("no cgroup of the kubelet below {}", root.display()));
     }
     Outcome::ok(roots.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))
 }
 
-fn namespaces(directory: &Path) -> Outcome {
+fn netns_dir(directory: &Path) -> Outcome {
     let shown = directory.display();
     match netns::survey(directory) {
-        Err(error) => Outcome::failed(format!("{shown} cannot be read: {error}")),
-        Ok((0, 0)) => Outcome::ok(format!("{shown} is empty: no pod with a network of its own runs here yet")),
-        Ok((0, others)) => Outcome::failed(format!("none of the {others} names in {shown} is a network namespace")),
-        Ok((namespaces, _)) => Outcome::ok(format!("{namespaces} in {shown}")),
+        Err(error) => Outcome::failed(format!("cannot read {shown}: {error}")),
+        Ok((0, 0)) => Outcome::ok(format!("{shown} is empty: no pod with its own network namespace runs here yet")),
+        Ok((0, others)) => Outcome::failed(format!("none of the {others} entries of {shown} is a network namespace")),
+        Ok((netns, _)) => Outcome::ok(format!("{netns} network namespaces in {shown}")),
     }
 }
 
@@ -156,9 +156,11 @@ fn state(directory: &Path) -> Outcome {
         Ok(true) => Outcome::ok(format!("{shown}")),
         Ok(false) => match directory.parent().map(std::fs::metadata) {
             Some(Ok(parent)) if parent.is_dir() => {
-                Outcome::ok(format!("{shown} is not there yet; podrole will make it"))
+                Outcome::ok(format!("{shown} does not exist yet; podrole will create it"))
             }
-            Some(_) | None => Outcome::failed(format!("{shown} cannot be made: the directory above it is not there")),
+            Some(_) | None => {
+                Outcome::failed(format!("podrole cannot create {shown}: its parent directory does not exist"))
+            }
         },
         Err(error) => Outcome::failed(error.to_string()),
     }
@@ -169,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_names_every_capability() {
+    fn the_table_names_every_capability() {
         let meaning = Check::Capabilities.about().meaning;
         assert_eq!(meaning.matches("CAP_").count(), self_test::NEEDED.len());
         assert!(self_test::NEEDED.iter().all(|needed| meaning.contains(needed.name)));

@@ -1,4 +1,4 @@
-//! From outcomes to what is printed, and to an exit code. Pure.
+//! Turns outcomes into a report and an exit code. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -9,41 +9,41 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::table::{Area, Check, Severity};
 
-/// The schema of the JSON form. Members may come; none goes or changes its meaning under this name.
+/// The schema of the JSON output. Members may be added; with this name none is removed or changes its meaning.
 const SCHEMA: &str = "podrole.check/v1";
 
-/// Everything that was found.
+/// The outcomes of all checks on one node.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) node: Arc<str>,
     pub(super) findings: BTreeMap<Check, Outcome>,
 }
 
-/// The marks before each line.
+/// The style of the mark before each check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Symbols {
     Unicode,
     Ascii,
 }
 
-/// What came of a check, as it is printed.
+/// The result of a check, as it is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
-    Bad(Severity),
+    Failed(Severity),
     Skipped,
 }
 
 // === impl Report ===
 
 impl Report {
-    /// Whether nothing is wrong, by the exit code's measure.
+    /// Whether the command succeeds: no error and, if `strict`, no warning.
     pub(super) fn passes(&self, strict: bool) -> bool {
         let worst = if strict { Severity::Warning } else { Severity::Error };
-        !self.verdicts().any(|(_, verdict)| matches!(verdict, Verdict::Bad(severity) if severity >= worst))
+        !self.verdicts().any(|(_, verdict)| matches!(verdict, Verdict::Failed(severity) if severity >= worst))
     }
 
-    /// For people: by area, all of it.
+    /// The text output: all checks by area.
     pub(super) fn text(&self, symbols: Symbols) -> String {
         let mut text = String::new();
         for area in Area::ALL {
@@ -53,12 +53,12 @@ impl Report {
                 let (about, verdict) = (check.about(), verdict(*check, outcome));
                 let _ = writeln!(text, "{} {} {}", symbols.mark(verdict), about.code, about.title);
                 match outcome {
-                    Outcome::Ok(found) => push(&mut text, "", found),
-                    Outcome::Skipped(why) => push(&mut text, "skipped: ", why),
+                    Outcome::Ok(found) => push_lines(&mut text, "", found),
+                    Outcome::Skipped(why) => push_lines(&mut text, "skipped: ", why),
                     Outcome::Failed { found, .. } => {
-                        push(&mut text, "", found);
-                        push(&mut text, "fix: ", fix(*check, outcome).unwrap_or_default());
-                        push(&mut text, "see ", &page(*check));
+                        push_lines(&mut text, "", found);
+                        push_lines(&mut text, "fix: ", fix(*check, outcome).unwrap_or_default());
+                        push_lines(&mut text, "see ", &page(*check));
                     }
                 }
             }
@@ -69,20 +69,20 @@ impl Report {
         text
     }
 
-    /// Only what is wrong, a line each.
+    /// The short output: failed checks, one line each.
     pub(super) fn short(&self) -> String {
         let lines = self.findings.iter().filter_map(|(check, outcome)| {
-            let (Verdict::Bad(severity), Outcome::Failed { found, .. }) = (verdict(*check, outcome), outcome) else {
+            let (Verdict::Failed(severity), Outcome::Failed { found, .. }) = (verdict(*check, outcome), outcome) else {
                 return None;
             };
             let about = check.about();
-            Some(format!("{} {}: not so: {}: {}", about.code, severity.name(), about.title, one_line(found)))
+            Some(format!("{} {}: {} (expected: {})", about.code, severity.name(), one_line(found), about.title))
         });
         let lines: Vec<String> = lines.collect();
         if lines.is_empty() { "nothing is wrong".into() } else { lines.join("\n") }
     }
 
-    /// For machines.
+    /// The JSON output.
     pub(super) fn json(&self) -> String {
         let [ok, warnings, errors, skipped] = self.counts();
         let areas: Vec<Value> = Area::ALL.iter().map(|area| self.area_json(*area)).collect();
@@ -120,9 +120,9 @@ impl Report {
         self.findings.iter().map(|(check, outcome)| (*check, verdict(*check, outcome)))
     }
 
-    /// Ok, warnings, errors, skipped.
+    /// The numbers of checks that passed, warnings, errors, and skipped checks.
     fn counts(&self) -> [usize; 4] {
-        [Verdict::Ok, Verdict::Bad(Severity::Warning), Verdict::Bad(Severity::Error), Verdict::Skipped]
+        [Verdict::Ok, Verdict::Failed(Severity::Warning), Verdict::Failed(Severity::Error), Verdict::Skipped]
             .map(|wanted| self.verdicts().filter(|(_, verdict)| *verdict == wanted).count())
     }
 }
@@ -130,7 +130,7 @@ impl Report {
 // === impl Symbols ===
 
 impl Symbols {
-    /// Signs that are not ASCII only where the environment says that they can be shown.
+    /// Unicode only if the locale of the environment says that the terminal can show it.
     pub(super) fn of(environment: &HashMap<String, String>) -> Self {
         let set = ["LC_ALL", "LC_CTYPE", "LANG"].iter().filter_map(|name| environment.get(*name));
         let locale = set.map(|value| value.to_lowercase()).find(|value| !value.is_empty()).unwrap_or_default();
@@ -140,12 +140,12 @@ impl Symbols {
     fn mark(self, verdict: Verdict) -> &'static str {
         match (self, verdict) {
             (Self::Unicode, Verdict::Ok) => "√",
-            (Self::Unicode, Verdict::Bad(Severity::Warning)) => "‼",
-            (Self::Unicode, Verdict::Bad(Severity::Error)) => "×",
+            (Self::Unicode, Verdict::Failed(Severity::Warning)) => "‼",
+            (Self::Unicode, Verdict::Failed(Severity::Error)) => "×",
             (Self::Unicode, Verdict::Skipped) => "·",
             (Self::Ascii, Verdict::Ok) => "[ok]  ",
-            (Self::Ascii, Verdict::Bad(Severity::Warning)) => "[warn]",
-            (Self::Ascii, Verdict::Bad(Severity::Error)) => "[FAIL]",
+            (Self::Ascii, Verdict::Failed(Severity::Warning)) => "[warn]",
+            (Self::Ascii, Verdict::Failed(Severity::Error)) => "[FAIL]",
             (Self::Ascii, Verdict::Skipped) => "[skip]",
         }
     }
@@ -157,7 +157,7 @@ impl Verdict {
     fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
-            Self::Bad(severity) => severity.name(),
+            Self::Failed(severity) => severity.name(),
             Self::Skipped => "skipped",
         }
     }
@@ -166,7 +166,7 @@ impl Verdict {
 fn verdict(check: Check, outcome: &Outcome) -> Verdict {
     match outcome {
         Outcome::Ok(_) => Verdict::Ok,
-        Outcome::Failed { .. } => Verdict::Bad(check.about().severity),
+        Outcome::Failed { .. } => Verdict::Failed(check.about().severity),
         Outcome::Skipped(_) => Verdict::Skipped,
     }
 }
@@ -182,7 +182,7 @@ fn page(check: Check) -> String {
     format!("docs/checks/{}.md", check.code())
 }
 
-fn push(text: &mut String, label: &str, words: &str) {
+fn push_lines(text: &mut String, label: &str, words: &str) {
     for (number, line) in words.lines().enumerate() {
         let label = if number == 0 { label } else { "" };
         let _ = writeln!(text, "    {label}{line}");
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn exit_codes() {
-        let (bad, odd) = ((Check::Table, Outcome::failed("x")), (Check::Counting, Outcome::failed("x")));
+        let (bad, odd) = ((Check::TableGuard, Outcome::failed("x")), (Check::Counting, Outcome::failed("x")));
         let skipped = (Check::FirstHop, Outcome::skipped("x"));
         assert!(report([skipped.clone(), (Check::Kernel, Outcome::ok("x"))]).passes(true));
         assert!(report([odd.clone()]).passes(false) && !report([odd.clone()]).passes(true));
@@ -211,8 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_skipped_looks_like_a_pass() {
-        let report = report([(Check::Kernel, Outcome::skipped("asleep")), (Check::Table, Outcome::ok("there"))]);
+    fn a_skipped_check_does_not_look_passed() {
+        let report = report([(Check::Kernel, Outcome::skipped("asleep")), (Check::TableGuard, Outcome::ok("there"))]);
         let text = report.text(Symbols::Ascii);
         assert!(text.contains("[skip] PR-N01") && text.contains("skipped: asleep"), "{text}");
         assert!(
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_a_fix() {
+    fn a_failed_check_is_reported_with_a_fix() {
         let here = Outcome::failed("two\nlines").fix("do this");
         let report = report([(Check::CgroupMount, here), (Check::Counting, Outcome::failed("0"))]);
         let text = report.text(Symbols::Unicode);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_locale_decides_on_signs() {
+    fn the_locale_decides_on_symbols() {
         let of = |pairs: &[(&str, &str)]| {
             Symbols::of(&pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
         };

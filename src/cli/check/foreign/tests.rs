@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-/// `family table chain` with these statements, in a base chain of this priority.
+/// The rules found if `ip nat PREROUTING`, with this priority, has a rule with these statements.
 fn one(prio: i64, expr: Value) -> Vec<Foreign> {
     find(&json!({"nftables": [
         {"metainfo": {"version": "1.0.6"}},
@@ -23,8 +23,8 @@ fn daddr(right: Value) -> Value {
     json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": right}})
 }
 
-/// What nft 1.0.6 lists of a rule that `iptables-nft -t nat -A PREROUTING -i eth+ -d 169.254.169.254/32 -p tcp --dport 80 -j DNAT
-/// --to-destination 10.0.0.9:8181` made, which is how kube2iam makes its own.
+/// nft 1.0.6 lists this for the rule that kube2iam makes with `iptables-nft -t nat -A PREROUTING -i eth+ -d 169.254.169.254/32 -p tcp
+/// --dport 80 -j DNAT --to-destination 10.0.0.9:8181`.
 #[test]
 fn kube2iam() {
     let expr = json!([
@@ -53,7 +53,11 @@ fn every_way_to_name_the_address() {
         assert_eq!(one(-100, json!([daddr(right.clone()), dnat])).len(), 1, "{right}");
         assert_eq!(one(-100, json!([daddr(right.clone()), {"jump": {"target": "sub"}}])).len(), 1, "{right}");
         assert_eq!(one(-100, json!([daddr(right.clone()), {"xt": null}])).len(), 1, "{right}");
-        assert_eq!(one(-100, json!([daddr(right.clone()), {"drop": null}])), [], "{right} is dropped, not taken");
+        assert_eq!(
+            one(-100, json!([daddr(right.clone()), {"drop": null}])),
+            [],
+            "packets for {right} are dropped, not rewritten"
+        );
         assert_eq!(one(-100, json!([daddr(right.clone()), {"xt": {"type": "target", "name": "MARK"}}])), [], "{right}");
     }
     let map = json!([{"vmap": {"key": {"payload": {"protocol": "ip", "field": "daddr"}}, "data": {"set": [["169.254.169.254", {"goto": {"target": "sub"}}]]}}}]);
@@ -69,14 +73,14 @@ fn every_way_to_name_the_address() {
     assert_eq!(
         one(-100, dnat_by(json!({"set": [["10.0.0.1", "169.254.169.254"]]}))),
         [],
-        "there it leads to, not from"
+        "the metadata address is the target here"
     );
     let six = json!([daddr(json!("fd00:ec2::254")), {"redirect": {"port": 1}}]);
     assert_eq!(one(-100, six).len(), 1);
 }
 
 #[test]
-fn what_has_another_address_is_left_alone() {
+fn rules_for_other_addresses_are_ignored() {
     let dnat = json!({"dnat": {"addr": "169.254.169.254", "port": 80}});
     for right in [
         json!("169.254.169.253"),
@@ -95,14 +99,14 @@ fn what_has_another_address_is_left_alone() {
 }
 
 #[test]
-fn priority_tells_who_is_first() {
+fn the_priority_decides_which_rule_is_first() {
     let expr = json!([daddr(json!("169.254.169.254")), {"dnat": {"addr": "10.0.0.9"}}]);
     for (prio, before) in [(-300, true), (-191, true), (-190, true), (-189, false), (-100, false)] {
         assert_eq!(one(prio, expr.clone())[0].before, before, "{prio}");
     }
 }
 
-/// A rule in a chain that base chains lead to has the earliest one's priority.
+/// The priority of a rule is that of the earliest base chain that leads to its chain.
 #[test]
 fn chains_are_followed_back_to_their_hook() {
     let rule = |chain: &str, handle: u64, expr: Value| json!({"rule": {"family": "inet", "table": "mesh", "chain": chain, "handle": handle, "expr": expr}});
@@ -127,9 +131,9 @@ fn our_own_rules_are_not_foreign() {
 }
 
 proptest::proptest! {
-    /// Whatever others write, it is read.
+    /// Any JSON is accepted.
     #[test]
-    fn total(text in "[\\[\\]{}\",:a-z0-9@.]{0,60}", kind in "(match|vmap|dnat|xt|jump)") {
+    fn any_json_is_accepted(text in "[\\[\\]{}\",:a-z0-9@.]{0,60}", kind in "(match|vmap|dnat|xt|jump)") {
         let body: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
         one(-100, json!([{kind: body.clone()}, body]));
         find(&body);

@@ -1,0 +1,90 @@
+//! The addresses of one netns, listed over its routing socket.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NLMSG_ALIGNTO, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::Socket;
+
+/// The most addresses that are read of one netns. A pod has a handful; one that adds thousands must not make podrole store them.
+const MAX_ADDRESSES: usize = 64;
+
+/// Lists the addresses of the socket's netns that a connection could come from, without loopback and link-local ones. The flag is
+/// false if there are more: reading stops at [`MAX_ADDRESSES`], so that a pod with a hundred thousand addresses costs no more. The
+/// rest of the answer is then still in the socket, which must not be used again.
+///
+/// One request per family: for a request without a family the kernel takes the lock of all network configuration (RTNL), for which
+/// every netns that comes or goes on the node queues up. Under churn that cost 5 ms per netns at p99, against 0.07 ms without it.
+pub(super) fn list(socket: &Socket) -> io::Result<(Vec<IpAddr>, bool)> {
+    let mut found = Vec::new();
+    let complete =
+        list_family(socket, AddressFamily::Inet, &mut found)? && list_family(socket, AddressFamily::Inet6, &mut found)?;
+    Ok((found, complete))
+}
+
+/// Adds the addresses of one family to `found`; false if there are more and the rest of the answer is still in the socket.
+fn list_family(socket: &Socket, family: AddressFamily, found: &mut Vec<IpAddr>) -> io::Result<bool> {
+    socket.send(&request(family), 0)?;
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = &datagram[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            if let NetlinkPayload::Done(_) = message.payload {
+                return Ok(true);
+            }
+            if let NetlinkPayload::Error(error) = &message.payload {
+                return Err(error.to_io());
+            }
+            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) = &message.payload {
+                found.extend(usable_address(address));
+            }
+            if found.len() >= MAX_ADDRESSES {
+                return Ok(false);
+            }
+            rest = rest.get(padded_length(&message)..).unwrap_or_default();
+        }
+    }
+}
+
+fn request(family: AddressFamily) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = AddressMessage::default();
+    message.header.family = family;
+    let message = RouteNetlinkMessage::GetAddress(message);
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// At least a header, so that reading always moves on.
+fn padded_length<I: NetlinkDeserializable>(message: &NetlinkMessage<I>) -> usize {
+    const HEADER: usize = 16;
+    let length = usize::try_from(message.header.length).unwrap_or(0);
+    length.next_multiple_of(usize::from(NLMSG_ALIGNTO)).max(HEADER)
+}
+
+fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
+    // On a point-to-point link IFA_ADDRESS is the address of the peer; the netns' own address is then IFA_LOCAL.
+    let mut address = None;
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(local) = attribute {
+            address = Some(*local);
+        } else if let AddressAttribute::Address(other) = attribute {
+            address = address.or(Some(*other));
+        }
+    }
+    let address = address?;
+    let usable = match address {
+        IpAddr::V4(v4) => !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    };
+    usable.then_some(address)
+}
