@@ -30,7 +30,7 @@ pub enum IdentityError {
     Kernel(#[source] io::Error),
     /// No network namespace of this node holds the peer's address.
     #[error("no network namespace of this node has the caller's address")]
-    NoNamespace,
+    NoNetns,
     /// A network namespace holds the address but not the socket: the client runs in a nested namespace (docker in a pod, a VM), or
     /// the connection was forged.
     #[error("no established socket of this connection in the pod's own network namespace")]
@@ -82,7 +82,7 @@ impl<K: Kernel> Resolver<K> {
         }
         match sockets.owners {
             _ if !sockets.found.is_empty() => Ok(sockets.found),
-            0 => Err(IdentityError::NoNamespace),
+            0 => Err(IdentityError::NoNetns),
             _ => Err(IdentityError::SocketNotInPod),
         }
     }
@@ -103,7 +103,7 @@ impl IdentityError {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Kernel(_) => "kernel_error",
-            Self::NoNamespace => "no_namespace",
+            Self::NoNetns => "no_namespace",
             Self::SocketNotInPod => "socket_not_in_pod",
             Self::NotAContainer => "not_a_container",
             Self::TimedOut => "proof_timeout",

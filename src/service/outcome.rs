@@ -189,7 +189,7 @@ pub(super) fn reply(outcome: Outcome, now: SystemTime) -> Reply {
             }
         },
         Err(
-            Failure::Unidentified(IdentityError::Kernel(_) | IdentityError::NoNamespace | IdentityError::TimedOut)
+            Failure::Unidentified(IdentityError::Kernel(_) | IdentityError::NoNetns | IdentityError::TimedOut)
             | Failure::NotReady(_)
             | Failure::Issuer(_),
         ) => retry_later(),

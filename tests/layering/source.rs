@@ -1,4 +1,4 @@
-//! Reads what a source file names.
+//! Lists the paths that a source file uses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 
-/// Every source file below `directory`.
+/// All Rust files below `directory`, sorted.
 pub(super) fn rust_files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut directories = vec![directory.to_owned()];
@@ -24,7 +24,7 @@ pub(super) fn rust_files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Words, `::` and single signs, as Rust's own lexer has them; comments, strings, characters and numbers are gone.
+/// Words, `::` and single punctuation characters, from Rust's own lexer, without comments and literals.
 pub(super) fn tokens(text: &str) -> Vec<String> {
     let stream = text.parse::<TokenStream>().expect("a source file that compiles");
     let mut tokens = Vec::new();
@@ -65,7 +65,7 @@ fn flatten(stream: TokenStream, tokens: &mut Vec<String>) {
     }
 }
 
-/// The same without the items that `#[cfg(test)]` stands before.
+/// `tokens` without items marked `#[cfg(test)]`.
 pub(super) fn without_tests(tokens: &[String]) -> Vec<String> {
     const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::with_capacity(tokens.len());
@@ -81,7 +81,7 @@ pub(super) fn without_tests(tokens: &[String]) -> Vec<String> {
     kept
 }
 
-/// Past the `;`, or past the block, that ends the item which begins at `start`.
+/// The index after the `;` or block that ends the item at `start`.
 fn after_item(tokens: &[String], start: usize) -> usize {
     let mut depth = 0;
     for (i, token) in tokens.iter().enumerate().skip(start) {
@@ -101,7 +101,7 @@ fn after_item(tokens: &[String], start: usize) -> usize {
     tokens.len()
 }
 
-/// Every path in `tokens`, imports spelt out one by one. A path that begins with a child module begins with `self` here.
+/// Every path in `tokens`, with one entry per imported item. A path that begins with a child module is prefixed with `self`.
 pub(super) fn paths(tokens: &[String]) -> Vec<Vec<String>> {
     let is_child = |i: usize| tokens[i] == "mod" && tokens.get(i + 2).is_some_and(|next| next == ";");
     let children: BTreeSet<&String> = (0..tokens.len()).filter(|i| is_child(*i)).map(|i| &tokens[i + 1]).collect();
@@ -117,7 +117,7 @@ pub(super) fn paths(tokens: &[String]) -> Vec<Vec<String>> {
                 path.push(tokens[i + 1].clone());
                 i += 2;
             }
-            // A word alone is nobody's path, except the one word that is forbidden as such.
+            // A single word is not a path, but `unsafe` is forbidden by itself.
             if path.len() > 1 || path[0] == "unsafe" {
                 paths.push(path);
             }
@@ -133,7 +133,7 @@ pub(super) fn paths(tokens: &[String]) -> Vec<Vec<String>> {
     paths
 }
 
-/// Reads one use tree that begins at `i`, adds its leaves to `paths` and returns where it ends.
+/// Reads the use tree at `i`, adds its leaves to `paths` and returns the index after it.
 fn tree(tokens: &[String], mut i: usize, prefix: &[String], paths: &mut Vec<Vec<String>>) -> usize {
     let mut path = prefix.to_vec();
     while i < tokens.len() {

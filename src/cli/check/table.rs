@@ -12,7 +12,7 @@ mod redirect;
 macro_rules! enum_with_table {
     (
         $(#[$enum_attribute:meta])* enum $name:ident;
-        $(#[$table_attribute:meta])* fn $table:ident -> $value:ty;
+        $(#[$table_attribute:meta])* table $table:ident: $value:ty;
         $($(#[$attribute:meta])* $variant:ident => $entry:expr,)+
     ) => {
         $(#[$enum_attribute])*
@@ -36,7 +36,7 @@ enum_with_table! {
     #[expect(missing_docs, reason = "`Check::about` describes each one")]
     enum Check;
     /// The texts about the check.
-    fn about -> About;
+    table about: About;
     Kernel => node::KERNEL,
     CgroupMount => node::CGROUP_MOUNT,
     SocketIdentity => node::SOCKET_IDENTITY,
@@ -75,7 +75,7 @@ enum_with_table! {
     /// What a check examines. The letter in its code stands for it.
     enum Area;
     /// The heading in the report.
-    fn name -> &'static str;
+    table name: &'static str;
     /// N: kernel, cgroups, capabilities, directories.
     Node => "node",
     /// R: nftables and routing.
