@@ -252,8 +252,8 @@ async fn start_watches(
         let (client, node, key) = (client.clone(), config.node.clone(), key.clone());
         supervisor.once(taint::remove_when_ready(client, node, key, readiness));
     }
-    let chance = plumbing::chance();
-    supervisor.forever("watch", watch::run(client, config.node.clone(), store.clone(), metrics.clone(), first, chance));
+    let jitter = plumbing::jitter();
+    supervisor.forever("watch", watch::run(client, config.node.clone(), store.clone(), metrics.clone(), first, jitter));
     Ok(())
 }
 
@@ -261,7 +261,7 @@ async fn start_events(config: &Config, events: Arc<Events>, supervisor: &Supervi
     let kubeconfig = config.kubeconfig.clone();
     let client = async move { client::client_of_single_attempts(kubeconfig.as_deref()).await };
     let client = supervisor.runtime().spawn(client).await?.context("cannot set up the Kubernetes client for Events")?;
-    supervisor.forever("events", events.publish(KubeEvents::new(client, &config.instance), plumbing::chance));
+    supervisor.forever("events", events.publish(KubeEvents::new(client, &config.instance), plumbing::jitter));
     Ok(())
 }
 

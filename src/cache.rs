@@ -78,7 +78,7 @@ pub struct CredentialCache<I, C> {
 struct Shared<I, C> {
     issuer: I,
     clock: C,
-    chance: fn() -> f64,
+    jitter: fn() -> f64,
     calls: TaskTracker,
 }
 
@@ -113,9 +113,9 @@ impl Unchecked {
 // === impl CredentialCache ===
 
 impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
-    /// An empty cache whose workers run on `runtime`. `chance` returns numbers in `0..1`.
-    pub fn new(issuer: I, clock: C, chance: fn() -> f64, runtime: Handle, metrics: Arc<Metrics>) -> Self {
-        let shared = Arc::new(Shared { issuer, clock, chance, calls: TaskTracker::new() });
+    /// An empty cache whose workers run on `runtime`. `jitter` returns numbers in `0..1`.
+    pub fn new(issuer: I, clock: C, jitter: fn() -> f64, runtime: Handle, metrics: Arc<Metrics>) -> Self {
+        let shared = Arc::new(Shared { issuer, clock, jitter, calls: TaskTracker::new() });
         Self { shared, slots: Mutex::new(LruCache::new(MAX_KEYS)), runtime, metrics }
     }
 
@@ -227,7 +227,7 @@ async fn refresh_loop<I: Issuer, C: Clock>(
         let pause = match shared.calls.track_future(shared.issuer.issue(&request)).await {
             Ok(credentials) => {
                 failures = 0;
-                let due = slot::refresh_at(&credentials, (shared.chance)());
+                let due = slot::refresh_at(&credentials, (shared.jitter)());
                 let document = CredentialsDocument::render(&credentials, &request.role, shared.clock.wall());
                 publish.send_replace(State::Ready(Arc::new(Issued { credentials, document })));
                 // However short a life STS grants, the worker never asks in a busy loop.
@@ -235,7 +235,7 @@ async fn refresh_loop<I: Issuer, C: Clock>(
             }
             Err(error) => {
                 failures += 1;
-                let pause = slot::pause(&error, failures, (shared.chance)());
+                let pause = slot::pause(&error, failures, (shared.jitter)());
                 let boot = shared.clock.boot();
                 publish.send_modify(|state| {
                     // Valid credentials are served until they expire, however often their refresh fails.

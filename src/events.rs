@@ -56,8 +56,8 @@ impl Events {
         self.dropped(self.schedule().forget(pod));
     }
 
-    /// Writes Events to `sink`, one at a time, for ever. `chance` gives numbers in `0..1`.
-    pub async fn publish(self: Arc<Self>, sink: impl Sink, chance: fn() -> f64) {
+    /// Writes Events to `sink`, one at a time, for ever. `jitter` gives numbers in `0..1`.
+    pub async fn publish(self: Arc<Self>, sink: impl Sink, jitter: fn() -> f64) {
         let mut trouble = false;
         loop {
             let now = self.clock.boot();
@@ -66,13 +66,13 @@ impl Events {
             match next {
                 // Either way there is something to look at.
                 Err(wait) => drop(timeout(wait, self.waiting.notified()).await),
-                Ok(report) => self.write(&sink, &report, chance(), &mut trouble).await,
+                Ok(report) => self.write(&sink, &report, jitter(), &mut trouble).await,
             }
         }
     }
 
     /// One attempt. `trouble`: the log was told of an earlier failure, and that is enough until it is over.
-    async fn write(&self, sink: &impl Sink, report: &Report, chance: f64, trouble: &mut bool) {
+    async fn write(&self, sink: &impl Sink, report: &Report, jitter: f64, trouble: &mut bool) {
         let written = timeout(WRITE, sink.write(report, self.clock.wall())).await;
         let written = written.unwrap_or_else(|_| Err(SinkError::Later(format!("no answer in {WRITE:?}"))));
         let now = self.clock.boot();
@@ -94,7 +94,7 @@ impl Events {
             SinkError::Never(_) => (EventResult::Dropped, Failure::Never),
         };
         self.metrics.event(result);
-        self.schedule().failed(now, report, failure, chance);
+        self.schedule().failed(now, report, failure, jitter);
         match &error {
             SinkError::Gone => debug!(pod = %report.name, namespace = %report.namespace, "An Event is written anew"),
             SinkError::Never(_) => {

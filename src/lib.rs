@@ -13,7 +13,7 @@
 //!  L1    policy  imds  pods::{index,convert}  redirect::ruleset  cache::slot  caller::cgroup_path
 //!        events::schedule                         <- pure
 //!        ports: issuer  redirect  caller  upstream  events::sink
-//!  L0    types  clock
+//!  L0    types  clock  backoff  token_bucket
 //!  rail  deadline  metrics  readiness  tasks
 //! ```
 //!
@@ -22,6 +22,7 @@
 pub mod admin;
 pub mod app;
 pub mod audit;
+pub mod backoff;
 pub mod cache;
 pub mod caller;
 pub mod cli;
@@ -42,5 +43,6 @@ pub mod service;
 pub mod state;
 pub mod tasks;
 pub mod telemetry;
+pub mod token_bucket;
 pub mod types;
 pub mod upstream;

@@ -15,7 +15,7 @@ use source::{paths, rust_files, tokens, without_tests};
 /// The layers, from the bottom up. A module belongs to the longest entry that is a prefix of its path, so that a listed module
 /// includes its submodules unless they are listed themselves.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("L0", &["types", "clock"]),
+    ("L0", &["types", "clock", "backoff", "token_bucket"]),
     // The traits at side effects, with their types, which the pure modules may use.
     ("L1 (ports)", &["issuer", "redirect", "caller", "upstream", "events::sink"]),
     (

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::{SharedFacts, plumbing};
 use crate::audit::Audit;
+use crate::backoff::Backoff;
 use crate::cache::CredentialCache;
 use crate::clock::SystemClock;
 use crate::config::{Config, Platform};
@@ -25,8 +26,8 @@ use crate::service::{ActivePolicy, IssueTerms};
 use crate::types::{BaseArn, RoleArn, SessionName};
 use crate::upstream::client::{Client, NodeFacts};
 
-/// Between attempts: doubled from the first to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// Between attempts.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
 /// How often the life of the daemon's own credentials is measured.
 const BASE_CHECK: Duration = Duration::from_secs(30);
 
@@ -49,7 +50,7 @@ pub(super) async fn run(
     runtime: Handle,
     known: BlockReady,
 ) {
-    let mut pause = RETRY.0;
+    let mut failures = 0;
     let (sts, rules, terms) = loop {
         match attempt(&config, &discovered, &audit, &metrics).await {
             Ok((sts, rules, terms)) => {
@@ -58,13 +59,14 @@ pub(super) async fn run(
                 break (sts, rules, terms);
             }
             Err(error) => {
+                failures += 1;
+                let pause = RETRY.pause(failures);
                 warn!(error = %format_args!("{error:#}"), retry_in = ?pause, "Not ready to assume roles");
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
             }
         }
     };
-    let cache = CredentialCache::new(sts.clone(), SystemClock, plumbing::chance, runtime, metrics.clone());
+    let cache = CredentialCache::new(sts.clone(), SystemClock, plumbing::jitter, runtime, metrics.clone());
     discovered.active_policy.store(Some(Arc::new(ActivePolicy { rules, terms, cache })));
     drop(known);
     loop {

@@ -126,8 +126,8 @@ pub(super) async fn second_lock<K: Kernel, I: Issuer, C: Clock + Clone>(
     }
 }
 
-/// A number in `0..1`.
-pub(super) fn chance() -> f64 {
+/// A random number in `0..1`.
+pub(super) fn jitter() -> f64 {
     let mut bytes = [0; 4];
     // Without randomness everybody would retry together, which is no reason not to run.
     let _ = aws_lc_rs::rand::fill(&mut bytes);

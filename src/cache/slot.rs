@@ -1,35 +1,33 @@
-//! The life of one set of credentials, as arithmetic. Pure in `now` and in chance.
+//! When to refresh credentials and when to retry, as pure arithmetic on times and jitter.
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::issuer::IssueError;
 use crate::types::Credentials;
 
-/// Refresh begins between these parts of a life: well before half of it, spread so that pods that started together do not ask
-/// together. What is served while STS is healthy so always has more than half of its life left, which several SDKs need.
+/// Refresh starts between these fractions of the lifetime. They are spread so that credentials issued together are not refreshed
+/// together, and well below half so that credentials served while STS is healthy have more than half of their lifetime left,
+/// which several SDKs need.
 const REFRESH: (f64, f64) = (0.40, 0.48);
-/// How long a refusal stands: first, and at most.
-const DENIAL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
-/// The pause after a failure that may pass: first, and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// How long a denial by STS is cached before STS is asked again.
+const DENIED: Backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(60));
+/// Between attempts after a failure that may pass.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 
-/// When to replace `credentials`, in boot time. `chance` is in `0..1`.
-pub fn refresh_at(credentials: &Credentials, chance: f64) -> Duration {
-    let part = REFRESH.0 + (REFRESH.1 - REFRESH.0) * chance.clamp(0.0, 1.0);
-    credentials.issued_at + credentials.lifetime().mul_f64(part)
+/// When to refresh `credentials`, in boot time. `jitter` is in `0..1`.
+pub fn refresh_at(credentials: &Credentials, jitter: f64) -> Duration {
+    let fraction = REFRESH.0 + (REFRESH.1 - REFRESH.0) * jitter.clamp(0.0, 1.0);
+    credentials.issued_at + credentials.lifetime().mul_f64(fraction)
 }
 
-/// How long to wait after the `failures`-th failure in a row (from 1), with full jitter on what may pass.
-pub fn pause(error: &IssueError, failures: u32, chance: f64) -> Duration {
-    let grown = |(first, most): (Duration, Duration)| {
-        first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16))).min(most)
-    };
+/// How long to wait after `failures` failures in a row (from 1). `jitter` is in `0..1`.
+pub fn pause(error: &IssueError, failures: u32, jitter: f64) -> Duration {
     match error {
-        // No jitter: a refusal is remembered for a promised time.
-        IssueError::Denied { .. } => grown(DENIAL),
+        // No jitter: the documentation promises how long a denial is cached.
+        IssueError::Denied { .. } => DENIED.pause(failures),
         IssueError::Base { .. } | IssueError::Throttled { .. } | IssueError::Unavailable { .. } => {
-            let most = grown(RETRY);
-            RETRY.0.max(most.mul_f64(chance.clamp(0.0, 1.0)))
+            RETRY.full_jitter(failures, jitter)
         }
     }
 }
@@ -57,10 +55,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn refreshed_at_40_to_48_percent_of_any_life(issued in 0u64..1_000_000, life in 900u64..43_200, chance in 0.0f64..1.0) {
+        fn refreshed_at_40_to_48_percent_of_any_life(issued in 0u64..1_000_000, life in 900u64..43_200, jitter in 0.0f64..1.0) {
             let c = credentials(issued, life);
-            let left = c.remaining(refresh_at(&c, chance));
-            // To the nanosecond that rounding may take.
+            let left = c.remaining(refresh_at(&c, jitter));
+            // Rounding may cost a few nanoseconds.
             let (least, most) = (c.lifetime().mul_f64(0.52), c.lifetime().mul_f64(0.60));
             let rounded = Duration::from_nanos(10);
             prop_assert!(left + rounded >= least && left <= most + rounded, "{left:?} of {life}");
@@ -68,9 +66,9 @@ mod tests {
     }
 
     #[test]
-    fn chance_spreads_the_refresh_over_the_whole_of_its_time() {
+    fn jitter_spreads_the_refresh_over_the_whole_range() {
         let c = credentials(1000, 3600);
-        let at = |chance| refresh_at(&c, chance).as_millis() - 1_000_000;
+        let at = |jitter| refresh_at(&c, jitter).as_millis() - 1_000_000;
         assert_eq!((at(0.0), at(0.5), at(1.0)), (1_440_000, 1_584_000, 1_728_000));
     }
 
@@ -82,6 +80,6 @@ mod tests {
         let down = IssueError::from_code(Code::Network);
         assert_eq!(pause(&down, 1, 1.0), Duration::from_millis(200));
         assert_eq!(pause(&down, 40, 1.0), Duration::from_secs(30));
-        assert_eq!(pause(&down, 40, 0.0), RETRY.0, "never a busy loop");
+        assert_eq!(pause(&down, 40, 0.0), RETRY.first, "never a busy loop");
     }
 }

@@ -24,9 +24,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracing::{debug, warn};
 
 use super::cgroup_tree::CgroupTree;
-use super::scanner::{Rate, Scan, Scanner};
+use super::scanner::{Scan, Scanner};
 use super::sock_diag::SockDiag;
 use super::{ClientSocket, Connection, Kernel, NetnsId, Sockets};
+use crate::token_bucket::Rate;
 use crate::types::KernelIdentity;
 
 /// Failed lookups may cause five scans of the netns at once, and five a second in the long run.

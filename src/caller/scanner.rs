@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::clock::{Clock as _, SystemClock};
+use crate::token_bucket::{Rate, TokenBucket};
 
 /// Shortest time between two scans caused by kernel notifications: a burst of notifications causes one scan.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -33,20 +34,12 @@ pub(super) enum Scan {
     Full,
 }
 
-/// How often requests may cause a full scan.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
-    /// Scans that may start at once after a quiet time.
-    pub(super) burst: u32,
-    /// Time until one more scan is allowed.
-    pub(super) every: Duration,
-}
-
 // === impl Scanner ===
 
 impl Scanner {
     /// Starts the thread `name`, which runs `scan` once at the start and then on request. `scan` returns the delay after which it
-    /// wants to run again without a request. Returns after the first scan has ended.
+    /// wants to run again without a request. `rate` limits how often requests may cause a full scan. Returns after the first scan
+    /// has ended.
     pub(super) fn spawn(
         name: &str,
         rate: Rate,
@@ -58,7 +51,7 @@ impl Scanner {
         thread.spawn(move || {
             let mut again = scan(Scan::Full);
             let _ = first_done.send(());
-            let mut bucket = Bucket::full(rate);
+            let mut bucket = TokenBucket::full(rate);
             let mut last_scan = SystemClock.boot();
             while let Some(waiting) = next_scan(&received, &mut bucket, again, last_scan) {
                 again = scan(if waiting.is_empty() { Scan::Incremental } else { Scan::Full });
@@ -90,7 +83,7 @@ impl Scanner {
 /// Waits until a scan is due. Returns the requesters to notify after it, or `None` when every handle is gone.
 fn next_scan(
     received: &mpsc::Receiver<Request>,
-    bucket: &mut Bucket,
+    bucket: &mut TokenBucket,
     again: Option<Duration>,
     last_scan: Duration,
 ) -> Option<Vec<oneshot::Sender<()>>> {
@@ -124,39 +117,12 @@ fn next_scan(
     }
 }
 
-struct Bucket {
-    rate: Rate,
-    /// When the bucket will be full again.
-    full_at: Duration,
-}
-
-impl Bucket {
-    fn full(rate: Rate) -> Self {
-        Self { rate, full_at: Duration::ZERO }
-    }
-
-    /// Takes one token and returns the time at which it is available.
-    fn take(&mut self, now: Duration) -> Duration {
-        self.full_at = self.full_at.max(now) + self.rate.every;
-        self.full_at.saturating_sub(self.rate.every * self.rate.burst).max(now)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-
-    #[test]
-    fn a_bucket_allows_a_burst_and_then_its_rate() {
-        let ms = Duration::from_millis;
-        let mut bucket = Bucket::full(Rate { burst: 3, every: ms(200) });
-        let at: Vec<Duration> = (0..5).map(|_| bucket.take(ms(1000))).collect();
-        assert_eq!(at, [ms(1000), ms(1000), ms(1000), ms(1200), ms(1400)]);
-        assert_eq!(bucket.take(ms(10_000)), ms(10_000));
-    }
 
     #[tokio::test]
     async fn requesters_share_a_scan_that_begins_after_their_request() {

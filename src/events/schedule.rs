@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sink::{Report, Series};
+use crate::backoff::Backoff;
+use crate::token_bucket::{Rate, TokenBucket};
 use crate::types::{Denial, PodEntry, PodUid};
 
 /// What the API server takes of a note, in bytes.
@@ -20,18 +22,12 @@ const TIDY: Duration = Duration::from_secs(600);
 /// How often is often.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Writes of a node at once.
-    pub burst: u32,
-    /// Then one in this time.
-    pub every: Duration,
-    /// From the first to the second of the same pod and reason, doubled from then on.
-    pub repeat: Duration,
-    /// The longest such pause.
-    pub longest_repeat: Duration,
-    /// After a failed write nothing is tried for this, doubled from then on.
-    pub pause: Duration,
-    /// The longest such pause.
-    pub longest_pause: Duration,
+    /// Writes of the whole node.
+    pub writes: Rate,
+    /// Between Events of the same pod and reason.
+    pub repeat: Backoff,
+    /// After failed writes, for the whole node.
+    pub retry: Backoff,
     /// Pairs of pod and reason that are remembered. Far above what a node has; beyond it new ones are dropped.
     pub entries: usize,
 }
@@ -42,12 +38,12 @@ pub struct Schedule {
     limits: Limits,
     pods: HashMap<PodUid, Pod>,
     entries: usize,
-    /// Writes that may be made now, as of `counted`.
-    tokens: u32,
-    counted: Duration,
+    /// For the writes of the whole node.
+    bucket: TokenBucket,
     /// Nothing is written before this.
     resume: Duration,
-    pause: Duration,
+    /// Failed writes in a row.
+    failures: u32,
     tidied: Duration,
 }
 
@@ -72,7 +68,8 @@ struct Entry {
     look: Duration,
     /// Nothing more is told before this.
     due: Duration,
-    repeat: Duration,
+    /// How often it was written.
+    writes: u32,
     /// Denials that its Event stands for.
     count: u32,
     last: Duration,
@@ -123,12 +120,9 @@ pub enum Failure {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            burst: 3,
-            every: Duration::from_secs(10),
-            repeat: Duration::from_secs(60),
-            longest_repeat: Duration::from_secs(15 * 60),
-            pause: Duration::from_secs(10),
-            longest_pause: Duration::from_secs(10 * 60),
+            writes: Rate { burst: 3, every: Duration::from_secs(10) },
+            repeat: Backoff::new(Duration::from_secs(60), Duration::from_secs(15 * 60)),
+            retry: Backoff::new(Duration::from_secs(10), Duration::from_secs(10 * 60)),
             entries: 4096,
         }
     }
@@ -143,10 +137,9 @@ impl Schedule {
             limits,
             pods: HashMap::new(),
             entries: 0,
-            tokens: limits.burst,
-            counted: Duration::ZERO,
+            bucket: TokenBucket::full(limits.writes),
             resume: Duration::ZERO,
-            pause: limits.pause,
+            failures: 0,
             tidied: Duration::ZERO,
         }
     }
@@ -165,7 +158,7 @@ impl Schedule {
             if now < silent_until {
                 return Told::Counted;
             }
-            entry.look = now + limits.repeat;
+            entry.look = now + limits.repeat.first;
             entry.note = note(reason, &explain());
             if !quiet {
                 return Told::Counted;
@@ -188,9 +181,9 @@ impl Schedule {
             reason,
             state: State::Waiting(now),
             note: note(reason, &explain()),
-            look: now + limits.repeat,
+            look: now + limits.repeat.first,
             due: now,
-            repeat: limits.repeat,
+            writes: 0,
             count: 1,
             last: now,
             failed: false,
@@ -202,17 +195,17 @@ impl Schedule {
     /// What to write now; its outcome is to be told to [`written`](Self::written) or [`failed`](Self::failed). `Err`: how long
     /// to wait before asking again, unless something is [`Told::Waiting`] meanwhile.
     pub fn next(&mut self, now: Duration) -> Result<Report, Duration> {
-        self.refill(now);
         if now < self.resume {
             return Err(self.resume - now);
         }
-        if self.tokens == 0 {
-            return Err((self.counted + self.limits.every).saturating_sub(now));
+        let token_at = self.bucket.next_at(now);
+        if token_at > now {
+            return Err(token_at - now);
         }
         // Only now: it looks through everything.
         let Some((uid, at)) = self.first_waiting() else { return Err(TIDY) };
         let Some(pod) = self.pods.get_mut(&uid) else { return Err(TIDY) };
-        self.tokens -= 1;
+        self.bucket.take(now);
         let entry = &mut pod.entries[at];
         entry.state = State::Writing;
         let series = entry.written.as_ref().filter(|written| written.note == entry.note);
@@ -234,8 +227,8 @@ impl Schedule {
 
     /// The Event was written and has this name.
     pub fn written(&mut self, now: Duration, report: &Report, event: Arc<str>) {
-        let limits = self.limits;
-        self.pause = limits.pause;
+        let repeat = self.limits.repeat;
+        self.failures = 0;
         self.resume = now;
         // Whatever failed before may have been the API server's trouble, which is over.
         self.pods.values_mut().flat_map(|pod| &mut pod.entries).for_each(|entry| entry.failed = false);
@@ -245,17 +238,17 @@ impl Schedule {
         let Some(entry) = self.entry(&report.pod, report.reason) else { return };
         entry.state = State::Quiet;
         entry.written = Some(Written { event, note: report.note.clone() });
-        entry.due = now + entry.repeat;
-        entry.repeat = (entry.repeat * 2).min(limits.longest_repeat);
+        entry.writes = entry.writes.saturating_add(1);
+        entry.due = now + repeat.pause(entry.writes);
     }
 
-    /// The Event was not written. `chance` in `0..1` spreads the next attempts of many nodes.
-    pub fn failed(&mut self, now: Duration, report: &Report, failure: Failure, chance: f64) {
+    /// The Event was not written. `jitter` in `0..1` spreads the next attempts of many nodes.
+    pub fn failed(&mut self, now: Duration, report: &Report, failure: Failure, jitter: f64) {
         if failure == Failure::Later {
-            self.resume = now + self.pause.mul_f64(0.5 + chance);
-            self.pause = (self.pause * 2).min(self.limits.longest_pause);
+            self.failures = self.failures.saturating_add(1);
+            self.resume = now + self.limits.retry.spread(self.failures, jitter);
         }
-        let longest = self.limits.longest_repeat;
+        let longest = self.limits.repeat.max;
         let Some(entry) = self.entry(&report.pod, report.reason) else { return };
         match failure {
             Failure::Gone => {
@@ -318,19 +311,6 @@ impl Schedule {
         // The UID decides between equals: the same history gives the same Events.
         let first = waiting.min_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
         first.map(|(_, uid, at)| (uid.clone(), at))
-    }
-
-    fn refill(&mut self, now: Duration) {
-        let Limits { burst, every, .. } = self.limits;
-        let passed = now.saturating_sub(self.counted);
-        let more = passed.as_nanos().checked_div(every.as_nanos()).map_or(burst, |n| n.try_into().unwrap_or(u32::MAX));
-        self.tokens = self.tokens.saturating_add(more).min(burst);
-        if self.tokens == burst {
-            // A full bucket gains nothing by waiting.
-            self.counted = now;
-        } else {
-            self.counted += every * more;
-        }
     }
 }
 

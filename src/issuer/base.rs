@@ -9,12 +9,13 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
 use tracing::warn;
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 
 /// Credentials nearer to their end than this are replaced before they are used again, where that can be done.
 const REFRESH_AHEAD: Duration = Duration::from_secs(15 * 60);
-/// After a failed attempt: first, doubled up to the second. Meanwhile the old ones serve, or nobody asks again.
-const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Between attempts that fail. Meanwhile the kept credentials serve as long as they are good; without any, callers get an error.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// A caching provider in front of another.
 pub struct BaseCredentials<C> {
@@ -72,9 +73,8 @@ impl<C: Clock> BaseCredentials<C> {
                 Ok(credentials)
             }
             Err(error) => {
-                let pause = RETRY_AFTER.0.saturating_mul(1 << kept.failures.min(5)).min(RETRY_AFTER.1);
-                kept.failures += 1;
-                kept.next_attempt = self.clock.boot() + pause;
+                kept.failures = kept.failures.saturating_add(1);
+                kept.next_attempt = self.clock.boot() + RETRY.pause(kept.failures);
                 match kept.credentials.clone().filter(|old| self.remaining_of(old) > Duration::ZERO) {
                     Some(old) => {
                         warn!(error = %error, "Cannot refresh podrole's own credentials; the old ones are still good");

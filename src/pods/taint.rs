@@ -12,27 +12,29 @@ use kube::Client;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use crate::backoff::Backoff;
 use crate::readiness::Readiness;
 
 /// Between looks at what the daemon waits for. Seconds matter to nobody: a node takes a minute to come.
 const LOOK: Duration = Duration::from_millis(500);
-/// Between attempts, doubled from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Between attempts to remove the taint.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// Waits until the daemon is ready, then removes every taint of `node` whose key is `key`. Ends when that is done.
 pub async fn remove_when_ready(client: Client, node: Arc<str>, key: Arc<str>, readiness: Readiness) {
     while !readiness.is_ready() {
         tokio::time::sleep(LOOK).await;
     }
-    let mut pause = BACKOFF.0;
+    let mut failures = 0;
     loop {
         match remove(&client, &node, &key).await {
             Ok(true) => return info!(taint = %key, "Pods may be scheduled to this node"),
             Ok(false) => return info!(taint = %key, "This node has no such taint"),
             Err(error) => {
+                failures += 1;
+                let pause = RETRY.pause(failures);
                 warn!(taint = %key, error = %format_args!("{error:#}"), retry_in = ?pause, "Cannot remove the node's taint");
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(BACKOFF.1);
             }
         }
     }

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry, service_account_entry};
 use super::index::{Index, PodChange};
 use super::store::Store;
+use crate::backoff::Backoff;
 use crate::clock::{Clock as _, SystemClock};
 use crate::metrics::{Metrics, Watch};
 use crate::readiness::BlockReady;
@@ -25,8 +26,8 @@ use crate::types::causes;
 /// A silent connection is given up after this: the API server ends every watch by then, so one that lives on is dead. Staleness
 /// only delays new pods, it never makes one pass for another.
 const WATCH_TIMEOUT_SECONDS: u32 = 60;
-/// Between attempts, doubled from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// Between attempts to restart a watch.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 
 /// What waits for the first list of each watch.
 #[derive(Debug)]
@@ -107,15 +108,16 @@ where
     pin_mut!(stream);
     let mut ready = Some(ready);
     let mut relist = Vec::new();
-    let mut backoff = BACKOFF.0;
+    let mut failures = 0;
     while let Some(event) = stream.next().await {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
                 metrics.watch_error(watch);
-                warn!(watch = watch.name(), error = %causes(&error), retry_in = ?backoff, "Watch interrupted");
-                tokio::time::sleep(backoff.mul_f64(0.5 + jitter)).await;
-                backoff = (backoff * 2).min(BACKOFF.1);
+                failures += 1;
+                let pause = RETRY.pause(failures);
+                warn!(watch = watch.name(), error = %causes(&error), retry_in = ?pause, "Watch interrupted");
+                tokio::time::sleep(RETRY.spread(failures, jitter)).await;
                 continue;
             }
         };
@@ -145,7 +147,7 @@ where
                 }
             }
         }
-        backoff = BACKOFF.0;
+        failures = 0;
     }
 }
 

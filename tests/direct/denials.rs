@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
+use podrole::backoff::Backoff;
 use podrole::caller::ClientSocket;
 use podrole::events::schedule::Limits;
 use podrole::events::sink::{Report, Sink, SinkError};
 use podrole::issuer::Code;
+use podrole::token_bucket::Rate;
 use podrole::types::{Denial, KernelIdentity};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -255,10 +257,8 @@ async fn a_million_denials_are_ten_events_and_a_little_audit() {
 #[tokio::test(start_paused = true)]
 async fn control_without_limits_a_flood_is_hundreds_of_events() {
     let none = Limits {
-        every: Duration::ZERO,
-        repeat: Duration::ZERO,
-        longest_repeat: Duration::ZERO,
-        burst: u32::MAX,
+        writes: Rate { burst: u32::MAX, every: Duration::ZERO },
+        repeat: Backoff::new(Duration::ZERO, Duration::ZERO),
         ..Limits::default()
     };
     let (_, sink, _) = flood(none, 1).await;

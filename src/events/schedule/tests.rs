@@ -27,7 +27,12 @@ const fn at(seconds: u64) -> Duration {
 
 /// No bound for the node: what one pod and reason is told stands alone.
 fn one_alone() -> Schedule {
-    Schedule::new(Limits { burst: 1000, ..Limits::default() })
+    with_burst(1000)
+}
+
+fn with_burst(burst: u32) -> Schedule {
+    let limits = Limits::default();
+    Schedule::new(Limits { writes: Rate { burst, ..limits.writes }, ..limits })
 }
 
 impl Schedule {
@@ -123,7 +128,7 @@ fn the_bucket_says_when_to_come_again() {
 
 #[test]
 fn who_was_never_told_anything_comes_first() {
-    let mut schedule = Schedule::new(Limits { burst: 1, ..Limits::default() });
+    let mut schedule = with_burst(1);
     schedule.tell(0, "loud", Denial::NoRole);
     assert_eq!(schedule.published(0), [("loud".into(), Denial::NoRole)]);
     // A repetition and two new reasons of a pod that was told, before anything of the others.
@@ -145,7 +150,7 @@ fn who_was_never_told_anything_comes_first() {
 
 #[test]
 fn a_pod_that_is_gone_is_forgotten() {
-    let mut schedule = Schedule::new(Limits { burst: 1, ..Limits::default() });
+    let mut schedule = with_burst(1);
     schedule.tell(0, "a", Denial::NoRole);
     schedule.publish(0);
     schedule.tell(1, "a", Denial::WrongRole);
@@ -182,7 +187,7 @@ fn what_is_quiet_for_an_hour_is_new_again() {
 
 #[test]
 fn failures_pause_the_node_and_lose_nothing() {
-    let mut schedule = Schedule::new(Limits { burst: 1000, ..Limits::default() });
+    let mut schedule = with_burst(1000);
     schedule.tell(0, "a", Denial::NoRole);
     let mut pauses = Vec::new();
     let mut second = 0;
@@ -265,7 +270,7 @@ fn another_explanation_is_another_event() {
 
 #[test]
 fn what_waits_long_says_what_is_wrong_now() {
-    let mut schedule = Schedule::new(Limits { burst: 1, ..Limits::default() });
+    let mut schedule = with_burst(1);
     schedule.tell(0, "other", Denial::NoRole);
     schedule.publish(0);
     for (second, why) in [(1, "old"), (2, "ignored"), (61, "new")] {
@@ -301,8 +306,12 @@ fn a_static_pod_is_shown_by_the_uid_of_its_cgroup() {
 /// The positive control: without the limits everything is written, so the tests above do measure them.
 #[test]
 fn control_without_limits_everything_is_told() {
-    let none =
-        Limits { every: Duration::ZERO, repeat: Duration::ZERO, longest_repeat: Duration::ZERO, ..Limits::default() };
+    let limits = Limits::default();
+    let none = Limits {
+        writes: Rate { every: Duration::ZERO, ..limits.writes },
+        repeat: Backoff::new(Duration::ZERO, Duration::ZERO),
+        ..limits
+    };
     let mut schedule = Schedule::new(none);
     let told: usize = (0..100)
         .map(|second| {
@@ -350,10 +359,10 @@ proptest! {
             prop_assert!(within.count() <= 9);
         }
         for times in success.values() {
-            let mut least = limits.repeat;
+            let mut least = limits.repeat.first;
             for pair in times.windows(2) {
                 prop_assert!(pair[1] - pair[0] >= least, "{:?}", times);
-                least = (least * 2).min(limits.longest_repeat);
+                least = (least * 2).min(limits.repeat.max);
             }
         }
     }
