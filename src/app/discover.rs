@@ -1,7 +1,7 @@
-//! What is learnt after the start: facts about the node, who the daemon is to AWS, and by that the policy's own roles.
+//! Discovery: facts about the node and the daemon's own AWS identity, from which the policy's own roles follow.
 //!
-//! Until it is known pods are told "not yet". It is asked for again and again: neither a metadata service nor an STS that is down
-//! at start stops the daemon, which serves session tokens all the while.
+//! Until discovery has finished, pods get "not ready" for roles and credentials. It retries without end, so a metadata service or
+//! an STS that is down at the start does not stop the daemon, which serves session tokens meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,29 +26,29 @@ use crate::service::{ActivePolicy, IssueTerms};
 use crate::types::{BaseArn, RoleArn, SessionName};
 use crate::upstream::client::{Client, NodeFacts};
 
-/// Between attempts.
+/// Between attempts to discover everything.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
-/// How often the life of the daemon's own credentials is measured.
+/// How often the remaining lifetime of the base credentials is measured.
 const BASE_CHECK: Duration = Duration::from_secs(30);
 
 /// The issuer of a running daemon.
 pub(super) type LiveIssuer = Arc<Sts<SystemClock>>;
 
-/// Where it is put for the metadata service to see.
-#[derive(Default)]
+/// Where discovery stores its results for the request path.
+#[derive(Clone, Default)]
 pub(super) struct Discovered {
     pub(super) active_policy: Arc<ArcSwapOption<ActivePolicy<LiveIssuer, SystemClock>>>,
     pub(super) facts: SharedFacts,
 }
 
-/// Learns it all, then keeps an eye on the daemon's own credentials. Never ends.
+/// Discovers everything, drops `unknown`, then measures the lifetime of the base credentials. Never ends.
 pub(super) async fn run(
-    config: Config,
+    config: Arc<Config>,
     discovered: Discovered,
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
     runtime: Handle,
-    known: BlockReady,
+    unknown: BlockReady,
 ) {
     let mut failures = 0;
     let (sts, rules, terms) = loop {
@@ -61,14 +61,14 @@ pub(super) async fn run(
             Err(error) => {
                 failures += 1;
                 let pause = RETRY.pause(failures);
-                warn!(error = %format_args!("{error:#}"), retry_in = ?pause, "Not ready to assume roles");
+                warn!(error = %format_args!("{error:#}"), retry_in = ?pause, "Discovery failed; cannot assume roles yet");
                 tokio::time::sleep(pause).await;
             }
         }
     };
     let cache = CredentialCache::new(sts.clone(), SystemClock, plumbing::jitter, runtime, metrics.clone());
     discovered.active_policy.store(Some(Arc::new(ActivePolicy { rules, terms, cache })));
-    drop(known);
+    drop(unknown);
     loop {
         if let Some(left) = sts.base_remaining() {
             metrics.base_remaining(left);
@@ -86,7 +86,7 @@ async fn attempt(
     let node = node_facts(config).await?;
     discovered.facts.store(Arc::new(node.facts.clone()));
     let region = node.facts.region.clone();
-    let region = region.ok_or_else(|| anyhow::anyhow!("the metadata service knows no region: set --region"))?;
+    let region = region.ok_or_else(|| anyhow::anyhow!("the metadata service reports no region; set --region"))?;
     let settings = Settings {
         region: region.clone(),
         first_hop: config.policy.assume_role.clone(),
@@ -116,7 +116,7 @@ async fn node_facts(config: &Config) -> anyhow::Result<NodeFacts> {
     Ok(node)
 }
 
-/// Outside EC2, STS tells the account and partition.
+/// Outside EC2 the account and partition come from STS.
 fn complete_facts(config: &Config, discovered: &Discovered, facts: Facts, own: &CallerIdentity) {
     if config.platform == Platform::None {
         let facts = Facts { account: Some(own.account.clone()), partition: Some(own.partition.clone()), ..facts };
@@ -130,14 +130,14 @@ fn rules(
     own: Option<&CallerIdentity>,
     node: &NodeFacts,
 ) -> anyhow::Result<Rules> {
-    // With a first hop that is the signer, and its account the pods' base.
+    // With a first hop, the first hop signs, and its account is the base of pods' role names.
     let account = BaseArn::of_account(&signer.partition, &signer.account)?;
     let own_roles =
         [signer.role.clone(), own.and_then(|own| own.role.clone()), node_role(node, own.unwrap_or(signer))?];
     Ok(config.policy.rules(account, own_roles.into_iter().flatten(), config.node.clone())?)
 }
 
-/// The role of the node's instance profile. It is the node's account's, which need not be that of whoever signs.
+/// The role of the node's instance profile. It belongs to the node's account, which may differ from the signer's.
 fn node_role(node: &NodeFacts, own: &CallerIdentity) -> anyhow::Result<Option<RoleArn>> {
     let Some(name) = &node.node_role else { return Ok(None) };
     let account = node.facts.account.as_ref().unwrap_or(&own.account);
@@ -149,7 +149,7 @@ fn on_call(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> OnCall {
     let (audit, metrics) = (audit.clone(), metrics.clone());
     Arc::new(move |call| {
         metrics.sts(call.result.as_ref().map_or_else(|code| code.name(), |_| "Success"), call.took);
-        // Without credentials nothing was sent: no call, no line.
+        // Without credentials no request was sent, so there is no call to audit.
         if !matches!(call.result, Err(Code::NoCredentials)) {
             audit.sts_call(call);
         }
@@ -160,7 +160,7 @@ fn on_call(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> OnCall {
 mod tests {
     use super::*;
 
-    /// With a first hop in another account the node's role is still the node's account's.
+    /// With a first hop in another account, the node's role still belongs to the node's account.
     #[test]
     fn the_nodes_role_is_of_the_nodes_account() {
         let hop = CallerIdentity { account: "444455556666".into(), partition: "aws".into(), role: None };

@@ -1,4 +1,4 @@
-//! Sockets, rules and clients: the parts of the start that can fail for reasons outside.
+//! Sockets, firewall rules and routes: the parts of the start that can fail because of the node's state.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -23,19 +23,21 @@ use crate::server::listener::{Bound, Listener};
 use crate::tasks::Drain;
 use crate::types::{METADATA_V4, METADATA_V6};
 
-/// Between attempts to set the routing lock.
+/// Between attempts to complete the routing guard.
 const ROUTING_RETRY: Duration = Duration::from_secs(5);
 /// Between attempts to bind a metadata address that another instance still holds.
-const SECOND_LOCK_RETRY: Duration = Duration::from_secs(1);
+const METADATA_LISTENER_RETRY: Duration = Duration::from_secs(1);
 
-/// The bound listeners of one port.
-pub(super) struct Plumbing {
+/// The sockets that redirected connections of pods arrive at: one port on each of podrole's addresses.
+pub(super) struct PodSockets {
     port: u16,
     bound: Vec<Bound>,
 }
 
-impl Plumbing {
-    /// Puts our addresses on `lo` and binds the first port that is free on all of them.
+// === impl PodSockets ===
+
+impl PodSockets {
+    /// Adds podrole's addresses to `lo` and binds the first port of `ports` that is free on all of them.
     pub(super) async fn bind(ports: RangeInclusive<u16>, control: Handle) -> anyhow::Result<Self> {
         let addresses = control.spawn(add_addresses()).await??;
         let mut last = None;
@@ -47,8 +49,8 @@ impl Plumbing {
                 Err(error) => last = Some(error),
             }
         }
-        let error = last.unwrap_or_else(|| std::io::Error::other("the range is empty"));
-        Err(error).with_context(|| format!("no port of --port-range {}-{} can be bound", ports.start(), ports.end()))
+        let error = last.unwrap_or_else(|| std::io::Error::other("the port range is empty"));
+        Err(error).with_context(|| format!("cannot bind any port of --port-range {}-{}", ports.start(), ports.end()))
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -67,34 +69,38 @@ async fn add_addresses() -> Result<Vec<IpAddr>, RedirectError> {
     if has_ipv6() {
         match routing.add_address(Family::V6).await {
             Ok(()) => addresses.push(IpAddr::V6(LISTEN_V6)),
-            // Disabled on lo: then no pod has it either, and the guard refuses it in any case.
-            Err(error) => warn!(error = %error, "No IPv6 address for the listener; pods are served over IPv4 only"),
+            // IPv6 is disabled on lo, so no pod has it either. The guards block it in any case.
+            Err(error) => warn!(%error, "Cannot add the IPv6 listen address; serving pods over IPv4 only"),
         }
     }
     Ok(addresses)
 }
 
-/// Sets the routing lock, again and again until it stands; the guard has tried once already.
-pub(super) async fn lock_routes(standing: BlockReady) {
+/// Installs the routing guard, retrying until it is complete, then drops `incomplete`. The start of `run` has tried once already.
+pub(super) async fn complete_routing_guard(incomplete: BlockReady) {
     loop {
-        let locked = async { Routing::open()?.install_all().await };
-        match locked.await {
-            Ok(()) => return drop(standing),
-            Err(error) => error!(%error, "The routing lock does not stand; a flush of nftables would open the node"),
+        let installed = async { Routing::open()?.install_all().await };
+        match installed.await {
+            Ok(()) => return drop(incomplete),
+            Err(error) => error!(
+                %error,
+                "Routing guard is incomplete; retrying. Until it is complete, a flush of nftables would expose the node's metadata service"
+            ),
         }
         tokio::time::sleep(ROUTING_RETRY).await;
     }
 }
 
-/// Points the metadata address at `port`, in one transaction.
+/// Redirects the metadata addresses to `port`, in one nftables transaction.
 pub(super) async fn redirect(port: u16) -> Result<(), RedirectError> {
     let uplinks = Routing::open()?.uplinks().await?;
-    info!(uplinks = ?uplinks, "Interfaces that lead out of the node");
+    info!(uplinks = ?uplinks, "Found the interfaces that lead out of the node");
     Nft::find()?.apply(&Ruleset { uplinks, port: Some(port) }).await
 }
 
-/// Serves pods on the metadata addresses themselves, where the routing lock delivers when there is no table.
-pub(super) async fn second_lock<K: Kernel, I: Issuer, C: Clock + Clone>(
+/// Serves pods on the metadata addresses themselves, where the routing guard delivers their packets when the nftables table is
+/// missing. Retries each address until it is bound, or until the drain begins.
+pub(super) async fn serve_metadata_listener<K: Kernel, I: Issuer, C: Clock + Clone>(
     server: Arc<Server<K, I, C>>,
     metrics: Arc<Metrics>,
     drain: Drain,
@@ -103,7 +109,7 @@ pub(super) async fn second_lock<K: Kernel, I: Issuer, C: Clock + Clone>(
     if has_ipv6() {
         wanted.push(METADATA_V6.into());
     }
-    let mut complained = false;
+    let mut reported = false;
     while !wanted.is_empty() {
         wanted.retain(|address| match Bound::direct(*address).and_then(Bound::listen) {
             Ok(listener) => {
@@ -111,17 +117,17 @@ pub(super) async fn second_lock<K: Kernel, I: Issuer, C: Clock + Clone>(
                 false
             }
             Err(error) => {
-                if !complained {
+                if !reported {
                     metrics.fault(Fault::MetadataListener);
-                    warn!(%address, %error, "Cannot listen on the metadata address yet; trying again");
+                    warn!(%address, %error, "Cannot listen on the metadata address; retrying");
                 }
                 true
             }
         });
-        complained = !wanted.is_empty();
+        reported = !wanted.is_empty();
         tokio::select! {
             () = drain.begun() => return,
-            () = tokio::time::sleep(SECOND_LOCK_RETRY) => {}
+            () = tokio::time::sleep(METADATA_LISTENER_RETRY) => {}
         }
     }
 }
@@ -129,7 +135,7 @@ pub(super) async fn second_lock<K: Kernel, I: Issuer, C: Clock + Clone>(
 /// A random number in `0..1`.
 pub(super) fn jitter() -> f64 {
     let mut bytes = [0; 4];
-    // Without randomness everybody would retry together, which is no reason not to run.
+    // Without randomness all nodes retry at the same time, which is no reason to stop.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
