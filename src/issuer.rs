@@ -1,4 +1,4 @@
-//! The port to whatever issues credentials: what is asked, what comes back, and every way it can fail.
+//! The port to the issuer of credentials: requests, results, and every error.
 
 pub mod base;
 pub mod sts;
@@ -11,68 +11,68 @@ use thiserror::Error;
 
 use crate::types::{Credentials, ExternalId, RoleArn, SessionName};
 
-/// All inputs of one STS call, and by that the key of the credential cache: two callers share credentials only where every
-/// one of these is equal. A field that a call uses and that is missing here would be a leak.
+/// All inputs of one STS call. This is the key of the credential cache: two callers share credentials only if every field is equal.
+/// An input that is missing here would leak credentials to a caller with another value of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IssueRequest {
-    /// How, and as whom, the call is made.
+    /// How the credentials are obtained.
     pub source: Source,
-    /// The role.
+    /// The role to assume.
     pub role: RoleArn,
-    /// The session's name.
+    /// The session name.
     pub session_name: SessionName,
-    /// The external id.
+    /// The external ID.
     pub external_id: Option<ExternalId>,
-    /// Asked for; STS may give no less.
+    /// The requested lifetime. STS does not issue a shorter one.
     pub duration: Duration,
-    /// The region whose STS is asked.
+    /// The region whose STS endpoint is called.
     pub region: Arc<str>,
 }
 
 /// Where credentials come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// `AssumeRole` with the daemon's own credentials, or with those of a first hop.
+    /// `AssumeRole`, signed with the base credentials or with those of the first hop.
     AssumeRole {
-        /// `--assume-role-arn`.
+        /// The role of `--assume-role-arn`.
         first_hop: Option<RoleArn>,
     },
 }
 
-/// Why there are no credentials. Closed: every error that STS or the way to it can produce is one of these.
+/// Why no credentials were issued. Every error of STS, or on the way to it, is one of these.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum IssueError {
-    /// The daemon's own credentials are missing, expired or refused: nobody's fault but ours.
-    #[error("podrole's own credentials are not usable ({code}): {hint}")]
+    /// The base credentials are missing, expired or not accepted. The pod and its role are not the cause.
+    #[error("podrole's base credentials are not usable ({code}): {hint}")]
     Base {
-        /// STS's code, or what happened instead of one.
+        /// The code of STS, or a code for an error that occurred before STS answered.
         code: Code,
-        /// What to do.
+        /// What to check or change.
         hint: &'static str,
     },
-    /// STS refused this very request, and will until somebody changes IAM or the pod.
-    #[error("STS refused ({code}): {hint}")]
+    /// STS denies this request, and will until IAM or the pod changes.
+    #[error("STS denied the request ({code}): {hint}")]
     Denied {
-        /// STS's code.
+        /// The code of STS.
         code: Code,
-        /// What to do.
+        /// What to check or change.
         hint: &'static str,
     },
-    /// Too many calls.
-    #[error("STS is throttling ({code})")]
+    /// STS throttles the daemon or the account. The call may be retried.
+    #[error("STS is throttling requests ({code}); try again later")]
     Throttled {
-        /// STS's code.
+        /// The code of STS.
         code: Code,
     },
-    /// No answer, or one that says "later".
-    #[error("STS is not available ({code})")]
+    /// STS did not answer, or answered with a temporary error. The call may be retried.
+    #[error("STS is unavailable ({code}); check the network path to its regional endpoint, or try again later")]
     Unavailable {
-        /// STS's code, or what happened instead of one.
+        /// The code of STS, or a code for an error that occurred before STS answered.
         code: Code,
     },
 }
 
-/// STS's error codes as far as they tell classes apart, and what can happen before there is a code. A metric label.
+/// The error codes of STS, grouped as far as podrole distinguishes them, and codes for errors without one. A metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// `AccessDenied`
@@ -85,52 +85,52 @@ pub enum Code {
     Policy,
     /// `RegionDisabledException`
     RegionDisabled,
-    /// `ValidationError`, for one a duration above the role's or the chaining limit
+    /// `ValidationError`, such as a duration above the role's limit or the role chaining limit
     Validation,
-    /// `Throttling` and its relatives, or 429
+    /// `Throttling` and similar codes, or status 429
     Throttling,
-    /// Any 5xx
+    /// Any status 5xx
     ServerError,
     /// No answer in time
     Timeout,
-    /// No connection, or one that broke
+    /// The connection failed or broke
     Network,
-    /// An answer that is none
+    /// The answer is not one of STS, or lacks what it must contain
     Unparsable,
     /// No credentials to sign with
     NoCredentials,
-    /// A 4xx with a code we do not know
+    /// A status 4xx with an unknown code
     Other,
 }
 
-/// One call to STS, as it is reported for audit and metrics.
+/// One STS call, as reported for audit and metrics.
 #[derive(Clone, Debug)]
 pub struct StsCall {
     /// `AssumeRole` or `GetCallerIdentity`.
     pub action: &'static str,
-    /// The role asked for.
+    /// The requested role; `None` for `GetCallerIdentity`.
     pub role: Option<RoleArn>,
-    /// The session's name.
+    /// The session name; `None` for `GetCallerIdentity`.
     pub session_name: Option<SessionName>,
-    /// Whether an external id went with it.
+    /// Whether the request had an external ID.
     pub external_id: bool,
-    /// STS's request id, where there was an answer.
+    /// The request ID of STS, if STS answered.
     pub request_id: Option<Arc<str>>,
-    /// What came of it: the access key id that was issued (none for `GetCallerIdentity`) and its expiry.
+    /// The issued access key ID and its expiration (`None` for `GetCallerIdentity`), or the error.
     pub result: Result<Option<(Arc<str>, std::time::SystemTime)>, Code>,
-    /// STS's own clock, by the `Date` of its answer, if there was one.
+    /// The time of STS's clock, from the `Date` header, if STS answered.
     pub server_now: Option<std::time::SystemTime>,
-    /// How long it took.
+    /// How long the call took.
     pub took: Duration,
 }
 
-/// Told of every call, also of those that fail.
+/// Called with every STS call, successful or failed.
 pub type OnCall = Arc<dyn Fn(&StsCall) + Send + Sync>;
 
 /// Issues credentials.
 pub trait Issuer: Send + Sync + 'static {
-    /// One call, bounded in time, and at once a second where the first has shown that our own credentials were replaced meanwhile.
-    /// Any later attempt is the caller's.
+    /// Makes one call, bounded in time. Makes a second one immediately if the first shows that the base credentials were rotated.
+    /// The caller decides about further attempts.
     fn issue(&self, request: &IssueRequest) -> impl Future<Output = Result<Credentials, IssueError>> + Send;
 }
 
@@ -143,25 +143,25 @@ impl<I: Issuer> Issuer for Arc<I> {
 // === impl IssueError ===
 
 impl IssueError {
-    /// Sorts a code into its class.
+    /// The error class of `code`, with a hint.
     pub fn from_code(code: Code) -> Self {
         match code {
             Code::AccessDenied => Self::Denied {
                 code,
-                hint: "the role does not exist, or its trust policy does not allow podrole's own role (or asks for another external id)",
+                hint: "the role does not exist, or its trust policy does not allow podrole's role or requires another external ID",
             },
-            Code::Policy => Self::Denied { code, hint: "the session's policies or tags are too large" },
-            Code::RegionDisabled => Self::Denied { code, hint: "STS is not enabled for this account in this region" },
+            Code::Policy => Self::Denied { code, hint: "the session policies or tags are too large" },
+            Code::RegionDisabled => Self::Denied { code, hint: "activate STS for this account in this region" },
             Code::Validation => Self::Denied {
                 code,
-                hint: "a value is outside STS's limits; with role chaining the duration is at most one hour",
+                hint: "a value exceeds a limit of STS; with role chaining the duration is at most one hour",
             },
-            Code::Other => Self::Denied { code, hint: "see podrole's audit log for the request id" },
+            Code::Other => Self::Denied { code, hint: "look up the request ID in podrole's audit log" },
             Code::ExpiredToken | Code::InvalidClientToken => {
-                Self::Base { code, hint: "check the node's instance profile, and the node's clock" }
+                Self::Base { code, hint: "check the node's instance profile and clock" }
             }
             Code::NoCredentials => {
-                Self::Base { code, hint: "give the node an instance profile, or podrole credentials of its own" }
+                Self::Base { code, hint: "attach an instance profile to the node, or give podrole AWS credentials" }
             }
             Code::Throttling => Self::Throttled { code },
             Code::ServerError | Code::Timeout | Code::Network | Code::Unparsable => Self::Unavailable { code },
@@ -172,7 +172,7 @@ impl IssueError {
 // === impl Code ===
 
 impl Code {
-    /// The label.
+    /// The metric label.
     pub fn name(self) -> &'static str {
         match self {
             Self::AccessDenied => "AccessDenied",
@@ -191,7 +191,7 @@ impl Code {
         }
     }
 
-    /// From STS's answer: its code where it has one, else its HTTP status.
+    /// The code for an answer of STS with error code `code` and HTTP status `status`.
     pub fn of_answer(code: Option<&str>, status: u16) -> Self {
         match code {
             Some("AccessDenied" | "AccessDeniedException") => Self::AccessDenied,
@@ -239,7 +239,7 @@ impl Code {
             _ if status == 429 => Self::Throttling,
             _ if status >= 500 => Self::ServerError,
             Some(_) => Self::Other,
-            // Something between us and STS answered, and not in STS's words.
+            // Not in STS's format: something between podrole and STS answered, such as a proxy.
             None => Self::Unparsable,
         }
     }

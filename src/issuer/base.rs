@@ -1,5 +1,5 @@
-//! The daemon's own credentials: fetched once, kept, refreshed ahead. Without this the SDK asks the metadata service twice for
-//! every call to STS.
+//! A caching credentials provider, for the base credentials and for those of the first hop. Without it the SDK makes two requests
+//! to the node's metadata service for every STS call.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,22 +12,22 @@ use tracing::warn;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 
-/// Credentials nearer to their end than this are replaced before they are used again, where that can be done.
+/// Credentials with less than this left are refreshed before they are used again. If that fails, they are used until they expire.
 const REFRESH_AHEAD: Duration = Duration::from_secs(15 * 60);
-/// Between attempts that fail. Meanwhile the kept credentials serve as long as they are good; without any, callers get an error.
+/// Between attempts after a failure. Meanwhile cached credentials are used until they expire; without any, callers get an error.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
-/// A caching provider in front of another.
+/// Caches the credentials of another provider.
 pub struct BaseCredentials<C> {
     source: SharedCredentialsProvider,
     clock: C,
-    kept: Mutex<Kept>,
-    /// One fetch at a time; who waits uses what it brought.
+    cached: Mutex<Cached>,
+    /// Held during a fetch, so that concurrent callers share one.
     fetch: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Cached {
     credentials: Option<Credentials>,
     next_attempt: Duration,
     failures: u32,
@@ -36,17 +36,17 @@ struct Kept {
 // === impl BaseCredentials ===
 
 impl<C: Clock> BaseCredentials<C> {
-    /// A provider that keeps what `source` gives.
+    /// A cache of the credentials that `source` provides.
     pub fn new(source: SharedCredentialsProvider, clock: C) -> Arc<Self> {
-        Arc::new(Self { source, clock, kept: Mutex::default(), fetch: tokio::sync::Mutex::new(()) })
+        Arc::new(Self { source, clock, cached: Mutex::default(), fetch: tokio::sync::Mutex::new(()) })
     }
 
-    /// Throws the kept ones away: STS said they are no good.
+    /// Discards the cached credentials, because STS does not accept them. The next call fetches new ones.
     pub fn invalidate(&self) {
-        *self.lock() = Kept::default();
+        *self.lock() = Cached::default();
     }
 
-    /// What is left of the kept ones; `None` while there are none, or they do not end.
+    /// The remaining lifetime of the cached credentials; `None` if there are none or they do not expire.
     pub fn remaining(&self) -> Option<Duration> {
         let expiry = self.lock().credentials.as_ref()?.expiry()?;
         Some(expiry.duration_since(self.clock.wall()).unwrap_or_default())
@@ -56,28 +56,30 @@ impl<C: Clock> BaseCredentials<C> {
         if let Some(good) = self.fresh() {
             return Ok(good);
         }
-        let _one = self.fetch.lock().await;
+        let _guard = self.fetch.lock().await;
         if let Some(good) = self.fresh() {
             return Ok(good);
         }
         if self.clock.boot() < self.lock().next_attempt {
-            return Err(CredentialsError::provider_error("the last attempt failed a moment ago"));
+            return Err(CredentialsError::provider_error(
+                "the last attempt failed moments ago; the next one is due later",
+            ));
         }
         let fetched = self.source.provide_credentials().await;
-        let mut kept = self.lock();
+        let mut cached = self.lock();
         match fetched {
             Ok(credentials) => {
-                kept.next_attempt = Duration::ZERO;
-                kept.failures = 0;
-                kept.credentials = Some(credentials.clone());
+                cached.next_attempt = Duration::ZERO;
+                cached.failures = 0;
+                cached.credentials = Some(credentials.clone());
                 Ok(credentials)
             }
             Err(error) => {
-                kept.failures = kept.failures.saturating_add(1);
-                kept.next_attempt = self.clock.boot() + RETRY.pause(kept.failures);
-                match kept.credentials.clone().filter(|old| self.remaining_of(old) > Duration::ZERO) {
+                cached.failures = cached.failures.saturating_add(1);
+                cached.next_attempt = self.clock.boot() + RETRY.pause(cached.failures);
+                match cached.credentials.clone().filter(|old| self.remaining_of(old) > Duration::ZERO) {
                     Some(old) => {
-                        warn!(error = %error, "Cannot refresh podrole's own credentials; the old ones are still good");
+                        warn!(error = %error, "Cannot refresh base credentials; using the old ones until they expire");
                         Ok(old)
                     }
                     None => Err(error),
@@ -86,13 +88,13 @@ impl<C: Clock> BaseCredentials<C> {
         }
     }
 
-    /// The kept ones, if they are far from their end or it is not yet time to try again.
+    /// The cached credentials, if they need no refresh or if the next attempt is not due yet.
     fn fresh(&self) -> Option<Credentials> {
-        let kept = self.lock();
-        let credentials = kept.credentials.as_ref()?;
+        let cached = self.lock();
+        let credentials = cached.credentials.as_ref()?;
         let left = self.remaining_of(credentials);
-        let resting = self.clock.boot() < kept.next_attempt && left > Duration::ZERO;
-        (left > REFRESH_AHEAD || resting).then(|| credentials.clone())
+        let backing_off = self.clock.boot() < cached.next_attempt && left > Duration::ZERO;
+        (left > REFRESH_AHEAD || backing_off).then(|| credentials.clone())
     }
 
     fn remaining_of(&self, credentials: &Credentials) -> Duration {
@@ -100,12 +102,12 @@ impl<C: Clock> BaseCredentials<C> {
         credentials.expiry().map_or(Duration::MAX, end)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cached> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A handle the SDK can hold.
+/// A shared handle that implements the SDK's provider trait.
 pub struct Handle<C>(pub Arc<BaseCredentials<C>>);
 
 impl<C: Clock> ProvideCredentials for Handle<C> {
@@ -129,7 +131,7 @@ impl<C> std::fmt::Debug for BaseCredentials<C> {
     }
 }
 
-/// A provider error for a failed hop.
+/// The provider error for a failed first hop.
 pub(super) fn hop_failed(error: super::IssueError) -> CredentialsError {
     CredentialsError::provider_error(error)
 }

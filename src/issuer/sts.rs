@@ -1,4 +1,4 @@
-//! `AssumeRole` through the AWS SDK, with our own timeouts, our own caching and our own error classes.
+//! `AssumeRole` through the AWS SDK, with podrole's timeouts, caching and error classes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,16 +23,16 @@ use super::{Code, IssueError, IssueRequest, Issuer, OnCall, StsCall};
 use crate::clock::Clock;
 use crate::types::{Credentials, RoleArn, Secret, SessionName};
 
-/// To connect: a healthy regional endpoint takes a few milliseconds.
+/// Time to connect. A healthy regional endpoint takes a few milliseconds.
 const CONNECT: Duration = Duration::from_secs(2);
-/// For a whole call. No pod waits this long; a late answer is still kept for the next request.
+/// Time for a whole call. No pod waits this long, but a late answer is still cached for the next request.
 const CALL: Duration = Duration::from_secs(5);
-/// For the first hop's call, which is made inside another: it must end, and be told of, before that one gives up.
+/// Time for the first hop's call. It is made inside another call and must end, with its log line, before that one times out.
 const HOP_CALL: Duration = Duration::from_secs(3);
-/// What ends sooner than this has as good as ended. STS gives no session under a quarter of an hour, so it is a clock that is wrong:
-/// ours, or somebody's between us.
+/// Credentials with a shorter lifetime count as expired. STS issues no session under 15 minutes, so a clock is wrong: the node's, or
+/// that of something between podrole and STS.
 const MIN_LIFE: Duration = Duration::from_secs(2);
-/// The first hop is our own session, and chaining allows an hour.
+/// The lifetime of the first hop's session: the maximum with role chaining.
 const HOP_DURATION: Duration = Duration::from_secs(3600);
 
 /// How to reach STS.
@@ -40,71 +40,73 @@ const HOP_DURATION: Duration = Duration::from_secs(3600);
 pub struct Settings {
     /// The region whose endpoint is used.
     pub region: Arc<str>,
-    /// `--assume-role-arn`: a role between the daemon's own credentials and the pods'.
+    /// `--assume-role-arn`: the role between the base credentials and the pods' roles.
     pub first_hop: Option<RoleArn>,
     /// The first hop's session name.
     pub node_session: SessionName,
-    /// `AWS_CA_BUNDLE`: certificates to trust instead of the system's.
+    /// The PEM content of `AWS_CA_BUNDLE`: certificates to trust instead of the system's.
     pub ca_bundle: Option<Vec<u8>>,
 }
 
-/// The `assume-role` source.
+/// Issues credentials by `AssumeRole`.
 pub struct Sts<C> {
+    /// Signs with the first hop's credentials if there is a first hop, else with the base credentials.
     client: Client,
-    /// Signs with the daemon's own credentials where `client` signs with a first hop's.
-    own: Option<Client>,
-    base: Vec<Arc<BaseCredentials<C>>>,
+    /// Signs with the base credentials. `None` if `client` does.
+    base_client: Option<Client>,
+    /// What the clients sign with: the base credentials and, after them, the first hop's.
+    credentials: Vec<Arc<BaseCredentials<C>>>,
     clock: C,
     on_call: OnCall,
 }
 
-/// Who the daemon is to AWS.
+/// An AWS identity of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallerIdentity {
-    /// Twelve digits.
+    /// The account ID, twelve digits.
     pub account: Arc<str>,
-    /// The partition of its ARN.
+    /// The partition of the identity's ARN.
     pub partition: Arc<str>,
-    /// Its role, where it is one. The path is unknown: an assumed role's ARN has none.
+    /// The role, if the identity is an assumed role. Without its path, which the ARN of an assumed role does not contain.
     pub role: Option<RoleArn>,
 }
 
 // === impl Sts ===
 
 impl<C: Clock + Clone> Sts<C> {
-    /// Builds the clients. Nothing is called yet; base credentials come from the SDK's usual chain.
+    /// Builds the clients without any call. Base credentials come from the SDK's default chain.
     pub async fn new(settings: Settings, clock: C, on_call: OnCall) -> Result<Self, BoxError> {
         let shared = shared_config(&settings).await?;
         let chain = shared.credentials_provider().ok_or("the AWS SDK has no credential chain")?;
-        let own = BaseCredentials::new(chain, clock.clone());
-        let mut base = vec![own.clone()];
-        let (client, own) = match settings.first_hop {
-            None => (client(&shared, Handle(own), CALL), None),
+        let base = BaseCredentials::new(chain, clock.clone());
+        let mut credentials = vec![base.clone()];
+        let (client, base_client) = match settings.first_hop {
+            None => (client(&shared, Handle(base), CALL), None),
             Some(role) => {
-                let own = client(&shared, Handle(own), HOP_CALL);
+                let base_client = client(&shared, Handle(base), HOP_CALL);
                 let sts = Self {
-                    client: own.clone(),
-                    own: None,
-                    base: base.clone(),
+                    client: base_client.clone(),
+                    base_client: None,
+                    credentials: credentials.clone(),
                     clock: clock.clone(),
                     on_call: on_call.clone(),
                 };
                 let hop = Hop { sts: Arc::new(sts), role, session: settings.node_session };
                 let hop = BaseCredentials::new(SharedCredentialsProvider::new(hop), clock.clone());
-                base.push(hop.clone());
-                (client(&shared, Handle(hop), CALL), Some(own))
+                credentials.push(hop.clone());
+                (client(&shared, Handle(hop), CALL), Some(base_client))
             }
         };
-        Ok(Self { client, own, base, clock, on_call })
+        Ok(Self { client, base_client, credentials, clock, on_call })
     }
 
-    /// Asks STS who signs pods' calls and, where that is a first hop, who the daemon is before it.
+    /// Asks STS for the identity that signs pods' calls and, if that is a first hop, also for the identity of the base credentials.
     pub async fn caller_identities(&self) -> Result<(CallerIdentity, Option<CallerIdentity>), IssueError> {
-        let own = match &self.own {
+        let base = match &self.base_client {
             None => None,
             Some(client) => Some(self.caller_identity(client).await?),
         };
-        Ok((self.caller_identity(&self.client).await?, own))
+        Ok((self.caller_identity(&self.client).await?, base))
     }
 
     async fn caller_identity(&self, client: &Client) -> Result<CallerIdentity, IssueError> {
@@ -128,9 +130,9 @@ impl<C: Clock + Clone> Sts<C> {
         parse_identity(out.arn().unwrap_or_default()).ok_or_else(|| IssueError::from_code(Code::Unparsable))
     }
 
-    /// What is left of the daemon's own credentials.
+    /// The remaining lifetime of the base credentials, or of the first hop's if those expire earlier.
     pub fn base_remaining(&self) -> Option<Duration> {
-        self.base.iter().filter_map(|base| base.remaining()).min()
+        self.credentials.iter().filter_map(|credentials| credentials.remaining()).min()
     }
 
     async fn assume(
@@ -168,7 +170,7 @@ impl<C: Clock + Clone> Sts<C> {
         result.map_err(|code| self.failed(code))
     }
 
-    /// Takes over what STS gave. Its life is measured between two times of STS's own clock, so that ours may be wrong.
+    /// Converts STS's answer. The lifetime is the difference of two times of STS's clock, so the node's clock may be wrong.
     fn accept(
         &self,
         given: Option<aws_sdk_sts::types::Credentials>,
@@ -191,11 +193,11 @@ impl<C: Clock + Clone> Sts<C> {
         })
     }
 
-    /// A refusal of our own credentials makes the next call fetch new ones.
+    /// Converts `code`. If STS does not accept the signing credentials, the next call fetches new ones.
     fn failed(&self, code: Code) -> IssueError {
-        // Not for want of credentials: the ones that are kept have been refused by nobody then.
+        // Not for `NoCredentials`: STS has not rejected the cached credentials then.
         if matches!(code, Code::ExpiredToken | Code::InvalidClientToken) {
-            self.base.iter().for_each(|base| base.invalidate());
+            self.credentials.iter().for_each(|credentials| credentials.invalidate());
         }
         IssueError::from_code(code)
     }
@@ -206,7 +208,7 @@ impl<C: Clock + Clone> Issuer for Sts<C> {
         let external_id = request.external_id.as_ref().map(|id| id.as_str());
         let once = || self.assume(&request.role, &request.session_name, external_id, request.duration);
         match once().await {
-            // Rotated under us: with fresh ones it may work at once.
+            // The base credentials were rotated; fresh ones may work immediately.
             Err(IssueError::Base { code: Code::ExpiredToken | Code::InvalidClientToken, .. }) => once().await,
             other => other,
         }
@@ -219,7 +221,7 @@ impl<C> std::fmt::Debug for Sts<C> {
     }
 }
 
-/// The first hop, as a source of base credentials.
+/// Assumes the first hop's role, as a source of signing credentials.
 struct Hop<C> {
     sts: Arc<Sts<C>>,
     role: RoleArn,
@@ -233,8 +235,8 @@ impl<C: Clock + Clone> ProvideCredentials for Hop<C> {
     {
         future::ProvideCredentials::new(async {
             let hop = self.sts.assume(&self.role, &self.session, None, HOP_DURATION).await.map_err(|error| {
-                // Whoever waits for these credentials learns only that there are none.
-                warn!(role = %self.role, error = %error, "The first hop failed");
+                // The SDK hides this error from the outer call, which only reports that it has no credentials.
+                warn!(role = %self.role, %error, "Cannot assume the first hop role; pods' credentials cannot be issued or refreshed");
                 hop_failed(error)
             })?;
             Ok(aws_credential_types::Credentials::new(
@@ -273,7 +275,7 @@ async fn shared_config(settings: &Settings) -> Result<SdkConfig, BoxError> {
         .app_name(AppName::new("podrole")?)
         .http_client(http)
         .region(Region::new(settings.region.to_string()))
-        // One worker owns each identity and paces its own retries; the SDK's would multiply them.
+        // The cache has one worker per key, which paces its retries. Retries by the SDK would multiply them.
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
         .load()
@@ -283,7 +285,7 @@ async fn shared_config(settings: &Settings) -> Result<SdkConfig, BoxError> {
 fn client<C: Clock>(shared: &SdkConfig, credentials: Handle<C>, call: Duration) -> Client {
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT).operation_timeout(call).operation_attempt_timeout(call);
-    // From the shared config, not a bare builder: only so is AWS_ENDPOINT_URL_STS honoured.
+    // From the shared config: a bare builder would ignore AWS_ENDPOINT_URL_STS.
     let config = aws_sdk_sts::config::Builder::from(shared)
         .credentials_provider(credentials)
         .timeout_config(timeouts.build())
@@ -304,13 +306,13 @@ fn code_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Code {
             Code::NoCredentials
         }
         SdkError::DispatchFailure(_) => Code::Network,
-        // Nothing was sent: signing needs credentials, and every other input was checked before.
+        // Signing failed for lack of credentials; every other input has been checked before.
         SdkError::ConstructionFailure(_) => Code::NoCredentials,
         _ => Code::Network,
     }
 }
 
-/// The SDK reports missing credentials as a failed dispatch, with the real error somewhere behind it.
+/// The SDK reports missing credentials as a failed dispatch, with a `CredentialsError` somewhere among its sources.
 fn has_credentials_error(error: Option<&(dyn std::error::Error + 'static)>) -> bool {
     let mut next = error;
     while let Some(error) = next {
@@ -322,7 +324,7 @@ fn has_credentials_error(error: Option<&(dyn std::error::Error + 'static)>) -> b
     false
 }
 
-/// `arn:aws:sts::111122223333:assumed-role/NAME/SESSION`, or a user's.
+/// Parses `arn:aws:sts::111122223333:assumed-role/NAME/SESSION` or the ARN of a user.
 fn parse_identity(arn: &str) -> Option<CallerIdentity> {
     let mut fields = arn.splitn(6, ':').skip(1);
     let partition = fields.next()?;
@@ -332,7 +334,7 @@ fn parse_identity(arn: &str) -> Option<CallerIdentity> {
     Some(CallerIdentity { account: account.into(), partition: partition.into(), role: role.transpose().ok()? })
 }
 
-/// Reads the `Date` header of an answer: the time of STS's own clock.
+/// Reads the time of STS's clock from the `Date` header of its answer.
 #[derive(Clone, Debug, Default)]
 struct ServerDate(Arc<Mutex<Option<SystemTime>>>);
 

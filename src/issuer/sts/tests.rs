@@ -3,7 +3,7 @@ use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterce
 use super::*;
 use crate::clock::SystemClock;
 
-/// Notes where a call goes, and stops it there.
+/// Records the destination of a call and aborts it.
 #[derive(Clone, Debug, Default)]
 struct Destination(Arc<Mutex<String>>);
 
@@ -23,7 +23,7 @@ impl Intercept for Destination {
     }
 }
 
-/// Not the global endpoint: it is another region's, and its tokens are not good everywhere.
+/// The global endpoint must not be used: it is in another region, and its tokens are not valid everywhere.
 #[tokio::test]
 async fn each_region_has_its_own_endpoint() {
     for (region, host) in [
