@@ -1,11 +1,11 @@
-//! Who is calling, as the kernel tells it.
+//! Who is calling, according to the kernel.
 //!
 //! ```text
-//! peer address --netns--> namespaces that own it --sock_diag--> socket: cookie, cgroup --cgroup_tree--> pod UID, container id
+//! peer address --netns--> network namespaces that hold it --sock_diag--> socket: cookie, cgroup --cgroup_tree--> pod UID, container id
 //! ```
 //!
-//! Nothing here believes an address: it only says where to ask. The socket that the kernel finds in that namespace, with exactly
-//! this connection's four-tuple, was created by a process of one cgroup, and the cgroup is the identity.
+//! An address is never proof: it only says where to ask. A process of one cgroup created the socket that the kernel finds in that
+//! network namespace with exactly this four-tuple, and that cgroup is the identity.
 
 pub mod cgroup_path;
 pub mod cgroup_tree;
@@ -26,28 +26,28 @@ use crate::types::KernelIdentity;
 pub struct Connection {
     /// The pod's address and port.
     pub peer: SocketAddr,
-    /// What it connected to: a metadata address, port 80.
+    /// The address it connected to: a metadata address, port 80.
     pub server: SocketAddr,
 }
 
-/// A network namespace by its inode: never reused while we hold a socket in it.
+/// A network namespace, by its inode. The kernel does not reuse the number while podrole holds a socket in the namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetnsId(pub u64);
 
 /// The client's end of a connection, as `sock_diag` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientSocket {
-    /// Where it was found.
+    /// The network namespace it was found in.
     pub netns: NetnsId,
-    /// Whether that is the node's own namespace.
+    /// Whether that is the node's own network namespace.
     pub host: bool,
-    /// The kernel's id of this very socket: a later one with the same four-tuple has another.
+    /// The kernel's id of this socket. A later socket with the same four-tuple has another.
     pub cookie: u64,
-    /// The cgroup of the process that created it; fixed from then on.
+    /// The cgroup of the process that created it. It never changes.
     pub cgroup: u64,
 }
 
-/// A client socket and whose it is.
+/// A client socket and its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// The socket.
@@ -56,30 +56,30 @@ pub struct Proof {
     pub identity: KernelIdentity,
 }
 
-/// What the namespaces say about a connection.
+/// The client sockets of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sockets {
-    /// The number of netns that own the peer's address.
+    /// The number of network namespaces that hold the peer's address.
     pub owners: usize,
-    /// Established client sockets found in them. More than one: somebody claims an address that is not its own.
+    /// The established client sockets found in them. If there is more than one, a namespace holds an address that is not its pod's.
     pub found: Vec<ClientSocket>,
 }
 
-/// The kernel, as far as identity goes. The real one is [`netns::NodeKernel`].
+/// What identification needs from the kernel. [`netns::NodeKernel`] is the real implementation.
 pub trait Kernel: Send + Sync + 'static {
-    /// Asks every namespace known to own the peer's address. Costs a few microseconds and never blocks.
+    /// Asks every network namespace that is known to hold the peer's address. Takes a few microseconds and never blocks.
     fn sockets(&self, connection: &Connection) -> io::Result<Sockets>;
 
-    /// Asks one namespace again; `None` when the socket, or the namespace, is gone.
+    /// Asks one network namespace again; `None` if the socket or the namespace is gone.
     fn socket_in(&self, netns: NetnsId, connection: &Connection) -> io::Result<Option<ClientSocket>>;
 
-    /// Whose cgroup this is, if it is known to be a container's.
+    /// The pod and container of a cgroup, if it is known to be a container's.
     fn identity(&self, cgroup: u64) -> Option<KernelIdentity>;
 
-    /// Looks for namespaces and addresses that are not known yet. Rate-limited: returns when a scan that began after the call has
-    /// ended.
+    /// Scans for network namespaces and addresses that are not known yet. Rate-limited: returns when a scan that began after the
+    /// call has ended.
     fn rescan_netns(&self) -> impl Future<Output = ()> + Send;
 
-    /// Looks for cgroups that are not known yet; as above.
+    /// Scans for cgroups that are not known yet. Rate-limited in the same way.
     fn rescan_cgroups(&self) -> impl Future<Output = ()> + Send;
 }

@@ -1,4 +1,4 @@
-//! The data plane: accepts pods' connections, checks how they came here, and hands one request each to the service.
+//! The data plane: accepts pods' connections, checks how they were routed here, and hands one request each to the metadata service.
 
 mod conn;
 mod limits;
@@ -21,10 +21,10 @@ use crate::tasks::Drain;
 use limits::Limits;
 use listener::Listener;
 
-/// After an accept that failed for want of a descriptor or memory.
+/// The pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// What every connection needs.
+/// Serves listeners within common limits.
 pub struct Server<K, I, C> {
     service: Arc<MetadataService<K, I, C>>,
     limits: Arc<Limits>,
@@ -52,7 +52,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
             match accepted {
                 Ok(stream) => self.clone().admit(&listener, stream),
                 Err(error) => {
-                    warn!(%error, "Cannot accept a connection");
+                    warn!(%error, retry_in = ?ACCEPT_PAUSE, "Cannot accept a connection; trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -61,8 +61,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
 
     fn admit(self: Arc<Self>, listener: &Listener, (stream, peer): (tokio::net::TcpStream, SocketAddr)) {
         let Some(connection) = listener.connection(&stream, peer) else {
-            // Not by our rule: somebody found the listener itself. No bytes are read, none are written.
-            debug!(%peer, "Connection that was not for the metadata address reset");
+            // Our rule did not route it here: the peer found the listener itself. Nothing is read or written.
+            debug!(%peer, "Reset a connection that was not for the metadata address");
             self.metrics.connection_refused("not_redirected");
             listener::reset(&stream);
             return;

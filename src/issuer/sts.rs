@@ -19,7 +19,7 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use tracing::warn;
 
 use super::base::{BaseCredentials, Handle, hop_failed};
-use super::{Code, IssueError, IssueRequest, Issuer, OnCall, StsCall};
+use super::{Code, IssueError, IssueRequest, Issuer, OnCall, Source, StsCall};
 use crate::clock::Clock;
 use crate::types::{Credentials, RoleArn, Secret, SessionName};
 
@@ -205,12 +205,19 @@ impl<C: Clock + Clone> Sts<C> {
 
 impl<C: Clock + Clone> Issuer for Sts<C> {
     async fn issue(&self, request: &IssueRequest) -> Result<Credentials, IssueError> {
-        let external_id = request.external_id.as_ref().map(|id| id.as_str());
-        let once = || self.assume(&request.role, &request.session_name, external_id, request.duration);
-        match once().await {
-            // The base credentials were rotated; fresh ones may work immediately.
-            Err(IssueError::Base { code: Code::ExpiredToken | Code::InvalidClientToken, .. }) => once().await,
-            other => other,
+        // Destructured whole, so that a new input of the key cannot be left out of the call.
+        let IssueRequest { source, role, session_name, external_id, duration, region: _ } = request;
+        match source {
+            // The clients were built for this first hop and region.
+            Source::AssumeRole { first_hop: _ } => {
+                let external_id = external_id.as_ref().map(|id| id.as_str());
+                let call = || self.assume(role, session_name, external_id, *duration);
+                match call().await {
+                    // The base credentials were rotated meanwhile; with fresh ones the call may succeed at once.
+                    Err(IssueError::Base { code: Code::ExpiredToken | Code::InvalidClientToken, .. }) => call().await,
+                    answer => answer,
+                }
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One connection: one request, one answer, within bounds.
+//! One connection: one request, one answer, within limits.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -16,17 +16,16 @@ use crate::clock::Clock;
 use crate::issuer::Issuer;
 use crate::service::MetadataService;
 
-/// From the accept to the end of the head. Clients send theirs in one segment.
+/// From the accept to the end of the request head. Clients send the head in one segment.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// A whole connection: the head, the service's own budget, and an answer of a few kilobytes to a slow reader.
+/// A whole connection: the head, the time that the service may wait, and an answer of a few kilobytes to a slow reader.
 const LIFETIME: Duration = Duration::from_secs(10);
-/// Four headers are what clients send; a session token is 56 characters.
+/// Clients send about four headers.
 const MAX_HEADERS: usize = 32;
-/// hyper's smallest.
+/// The smallest buffer that hyper allows. A session token has 56 characters.
 const MAX_HEAD: usize = 8192;
 
-/// Serves `stream` until it ends. Never more than one request: an identity is proven for one socket at one moment, and EC2's
-/// own service closes as well.
+/// Serves one request on `stream` and closes it: an identity is proven for one socket at one moment. EC2's own service closes as well.
 pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
     stream: TcpStream,
     connection: Connection,
@@ -34,12 +33,12 @@ pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
 ) {
     let service = service_fn(async |request: Request<Incoming>| {
         let (head, body) = request.into_parts();
-        // Requests with a body are refused by their head; nothing reads it.
+        // A request with a body is rejected by its head, so the body is never read.
         drop(body);
         Ok::<_, Infallible>(service.handle(&connection, &head).await)
     });
     let serve = http1::Builder::new()
-        // Without a timer hyper's head timeout is silently off.
+        // Without a timer, hyper silently ignores the head timeout.
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
@@ -50,6 +49,6 @@ pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
     match tokio::time::timeout(LIFETIME, serve).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(peer = %connection.peer, %error, "Connection ended early"),
-        Err(_) => debug!(peer = %connection.peer, "Connection outlived its time"),
+        Err(_) => debug!(peer = %connection.peer, "Connection took too long; closed"),
     }
 }

@@ -1,12 +1,12 @@
-//! How many connections there may be at once, in all and from one address.
+//! Limits the number of open connections, in total and per peer address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// In all: a node's pods with room to spare, and a few descriptors a pod below the limit that is raised at start.
+/// In total: ample for the pods of a node, and below the limit of descriptors that podrole sets at start.
 const MAX: usize = 8192;
-/// From one pod: an SDK uses one at a time in each process, and some pods start hundreds of processes.
+/// Per peer: each process with an SDK uses one connection at a time, and some pods start hundreds of processes.
 const MAX_PER_PEER: usize = 1024;
 
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ struct Open {
     by_peer: HashMap<IpAddr, usize>,
 }
 
-/// Counts as one connection until it is dropped.
+/// One open connection, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     limits: Arc<Limits>,
@@ -28,7 +28,7 @@ pub(super) struct Permit {
 // === impl Limits ===
 
 impl Limits {
-    /// A permit for one more connection from `peer`; `None` when there are too many.
+    /// A permit for one more connection from `peer`; `None` if there are too many.
     pub(super) fn permit(self: &Arc<Self>, peer: IpAddr) -> Option<Permit> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if open.all >= MAX || open.by_peer.get(&peer).is_some_and(|n| *n >= MAX_PER_PEER) {

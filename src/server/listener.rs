@@ -1,4 +1,4 @@
-//! The sockets pods reach us by, and how to tell that a connection really was for the metadata address.
+//! The listening sockets, and how to tell that a connection was made to the metadata address.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +9,10 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::caller::Connection;
 use crate::types::{METADATA_PORT, is_metadata};
 
-/// Enough for a burst of a node's pods that all start together.
+/// Enough for all pods of a node to connect at once.
 const BACKLOG: i32 = 4096;
 
-/// A bound socket that has not been given to a runtime yet.
+/// A bound socket that no runtime drives yet.
 #[derive(Debug)]
 pub struct Bound {
     socket: std::net::TcpListener,
@@ -26,29 +26,29 @@ pub struct Listener {
     arrival: Arrival,
 }
 
-/// How connections come to a listener.
+/// How connections reach a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrival {
-    /// By the table's DNAT: conntrack knows what the pod connected to.
+    /// By the table's DNAT: conntrack knows which address the pod connected to.
     Redirected,
-    /// By the second lock: the socket's own address is what the pod connected to.
+    /// By the routing guard: the pod connected to the socket's own address.
     Direct,
 }
 
 // === impl Bound ===
 
 impl Bound {
-    /// Listens on one of our own addresses, where the table's DNAT leads.
+    /// Listens on one of podrole's link-local addresses, where the table's DNAT sends connections.
     pub fn redirected(address: SocketAddr) -> io::Result<Self> {
         Ok(Self { socket: bind(address, false)?, arrival: Arrival::Redirected })
     }
 
-    /// Listens on a metadata address itself, which is nobody's on this node: the second lock delivers here.
+    /// The metadata listener: listens on a metadata address itself, which no interface of the node has. The routing guard delivers here.
     pub fn direct(metadata: IpAddr) -> io::Result<Self> {
         Ok(Self { socket: bind((metadata, METADATA_PORT).into(), true)?, arrival: Arrival::Direct })
     }
 
-    /// Hands the socket to the calling thread's runtime.
+    /// Hands the socket to the current runtime.
     pub fn listen(self) -> io::Result<Listener> {
         Ok(Listener { socket: TcpListener::from_std(self.socket)?, arrival: self.arrival })
     }
@@ -61,42 +61,42 @@ impl Listener {
         self.socket.accept().await
     }
 
-    /// The connection as the pod sees it; `None` if it was not for a metadata address, port 80.
+    /// The connection as the pod sees it; `None` if it was not made to port 80 of a metadata address.
     pub(super) fn connection(&self, stream: &TcpStream, peer: SocketAddr) -> Option<Connection> {
         let server = match self.arrival {
             Arrival::Redirected => original_destination(stream, peer).ok()?,
             Arrival::Direct => stream.local_addr().ok()?,
         };
         let ours = is_metadata(server.ip()) && server.port() == METADATA_PORT && server.is_ipv4() == peer.is_ipv4();
-        // A scope or flow label is no part of who somebody is, and sock_diag is asked without.
+        // Scope and flow label do not identify a caller, and sock_diag is asked without them.
         let plain = |address: SocketAddr| SocketAddr::new(address.ip(), address.port());
         ours.then(|| Connection { peer: plain(peer), server: plain(server) })
     }
 }
 
-/// Closes at once, with a reset: to whoever is there, nobody is.
+/// Makes the stream close with a TCP reset, so that the peer sees a closed port.
 pub(super) fn reset(stream: &TcpStream) {
-    // The drop that follows closes; without linger it would do so politely.
+    // The caller drops the stream; with a linger time of zero that sends a reset.
     let _ = SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
 }
 
 fn original_destination(stream: &TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
     let address = if peer.is_ipv4() { socket.original_dst_v4()? } else { socket.original_dst_v6()? };
-    address.as_socket().ok_or_else(|| io::Error::other("an original destination that is no address"))
+    address.as_socket().ok_or_else(|| io::Error::other("the original destination is not an IP address"))
 }
 
 fn bind(address: SocketAddr, foreign: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections that a previous instance closed linger in TIME_WAIT; another listener on the address still refuses the bind.
+    // Connections that a previous instance closed linger in TIME_WAIT. Another listener on the address still makes the bind fail.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {
-        // One family a socket: on a dual-stack one the original destination of IPv4 peers cannot be read.
+        // One family per socket: on a dual-stack socket the original destination of IPv4 peers cannot be read.
         socket.set_only_v6(true)?;
     }
     if foreign {
-        // Not an address of this node: without the first the bind fails, without the second answers have no route back.
+        // The node does not have this address: without `freebind` the bind fails, without `transparent` answers have no route back.
         if address.is_ipv4() {
             socket.set_freebind_v4(true)?;
             socket.set_ip_transparent_v4(true)?;
