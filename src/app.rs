@@ -317,7 +317,7 @@ fn on_pod_change(discovered: &Discovered, audit: &Arc<Audit>, events: &Option<Ar
         ChangeKind::Added => {}
         ChangeKind::Changed | ChangeKind::Gone => {
             if let Some(policy) = active_policy.load_full() {
-                policy.cache.forget(uid);
+                policy.forget(uid);
             }
             audit.forget(uid);
             if let Some(events) = &events {

@@ -5,6 +5,7 @@
 //! handle -> classify -> identify -> session -> one function per route -> report -> reply
 //! ```
 
+mod decisions;
 mod deps;
 mod grant;
 mod outcome;
@@ -126,18 +127,18 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
 
     async fn role_list(&self, request: &mut Request<'_>, ttl: Option<u32>) -> Outcome {
         let (granted, _) = self.granted(request).await?;
-        Ok(Answer::Text { body: granted.grant.role.name().to_owned(), ttl })
+        Ok(Answer::Text { body: granted.request.role.name().to_owned(), ttl })
     }
 
     async fn iam_info(&self, request: &mut Request<'_>, ttl: Option<u32>) -> Outcome {
         let (granted, _) = self.granted(request).await?;
-        Ok(Answer::Text { body: imds::iam_info(&granted.grant.role, self.deps.clock.wall()), ttl })
+        Ok(Answer::Text { body: imds::iam_info(&granted.request.role, self.deps.clock.wall()), ttl })
     }
 
     async fn credentials(&self, request: &mut Request<'_>, role: &str, extended: bool, ttl: Option<u32>) -> Outcome {
         let (granted, policy) = self.granted(request).await?;
-        if granted.grant.role.name() != role {
-            let own = granted.grant.role.clone();
+        if granted.request.role.name() != role {
+            let own = granted.request.role.clone();
             return Err(granted.caller.denied(DeniedReason::WrongRole { own }).into());
         }
         let issued = self.issued(request, &granted, &policy).await?;
@@ -152,8 +153,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             Ok(Answer::Credentials { granted, issued, .. }) if head.method != Method::HEAD => {
                 self.deps.audit.delivery(&Delivery {
                     subject: Subject { pod: &granted.caller.pod, container: granted.caller.container() },
-                    role: granted.grant.role.as_str(),
-                    session_name: granted.grant.session_name.as_str(),
+                    role: granted.request.role.as_str(),
+                    session_name: granted.request.session_name.as_str(),
                     access_key_id: &issued.credentials.access_key_id,
                     identity: self.deps.identity.name(),
                 });

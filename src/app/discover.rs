@@ -67,7 +67,7 @@ pub(super) async fn run(
         }
     };
     let cache = CredentialCache::new(sts.clone(), SystemClock, plumbing::jitter, runtime, metrics.clone());
-    discovered.active_policy.store(Some(Arc::new(ActivePolicy { rules, terms, cache })));
+    discovered.active_policy.store(Some(Arc::new(ActivePolicy::new(rules, terms, cache))));
     drop(unknown);
     loop {
         if let Some(left) = sts.base_remaining() {

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::decisions::{Decisions, Verdict};
+use super::grant::CallerPod;
 use crate::audit::Audit;
 use crate::cache::CredentialCache;
 use crate::caller::resolver::Resolver;
+use crate::clock::Clock;
 use crate::events::Events;
 use crate::imds::{Facts, KeyRing};
-use crate::issuer::{IssueRequest, Source};
+use crate::issuer::{IssueRequest, Issuer, Source};
 use crate::metrics::Metrics;
 use crate::pods::store::Store;
-use crate::policy::{Grant, Rules};
+use crate::policy::{Decision, Grant, Rules};
+use crate::types::PodUid;
 
 /// Everything that answering requests takes.
 pub struct Deps<K, I, C> {
@@ -66,10 +70,9 @@ pub struct IssueTerms {
 /// What discovery brings: until then, credentials are not ready.
 #[derive(Debug)]
 pub struct ActivePolicy<I, C> {
-    /// The policy.
-    pub rules: Rules,
-    /// The inputs that all calls to the issuer share.
-    pub terms: IssueTerms,
+    rules: Rules,
+    terms: IssueTerms,
+    decisions: Decisions,
     /// The credential cache.
     pub cache: CredentialCache<I, C>,
 }
@@ -88,18 +91,31 @@ impl<K> Identity<K> {
 
 // === impl ActivePolicy ===
 
-impl<I, C> ActivePolicy<I, C> {
-    /// The complete inputs of the issuer's call for `grant`. Nothing else builds a request, so none can lack an input.
-    pub fn issue_request(&self, grant: &Grant) -> IssueRequest {
+impl<I: Issuer, C: Clock + Clone> ActivePolicy<I, C> {
+    /// Policy and issue terms as discovery found them, in front of an empty cache.
+    pub fn new(rules: Rules, terms: IssueTerms, cache: CredentialCache<I, C>) -> Self {
+        Self { rules, terms, decisions: Decisions::default(), cache }
+    }
+
+    /// Whether the policy grants `caller` a role and, if so, the issuer's call for it.
+    pub(super) fn verdict(&self, caller: &CallerPod, service_accounts: bool) -> Verdict {
+        self.decisions.verdict(caller, || match self.rules.decide(caller.subject(service_accounts)) {
+            Decision::Allow(grant) => Verdict::Granted(Arc::new(self.issue_request(grant))),
+            Decision::NotYet(what) => Verdict::NotReady(what),
+            Decision::Deny(reason) => Verdict::Denied(reason),
+        })
+    }
+
+    /// Forgets a pod that is gone, or whose credentials are decided differently from now on.
+    pub fn forget(&self, pod: &PodUid) {
+        self.cache.forget(pod);
+        self.decisions.forget(pod);
+    }
+
+    /// The complete inputs of the issuer's call for `grant`. No other code builds a request, so none can lack an input.
+    fn issue_request(&self, grant: Grant) -> IssueRequest {
         let Grant { role, session_name, external_id } = grant;
-        let IssueTerms { source, duration, region } = &self.terms;
-        IssueRequest {
-            source: source.clone(),
-            role: role.clone(),
-            session_name: session_name.clone(),
-            external_id: external_id.clone(),
-            duration: *duration,
-            region: region.clone(),
-        }
+        let IssueTerms { source, duration, region } = self.terms.clone();
+        IssueRequest { source, role, session_name, external_id, duration, region }
     }
 }

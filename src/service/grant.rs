@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::decisions::Verdict;
 use super::outcome::{Claimant, Denied, DeniedReason, Failure, NotReady, Resolution};
 use super::owner::resolve_owner;
 use super::request::Request;
@@ -9,25 +10,26 @@ use super::{ActivePolicy, Identity, MetadataService};
 use crate::cache::{Cached, Issued, WaitError};
 use crate::caller::{Kernel, Proof};
 use crate::clock::Clock;
-use crate::issuer::{IssueError, Issuer};
+use crate::issuer::{IssueError, IssueRequest, Issuer};
 use crate::pods::index::{Index, Lookup};
-use crate::policy::{Decision, Grant, ServiceAccount, Subject};
+use crate::policy::{ServiceAccount, Subject};
 use crate::types::{ContainerId, NamespaceEntry, PodEntry, ServiceAccountEntry};
 
 /// A caller whose pod and namespace are known.
 #[derive(Debug)]
 pub(super) struct CallerPod {
     pub(super) pod: Arc<PodEntry>,
-    namespace: Arc<NamespaceEntry>,
-    service_account: Option<Arc<ServiceAccountEntry>>,
-    proof: Option<Proof>,
+    pub(super) namespace: Arc<NamespaceEntry>,
+    /// `None` if service accounts are not watched, or the watch has not shown this one yet.
+    pub(super) service_account: Option<Arc<ServiceAccountEntry>>,
+    pub(super) proof: Option<Proof>,
 }
 
-/// A caller and what policy grants it.
+/// A caller and the issuer's call that policy grants it.
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) caller: CallerPod,
-    pub(super) grant: Grant,
+    pub(super) request: Arc<IssueRequest>,
 }
 
 // === impl CallerPod ===
@@ -41,6 +43,16 @@ impl CallerPod {
     /// Whether its namespace allows requests without a session token.
     pub(super) fn allows_imds_v1(&self) -> bool {
         self.namespace.imds_v1
+    }
+
+    /// What policy decides about.
+    pub(super) fn subject(&self, service_accounts: bool) -> Subject<'_> {
+        Subject {
+            pod: &self.pod,
+            container: self.container(),
+            namespace: Some(&self.namespace),
+            service_account: ServiceAccount::of(service_accounts, self.service_account.as_deref()),
+        }
     }
 
     /// A denial of this caller.
@@ -95,10 +107,10 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         policy: &ActivePolicy<I, C>,
     ) -> Result<Arc<Issued>, Failure> {
         let pod = &granted.caller.pod;
-        let cached = policy.cache.get(&policy.issue_request(&granted.grant), &pod.uid);
+        let cached = policy.cache.get(&granted.request, &pod.uid);
         if !self.is_current(pod) {
             // The cache may have been told to forget the pod before it learned of the pod just now.
-            policy.cache.forget(&pod.uid);
+            policy.forget(&pod.uid);
         }
         let unchecked = match cached {
             Cached::Ready(unchecked) => unchecked,
@@ -124,7 +136,6 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             Resolution::Found(CallerPod {
                 pod: pod.clone(),
                 namespace: namespace.clone(),
-                // The index has none if service accounts are not watched.
                 service_account: index.service_account(&pod.namespace, &pod.service_account).cloned(),
                 proof: owner.proof.cloned(),
             })
@@ -132,18 +143,10 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     }
 
     fn find_grant(&self, index: &Index, request: &Request<'_>, policy: &ActivePolicy<I, C>) -> Resolution<Granted> {
-        self.find_pod(index, request).and_then(|caller| {
-            let subject = Subject {
-                pod: &caller.pod,
-                container: caller.container(),
-                namespace: Some(&caller.namespace),
-                service_account: ServiceAccount::of(self.deps.service_accounts, caller.service_account.as_deref()),
-            };
-            match policy.rules.decide(subject) {
-                Decision::Allow(grant) => Resolution::Found(Granted { caller, grant }),
-                Decision::NotYet(what) => Resolution::NotReady(NotReady::Decision(what)),
-                Decision::Deny(reason) => Resolution::Denied(caller.denied(DeniedReason::Policy(reason))),
-            }
+        self.find_pod(index, request).and_then(|caller| match policy.verdict(&caller, self.deps.service_accounts) {
+            Verdict::Granted(request) => Resolution::Found(Granted { caller, request }),
+            Verdict::NotReady(what) => Resolution::NotReady(NotReady::Decision(what)),
+            Verdict::Denied(reason) => Resolution::Denied(caller.denied(DeniedReason::Policy(reason))),
         })
     }
 
@@ -156,7 +159,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             return Err(changed);
         }
         match self.find_grant(&self.deps.store.snapshot(), request, policy) {
-            Resolution::Found(now) if now.grant == before.grant && now.caller.pod.uid == before.caller.pod.uid => {
+            Resolution::Found(now) if now.request == before.request && now.caller.pod.uid == before.caller.pod.uid => {
                 Ok(())
             }
             Resolution::Found(_) | Resolution::NotReady(_) | Resolution::Denied(_) => Err(changed),
@@ -172,7 +175,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
 fn issuer_failure(granted: &Granted, error: IssueError) -> Failure {
     match error {
         IssueError::Denied { code, hint } => {
-            let role = granted.grant.role.clone();
+            let role = granted.request.role.clone();
             granted.caller.denied(DeniedReason::Issuer { role, code, hint }).into()
         }
         IssueError::Base { .. } | IssueError::Throttled { .. } | IssueError::Unavailable { .. } => {

@@ -163,7 +163,7 @@ impl Test {
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
         let audit = Arc::new(Audit::new(audit, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap());
         let events = Arc::new(Events::new(limits, Arc::new(clock.clone()), metrics.clone()));
-        let active_policy = Arc::new(ArcSwapOption::from_pointee(ActivePolicy { rules, terms, cache }));
+        let active_policy = Arc::new(ArcSwapOption::from_pointee(ActivePolicy::new(rules, terms, cache)));
         let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
         let facts = Arc::new(ArcSwap::from_pointee(facts));
         let service = Arc::new(MetadataService::new(Deps {
