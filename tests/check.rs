@@ -1,7 +1,7 @@
-//! `podrole check` on nodes that are broken, each in the one way that one check is there to find, and on the same nodes before.
+//! Runs `podrole check` on nodes that are broken in the one way that a check must find, and on the same nodes before that.
 //!
-//! Every case says three things: on a node that is right the check is silent, and ran; on the broken one it is named with what to do,
-//! and nothing else is but what follows from it; mended, it is silent again where it can be mended. Run as root:
+//! Each case tests three things. On a healthy node the check runs and passes. On the broken node the check fails and names a fix, and
+//! no other check fails except those that must follow. After a repair, where one is possible, the check passes again. Run as root:
 //! `cargo test -p podrole --test check`.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
 
@@ -27,7 +27,7 @@ use anyhow::{Result, ensure};
 use podrole::cli::check::table::Check;
 use podrole_lab::world::{Trial, run_trials};
 
-/// A check, and the trial that breaks a node for it.
+/// A check and the trial that breaks a node for it.
 type Case = (Check, Trial);
 
 const CASES: [&[Case]; 5] = [node::CASES, redirect::CASES, kubernetes::CASES, aws::CASES, daemon::CASES];

@@ -1,8 +1,7 @@
-//! The daemon's binary on a node of its own: real kernel, real nft, real pods' sockets.
+//! Runs the daemon's binary on a simulated node with a real kernel, real nft, and pods' real sockets.
 //!
-//! Every trial has a world to itself (see `podrole_lab::world`). A trial that says "never" has a control beside it, which takes the
-//! defence away and must then see the harm: a check that cannot fail proves nothing. Run as root:
-//! `cargo test -p podrole --test netns`.
+//! Every trial has its own world (see `podrole_lab::world`). A trial that says "never" has a control, which removes the defence and
+//! must then see the attack succeed: a test that cannot fail proves nothing. Run as root: `cargo test -p podrole --test netns`.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
 
 #[path = "netns/answers.rs"]
@@ -29,8 +28,6 @@ mod guard;
 mod late;
 #[path = "netns/lifecycle.rs"]
 mod lifecycle;
-#[path = "netns/locks.rs"]
-mod locks;
 #[path = "netns/refresh.rs"]
 mod refresh;
 #[path = "netns/relist.rs"]
@@ -43,6 +40,8 @@ mod rewrites;
 mod support;
 #[path = "netns/tokens.rs"]
 mod tokens;
+#[path = "netns/two_guards.rs"]
+mod two_guards;
 
 use std::process::ExitCode;
 
@@ -62,12 +61,12 @@ fn main() -> ExitCode {
         guard::TRIALS,
         late::TRIALS,
         lifecycle::TRIALS,
-        locks::TRIALS,
         refresh::TRIALS,
         rewrites::TRIALS,
         relist::TRIALS,
         reuse::TRIALS,
         tokens::TRIALS,
+        two_guards::TRIALS,
     ];
     run_trials("netns", modules.concat())
 }

@@ -1,4 +1,4 @@
-//! API servers that do not answer, and ones that do not let us. Rights are those of a real API server.
+//! Nodes whose API server does not answer or denies podrole's requests. Rights are tested with a real API server.
 
 use anyhow::{Context as _, Result, ensure};
 use podrole::cli::check::table::Check;
@@ -9,7 +9,7 @@ use podrole_lab::world::{Trial, skip};
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::support::{Node, SOON, TEAM, check, healthy, named, options, serve, silent};
+use crate::support::{Node, SOON, TEAM, check, fails, healthy, options, passes, serve};
 
 pub(crate) const CASES: &[Case] = &[
     (Check::ApiServer, Trial::new("k01_no_api_server_or_one_that_does_not_know_us", api_server)),
@@ -20,22 +20,22 @@ pub(crate) const TRIALS: &[Trial] = &[Trial::new("k02_to_k05_each_right_on_each_
 
 fn api_server() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
-    silent(&rig, &[], Check::ApiServer)?;
+    passes(&rig, &[], Check::ApiServer)?;
     rig.kube.down(true)?;
-    named(&rig, &[], Check::ApiServer, &[])?;
+    fails(&rig, &[], Check::ApiServer, &[])?;
     rig.kube.down(false)?;
-    silent(&rig, &[], Check::ApiServer)?;
+    passes(&rig, &[], Check::ApiServer)?;
     rig.kube.unauthorized(true);
-    let said = named(&rig, &[], Check::ApiServer, &[])?;
+    let said = fails(&rig, &[], Check::ApiServer, &[])?;
     ensure!(said.found(Check::ApiServer)?.contains("Unauthorized"), "{}", said.found(Check::ApiServer)?);
     rig.kube.unauthorized(false);
-    silent(&rig, &[], Check::ApiServer)?;
-    let said = named(&rig, &["--kubeconfig", "/nonexistent"], Check::ApiServer, &[])?;
+    passes(&rig, &[], Check::ApiServer)?;
+    let said = fails(&rig, &["--kubeconfig", "/nonexistent"], Check::ApiServer, &[])?;
     ensure!(said.result(Check::PodsAccess)? == "skipped", "{:#}", said.report);
     Ok(())
 }
 
-/// What podrole needs, each right by itself, and the check that finds it missing.
+/// The rights that podrole needs, each with the check that must find it missing.
 pub(crate) const RIGHTS: [(Check, &str, &str, [&str; 2]); 4] = [
     (Check::PodsAccess, "", "pods", ["list", "watch"]),
     (Check::NamespacesAccess, "", "namespaces", ["list", "watch"]),
@@ -43,7 +43,7 @@ pub(crate) const RIGHTS: [(Check, &str, &str, [&str; 2]); 4] = [
     (Check::EventsAccess, "events.k8s.io", "events", ["create", "patch"]),
 ];
 
-/// One API server for all of them.
+/// Uses one API server for all rights.
 fn rights() -> Result<()> {
     let rig = match Rig::real(options()) {
         Ok(rig) => rig,
@@ -58,32 +58,34 @@ fn rights() -> Result<()> {
     Ok(())
 }
 
-/// A node that is right under exactly these rights, and then lacks each of the two of one resource.
+/// Grants exactly the needed rights, then takes away each of the two rights on one resource.
 fn without(rig: &Rig<Cluster>, wanted: Check, resource: &str, verbs: [&str; 2]) -> Result<()> {
     let flags = ["--service-account-roles", "true"];
     rig.kube.grant("podrole", rules(None))?;
     settled(rig, &flags, wanted, "ok")?;
-    silent(rig, &flags, wanted)?;
+    passes(rig, &flags, wanted)?;
     for verb in verbs {
         rig.kube.grant("podrole", rules(Some((resource, verb))))?;
         settled(rig, &flags, wanted, wanted.about().severity.name())?;
-        let said = named(rig, &flags, wanted, &[])?;
+        let said = fails(rig, &flags, wanted, &[])?;
         let found = said.found(wanted)?;
         ensure!(found.contains(verb) && !found.contains("nor"), "{found}");
         ensure!(!said.report.to_string().contains(rig.kube.token(User::Podrole)), "the token is in the report");
     }
     if wanted == Check::ServiceAccountsAccess {
-        // Not asked for where it is not used.
+        // Without the flag the right is not needed.
         ensure!(check(rig, &[])?.result(wanted)? == "skipped");
     }
     rig.kube.grant("podrole", rules(None))?;
     settled(rig, &flags, wanted, "ok")?;
-    silent(rig, &flags, wanted)
+    passes(rig, &flags, wanted)
 }
 
-/// The API server's authorizer learns of new rules by a watch of its own.
+/// Waits until new rules have reached the API server's authorizer, which watches them.
 fn settled(rig: &Rig<Cluster>, flags: &[&str], wanted: Check, result: &str) -> Result<()> {
-    proc::until("the new rules to count", SOON, || Ok((check(rig, flags)?.result(wanted)? == result).then_some(())))
+    proc::until("the new rules to take effect", SOON, || {
+        Ok((check(rig, flags)?.result(wanted)? == result).then_some(()))
+    })
 }
 
 fn rules(without: Option<(&str, &str)>) -> Value {
@@ -96,8 +98,8 @@ fn rules(without: Option<(&str, &str)>) -> Value {
 
 fn node_pods() -> Result<()> {
     let Node { rig, pod } = healthy()?;
-    silent(&rig, &[], Check::NodePods)?;
-    named(&rig, &["--node-name", "ip-10-0-0-77.ec2.internal"], Check::NodePods, &[])?;
+    passes(&rig, &[], Check::NodePods)?;
+    fails(&rig, &["--node-name", "ip-10-0-0-77.ec2.internal"], Check::NodePods, &[])?;
     rig.delete(pod)?;
-    named(&rig, &[], Check::NodePods, &[]).map(drop)
+    fails(&rig, &[], Check::NodePods, &[]).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Nodes whose rules, or other people's, are not as they should be.
+//! Nodes with wrong rules, podrole's or other programs'.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -11,84 +11,84 @@ use podrole_lab::rig::Rig;
 use podrole_lab::world::{Trial, skip};
 
 use crate::Case;
-use crate::support::{Node, SOON, TEAM, check, healthy, named, nft, on_node, rig, silent};
+use crate::support::{Node, SOON, TEAM, check, fails, healthy, nft, on_node, passes, rig};
 
 pub(crate) const CASES: &[Case] = &[
     (Check::NftRuns, Trial::new("r01_no_nft_and_one_that_does_not_run", nft_runs)),
-    (Check::NftAccepts, Trial::new("r02_a_table_of_our_name_that_somebody_else_owns", nft_accepts)),
-    (Check::TableGuard, Trial::new("r03_a_table_that_was_changed_or_is_gone", table)),
-    (Check::Redirected, Trial::new("r04_a_redirect_to_elsewhere_or_to_nowhere", redirected)),
+    (Check::NftAccepts, Trial::new("r02_a_table_of_this_name_that_another_program_owns", nft_accepts)),
+    (Check::TableGuard, Trial::new("r03_a_changed_table_and_a_missing_one", table)),
+    (Check::Redirected, Trial::new("r04_a_redirect_to_another_port_and_none", redirected)),
     (Check::Counting, Trial::new("r05_a_redirect_that_counts_nothing", counting)),
-    (Check::RoutingGuard, Trial::new("r06_each_rule_and_route_of_the_routing_lock_missing", routing)),
-    (Check::ForeignBefore, Trial::new("r07_somebody_elses_rule_before_ours", foreign_before)),
-    (Check::ForeignBehind, Trial::new("r08_what_kube2iam_leaves_behind", foreign_behind)),
-    (Check::EbpfDatapath, Trial::new("r09_an_interface_of_ciliums", ebpf)),
+    (Check::RoutingGuard, Trial::new("r06_each_rule_and_route_of_the_routing_guard_missing", routing)),
+    (Check::ForeignBefore, Trial::new("r07_a_rule_of_another_program_before_podroles", foreign_before)),
+    (Check::ForeignBehind, Trial::new("r08_a_rule_that_kube2iam_left_behind", foreign_behind)),
+    (Check::EbpfDatapath, Trial::new("r09_an_interface_of_cilium", ebpf)),
 ];
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("r08_the_rule_of_kube2iam_by_iptables", kube2iam),
-    // Newer kernels are built without it.
-    Trial::new("r08_rules_of_iptables_legacy_are_not_looked_at_and_that_is_said", legacy).may_skip(),
+    // Newer kernels are built without iptables-legacy.
+    Trial::new("r08_unread_rules_of_iptables_legacy_are_reported", legacy).may_skip(),
 ];
 
 fn nft_runs() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
-    silent(&rig, &[], Check::NftRuns)?;
+    passes(&rig, &[], Check::NftRuns)?;
     on_node(&rig, "mount --bind /dev/null /usr/sbin/nft")?;
-    let said = named(&rig, &[], Check::NftRuns, &[])?;
+    let said = fails(&rig, &[], Check::NftRuns, &[])?;
     ensure!(
         said.result(Check::TableGuard)? == "skipped" && said.result(Check::RoutingGuard)? == "ok",
         "{:#}",
         said.report
     );
     on_node(&rig, "umount /usr/sbin/nft")?;
-    silent(&rig, &[], Check::NftRuns)?;
+    passes(&rig, &[], Check::NftRuns)?;
     on_node(&rig, "mount -t tmpfs none /usr/sbin")?;
-    let said = named(&rig, &[], Check::NftRuns, &[])?;
+    let said = fails(&rig, &[], Check::NftRuns, &[])?;
     ensure!(said.found(Check::NftRuns)?.contains("no nft binary"), "{}", said.found(Check::NftRuns)?);
     on_node(&rig, "umount /usr/sbin")?;
-    silent(&rig, &[], Check::NftRuns)
+    passes(&rig, &[], Check::NftRuns)
 }
 
 fn nft_accepts() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
-    silent(&rig, &[], Check::NftAccepts)?;
+    passes(&rig, &[], Check::NftAccepts)?;
     let mut owner = rig.node.command();
     let mut owner = owner.args(["nft", "-i"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-    let mut stdin = owner.stdin.take().context("it has a standard input")?;
+    let mut stdin = owner.stdin.take().context("nft has a standard input")?;
     stdin.write_all(b"delete table inet podrole\nadd table inet podrole { flags owner; }\n")?;
-    proc::until("the other's table", SOON, || {
+    proc::until("the other program's table", SOON, || {
         Ok(on_node(&rig, "nft list ruleset inet")?.contains("flags owner").then_some(()))
     })?;
-    // It is no table of ours either.
-    let said = named(&rig, &[], Check::NftAccepts, &[Check::TableGuard])?;
+    // The table guard is missing as well.
+    let said = fails(&rig, &[], Check::NftAccepts, &[Check::TableGuard])?;
     ensure!(said.result(Check::Redirected)? == "skipped", "{:#}", said.report);
     ensure!(said.found(Check::NftAccepts)?.contains("not permitted"), "{}", said.found(Check::NftAccepts)?);
     drop(stdin);
     owner.wait()?;
-    // The table went with its owner.
-    named(&rig, &[], Check::TableGuard, &[]).map(drop)
+    // The kernel removes the table with its owner.
+    fails(&rig, &[], Check::TableGuard, &[]).map(drop)
 }
 
 fn table() -> Result<()> {
     let Node { mut rig, pod } = healthy()?;
-    silent(&rig, &[], Check::TableGuard)?;
+    passes(&rig, &[], Check::TableGuard)?;
     nft(&rig, "insert rule inet podrole guard_forward accept")?;
-    named(&rig, &[], Check::TableGuard, &[])?;
-    // What the page says to do helps.
+    fails(&rig, &[], Check::TableGuard, &[])?;
+    // The fix of the page works.
     again(&mut rig, &pod)?;
     nft(&rig, "flush chain inet podrole antispoof")?;
-    named(&rig, &[], Check::TableGuard, &[])?;
+    fails(&rig, &[], Check::TableGuard, &[])?;
     nft(&rig, "flush ruleset")?;
-    let said = named(&rig, &[], Check::TableGuard, &[])?;
+    let said = fails(&rig, &[], Check::TableGuard, &[])?;
     ensure!(said.result(Check::Redirected)? == "skipped", "{:#}", said.report);
     again(&mut rig, &pod)?;
-    // An interface that leads out of the node, and was not there before.
+    // A new interface that leads out of the node.
     on_node(&rig, "ip link add up1 type veth peer name up1far")?;
     on_node(&rig, "ip link set up1 up")?;
     on_node(&rig, "ip link set up1far up")?;
     on_node(&rig, "ip route add default dev up1 table 77")?;
-    let said = named(&rig, &[], Check::TableGuard, &[])?;
+    let said = fails(&rig, &[], Check::TableGuard, &[])?;
     ensure!(said.found(Check::TableGuard)?.contains("up0, up1"), "{}", said.found(Check::TableGuard)?);
     Ok(())
 }
@@ -97,18 +97,18 @@ fn again(rig: &mut Rig, pod: &podrole_lab::pod::Pod) -> Result<()> {
     rig.daemon_mut()?.terminate()?;
     rig.restart()?;
     pod.agent("app")?.credentials()?;
-    silent(rig, &[], Check::TableGuard)
+    passes(rig, &[], Check::TableGuard)
 }
 
 fn redirected() -> Result<()> {
     let Node { mut rig, pod: _pod } = healthy()?;
-    silent(&rig, &[], Check::Redirected)?;
-    let said = named(&rig, &["--port-range", "19000-19003"], Check::Redirected, &[])?;
+    passes(&rig, &[], Check::Redirected)?;
+    let said = fails(&rig, &["--port-range", "19000-19003"], Check::Redirected, &[])?;
     ensure!(said.found(Check::Redirected)?.contains("19000-19003"), "{}", said.found(Check::Redirected)?);
     rig.daemon_mut()?.kill9()?;
     nft(&rig, "delete table inet podrole")?;
     ensure!(rig.podrole(&["guard"])?.status.success());
-    let said = named(&rig, &[], Check::Redirected, &[Check::Admin])?;
+    let said = fails(&rig, &[], Check::Redirected, &[Check::Admin])?;
     ensure!(said.found(Check::Redirected)?.contains("only guards"), "{}", said.found(Check::Redirected)?);
     ensure!(said.result(Check::TableGuard)? == "ok" && said.result(Check::Counting)? == "skipped");
     Ok(())
@@ -119,14 +119,14 @@ fn counting() -> Result<()> {
     let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
     rig.start(&[])?;
     // A warning: the exit code is 0 without --strict.
-    named(&rig, &[], Check::Counting, &[])?;
+    fails(&rig, &[], Check::Counting, &[])?;
     pod.agent("app")?.v6().credentials()?;
-    silent(&rig, &[], Check::Counting)
+    passes(&rig, &[], Check::Counting)
 }
 
 fn routing() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
-    silent(&rig, &[], Check::RoutingGuard)?;
+    passes(&rig, &[], Check::RoutingGuard)?;
     for (break_it, what) in [
         ("ip -4 rule del pref 50", "rule 50 for 169.254.169.254"),
         ("ip -4 rule del pref 51", "rule 51 for 169.254.169.254"),
@@ -136,19 +136,19 @@ fn routing() -> Result<()> {
         ("ip -6 route flush table 1699", "local route for fd00:ec2::254"),
     ] {
         on_node(&rig, break_it)?;
-        // Without its own rule the node itself is led where its pods are.
+        // Without this rule the node's own requests are delivered to podrole too.
         let also = if what == "rule 50 for 169.254.169.254" { &[Check::Metadata][..] } else { &[] };
-        let said = named(&rig, &[], Check::RoutingGuard, also)?;
+        let said = fails(&rig, &[], Check::RoutingGuard, also)?;
         let found = said.found(Check::RoutingGuard)?;
         ensure!(found.contains(what) && !found.contains(','), "{break_it}: {found}");
-        // What the page says to do helps.
+        // The fix of the page works.
         ensure!(rig.podrole(&["guard"])?.status.success());
-        silent(&rig, &[], Check::RoutingGuard)?;
+        passes(&rig, &[], Check::RoutingGuard)?;
     }
     Ok(())
 }
 
-/// The very command by which kube2iam makes its rule.
+/// Uses the same command as kube2iam.
 fn kube2iam() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
     if on_node(&rig, "iptables-nft --version").is_err() {
@@ -158,29 +158,29 @@ fn kube2iam() -> Result<()> {
         &rig,
         "iptables-nft -t nat -A PREROUTING ! -i docker0 -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 10.0.0.9:8181",
     )?;
-    let reported = named(&rig, &[], Check::ForeignBehind, &[])?;
+    let reported = fails(&rig, &[], Check::ForeignBehind, &[])?;
     ensure!(
         reported.found(Check::ForeignBehind)?.contains("made by iptables"),
         "{}",
         reported.found(Check::ForeignBehind)?
     );
     on_node(&rig, reported.fix(Check::ForeignBehind)?)?;
-    silent(&rig, &[], Check::ForeignBehind)?;
+    passes(&rig, &[], Check::ForeignBehind)?;
     ensure!(!on_node(&rig, "iptables-nft -t nat -S")?.contains("169.254.169.254"));
     Ok(())
 }
 
-/// What nft cannot see is said not to have been looked at.
+/// The check says that it has not read the rules of iptables-legacy, which nft does not list.
 fn legacy() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
     if on_node(&rig, "iptables-legacy --version").is_err() {
         return skip("iptables is not installed");
     }
     if let Err(error) = on_node(&rig, "iptables-legacy -t nat -S") {
-        return skip(&format!("this kernel has no iptables of old: {error:#}"));
+        return skip(&format!("this kernel does not support iptables-legacy: {error:#}"));
     }
     let said = check(&rig, &[])?;
-    ensure!(said.bad()?.is_empty() && said.code == Some(0), "{:#}", said.report);
+    ensure!(said.failed()?.is_empty() && said.code == Some(0), "{:#}", said.report);
     ensure!(said.result(Check::ForeignBehind)? == "skipped", "{:#}", said.report);
     ensure!(said.found(Check::ForeignBehind)?.contains("iptables-legacy"), "{:#}", said.report);
     nft(
@@ -195,7 +195,7 @@ fn legacy() -> Result<()> {
             "
         ),
     )?;
-    let said = named(&rig, &[], Check::ForeignBehind, &[])?;
+    let said = fails(&rig, &[], Check::ForeignBehind, &[])?;
     ensure!(said.found(Check::ForeignBehind)?.contains("iptables-legacy"), "{:#}", said.report);
     Ok(())
 }
@@ -208,10 +208,11 @@ fn foreign_behind() -> Result<()> {
     foreign(Check::ForeignBehind, -100)
 }
 
-/// Somebody's rules for the metadata addresses, in both families, one of them in a chain of its own; and what is not such a rule.
+/// Adds rules of another program that rewrite metadata requests, in both families and one of them in a chain of its own, and rules that
+/// do not.
 fn foreign(wanted: Check, priority: i32) -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
-    silent(&rig, &[], wanted)?;
+    passes(&rig, &[], wanted)?;
     let harmless = format!(
         "table ip mangle {{
             chain PREROUTING {{
@@ -229,7 +230,7 @@ fn foreign(wanted: Check, priority: i32) -> Result<()> {
         "
     );
     nft(&rig, &harmless)?;
-    silent(&rig, &[], wanted)?;
+    passes(&rig, &[], wanted)?;
     let taking = format!(
         "table ip nat {{
             chain PREROUTING {{
@@ -248,14 +249,14 @@ fn foreign(wanted: Check, priority: i32) -> Result<()> {
         "
     );
     nft(&rig, &taking)?;
-    let reported = named(&rig, &[], wanted, &[])?;
+    let reported = fails(&rig, &[], wanted, &[])?;
     ensure!(reported.found(wanted)?.lines().count() == 2, "{}", reported.found(wanted)?);
-    // What it says to do is all there is to do, and takes nothing else away.
+    // The fix removes exactly these rules.
     for command in reported.fix(wanted)?.lines() {
         ensure!(command.starts_with("nft delete rule ip"), "{command}");
         on_node(&rig, command)?;
     }
-    silent(&rig, &[], wanted)?;
+    passes(&rig, &[], wanted)?;
     let left = on_node(&rig, "nft list ruleset")?;
     ensure!(left.contains("10.96.0.99") && !left.contains("iifname \"cali*\""), "{left}");
     Ok(())
@@ -263,9 +264,9 @@ fn foreign(wanted: Check, priority: i32) -> Result<()> {
 
 fn ebpf() -> Result<()> {
     let Node { rig, pod: _pod } = healthy()?;
-    silent(&rig, &[], Check::EbpfDatapath)?;
+    passes(&rig, &[], Check::EbpfDatapath)?;
     on_node(&rig, "ip link add cilium_host type veth peer name cilium_net")?;
-    named(&rig, &[], Check::EbpfDatapath, &[])?;
+    fails(&rig, &[], Check::EbpfDatapath, &[])?;
     on_node(&rig, "ip link del cilium_host")?;
-    silent(&rig, &[], Check::EbpfDatapath)
+    passes(&rig, &[], Check::EbpfDatapath)
 }

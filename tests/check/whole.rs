@@ -1,4 +1,4 @@
-//! The command as a whole: its forms and exit codes, that it is bounded in time, that it changes nothing.
+//! The command as a whole: its output formats and exit codes, its time limit, and that it changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use crate::support::{Node, check, healthy, on_node, raw, rig, said};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("check_changes_nothing", read_only),
-    Trial::new("wrong_settings_are_told_all_at_once", usage),
-    Trial::new("the_three_forms_say_the_same", forms),
-    Trial::new("a_node_that_never_ran_podrole_is_told_all_of_it", fresh),
-    Trial::new("nothing_that_hangs_stops_the_rest", hanging),
+    Trial::new("wrong_settings_are_reported_together", usage),
+    Trial::new("the_three_output_formats_agree", forms),
+    Trial::new("a_node_that_never_ran_podrole_fails_all_related_checks", fresh),
+    Trial::new("a_call_that_hangs_does_not_stop_the_other_checks", hanging),
 ];
 
 fn read_only() -> Result<()> {
-    // Before anything is set up, when there would be most to do, and beside a daemon.
+    // First before anything is set up, when there is most to change, then with the guards installed.
     let bare = rig()?;
     untouched(&bare)?;
     ensure!(bare.podrole(&["guard"])?.status.success());
@@ -52,7 +52,7 @@ fn untouched(rig: &podrole_lab::rig::Rig) -> Result<()> {
     );
     let after = state()?;
     ensure!(before == after, "before:\n{before}\nafter:\n{after}");
-    ensure!(!scratch().join("state").exists(), "a state directory was made");
+    ensure!(!scratch().join("state").exists(), "check created a state directory");
     let writes = |request: &&Request| request.method != "GET" && !request.path.contains("/selfsubjectaccessreviews");
     let requests = rig.kube.requests();
     ensure!(!requests.is_empty() && !requests.iter().any(|request| writes(&request)), "{requests:#?}");
@@ -66,13 +66,13 @@ fn usage() -> Result<()> {
     let output = raw(&rig, &[], &["--identity", "guess", "--port-range", "9-1"])?;
     let text = said(&output);
     ensure!(output.status.code() == Some(64) && text.contains("--identity") && text.contains("--port-range"), "{text}");
-    ensure!(output.stdout.is_empty(), "a report was made all the same: {text}");
+    ensure!(output.stdout.is_empty(), "check printed a report: {text}");
     let output = raw(&rig, &["-o", "yaml"], &[])?;
     ensure!(output.status.code() == Some(64), "{}", said(&output));
     rig.options_mut().env.push(("PODROLE_NOED_NAME".into(), "x".into()));
     let output = raw(&rig, &[], &[])?;
     ensure!(output.status.code() == Some(64) && said(&output).contains("PODROLE_NOED_NAME"), "{}", said(&output));
-    // A setting from the environment counts as for the daemon.
+    // Settings from the environment have the same effect as for the daemon.
     rig.options_mut().env.pop();
     rig.options_mut().env.push(("PODROLE_CGROUP_ROOT".into(), "/run/netns".into()));
     let said = check(&rig, &[])?;
@@ -119,7 +119,7 @@ fn fresh() -> Result<()> {
     let rig = rig()?;
     let said = check(&rig, &[])?;
     let expected = [Check::TableGuard, Check::RoutingGuard, Check::NodePods, Check::Admin];
-    ensure!(said.bad()? == expected.into(), "{:#}", said.report);
+    ensure!(said.failed()? == expected.into(), "{:#}", said.report);
     Ok(())
 }
 
@@ -132,10 +132,10 @@ fn hanging() -> Result<()> {
     let said = check(&rig, &[])?;
     ensure!(begin.elapsed() < Duration::from_secs(15), "it took {:?}", begin.elapsed());
     let expected = [Check::ApiServer, Check::StsReachable, Check::Admin];
-    ensure!(said.bad()? == expected.into(), "{:#}", said.report);
+    ensure!(said.failed()? == expected.into(), "{:#}", said.report);
     rig.imds.set_mode(Mode::Slow(Duration::from_secs(600)))?;
     let said = check(&rig, &[])?;
     let expected = [Check::ApiServer, Check::Metadata, Check::Admin];
-    ensure!(said.bad()? == expected.into(), "{:#}", said.report);
+    ensure!(said.failed()? == expected.into(), "{:#}", said.report);
     rig.daemon()?.resume()
 }

@@ -1,4 +1,4 @@
-//! Who gets what when nothing is wrong: every pod its own role, over every kind of network, and the node what it always had.
+//! What is served when nothing is wrong: every pod gets its own role, in every kind of network, and the node keeps its metadata.
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::agent::Target;
@@ -13,7 +13,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("control_without_podrole_pods_get_the_nodes_role", without_podrole),
     Trial::new("host_network_pods_that_ask_for_nothing_keep_the_nodes_role", host_network),
     Trial::new("pods_without_a_role_get_none", no_role),
-    Trial::new("roles_that_the_namespace_does_not_allow_are_refused", not_allowed),
+    Trial::new("roles_that_the_namespace_does_not_allow_are_denied", not_allowed),
 ];
 
 fn every_shape() -> Result<()> {
@@ -23,10 +23,10 @@ fn every_shape() -> Result<()> {
     for (pod, role) in &pods {
         let agent = pod.agent("app")?;
         served_both(&rig, &agent, role).context(role.clone())?;
-        // As the JVM does: an IPv6 socket with an IPv4 address in it.
+        // The JVM uses IPv6 sockets with a mapped IPv4 address.
         served(&rig, agent.to(Target::v4().mapped()), role).with_context(|| format!("{role}, mapped"))?;
     }
-    // And the node's own programs keep the node's role, also now.
+    // Programs on the node still get the node's role.
     let node = rig.node.agent()?;
     for client in [node.v4(), node.v6()] {
         ensure!(client.credentials()?.role == NODE_ROLE);
@@ -39,7 +39,10 @@ fn without_podrole() -> Result<()> {
     for (pod, role) in pods(&rig)? {
         let agent = pod.agent("app")?;
         for client in [agent.v4(), agent.v6(), agent.to(Target::v4().mapped())] {
-            ensure!(client.credentials()?.role == NODE_ROLE, "{role} is not given the node's role by the cloud");
+            ensure!(
+                client.credentials()?.role == NODE_ROLE,
+                "without podrole the pod of {role} does not get the node's role"
+            );
         }
     }
     leak(&rig)
@@ -51,7 +54,7 @@ fn host_network() -> Result<()> {
     rig.start(&[])?;
     let agent = pod.agent("app")?;
     for client in [agent.v4(), agent.v6()] {
-        ensure!(client.credentials()?.role == NODE_ROLE, "a pod of the platform lost its metadata");
+        ensure!(client.credentials()?.role == NODE_ROLE, "a host-network pod without a role lost the node's metadata");
     }
     no_leak(&rig)
 }
@@ -74,7 +77,7 @@ fn not_allowed() -> Result<()> {
     served_both(&rig, &good.agent("app")?, "good-one")?;
     let error = refused(&rig, bad.agent("app")?.v4())?;
     ensure!(error.status() == Some(404), "{error}");
-    // Not even the node's own role, by name.
+    // Requested by name, the node's role is denied too.
     let node = rig.pod_with_role(TEAM, "greedy", NODE_ROLE)?;
     let error = refused(&rig, node.agent("app")?.v4())?;
     ensure!(error.status() == Some(404), "{error}");
@@ -87,7 +90,7 @@ fn not_allowed() -> Result<()> {
     Ok(())
 }
 
-/// A pod of each combination of network shape, cgroup driver and class of service, and its role.
+/// A pod of each combination of network shape, cgroup driver and quality-of-service class, with its role.
 fn pods(rig: &Rig) -> Result<Vec<(Pod, String)>> {
     let mut pods = Vec::new();
     for shape in [Shape::Bridge, Shape::PointToPoint] {

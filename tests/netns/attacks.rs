@@ -1,4 +1,4 @@
-//! What a hostile pod, or a hostile host beside the node, can do to the addresses: everything but the one way in is closed.
+//! Attacks on podrole's addresses by a hostile pod or a hostile host next to the node: only port 80 of the metadata address is open.
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::agent::{Failure, Target};
@@ -9,19 +9,19 @@ use podrole_lab::world::Trial;
 
 use crate::support::{
     LISTENERS, METADATA, NODE_ROLE, SERVICES, SHORT, TEAM, agents, connects, counted, leak, listener_port, nft,
-    no_leak, node_is_well, on_node, on_wan, open_second_lock, ready, refused, served, served_both, silent,
+    no_leak, node_is_well, on_node, on_wan, ready, refused, remove_routing_guard, served, served_both, silent,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("pods_cannot_reach_the_listener_itself", listener_from_pods),
-    Trial::new("other_ports_of_the_metadata_address_lead_nowhere", other_ports),
+    Trial::new("other_ports_of_the_metadata_address_are_closed", other_ports),
     Trial::new("control_other_ports_leak_without_podrole", other_ports_leak),
     Trial::new("the_node_itself_keeps_its_metadata", node_itself),
-    Trial::new("a_host_beside_the_node_cannot_use_the_metadata_address", off_node_metadata),
-    Trial::new("a_host_beside_the_node_cannot_reach_the_listener", off_node_listener),
-    Trial::new("a_source_address_of_another_pod_does_not_get_in", spoofed_source),
-    Trial::new("a_service_that_leads_to_the_listener_leads_nowhere", service_to_listener),
-    Trial::new("a_service_that_leads_to_the_metadata_address_gives_nothing", service_to_metadata),
+    Trial::new("a_host_next_to_the_node_cannot_use_the_metadata_address", off_node_metadata),
+    Trial::new("a_host_next_to_the_node_cannot_reach_the_listener", off_node_listener),
+    Trial::new("packets_with_another_pods_source_address_are_dropped", spoofed_source),
+    Trial::new("a_service_that_points_to_the_listener_is_closed", service_to_listener),
+    Trial::new("a_service_that_points_to_the_metadata_address_is_closed", service_to_metadata),
     Trial::new("a_dead_daemon_leaks_nothing", dead_daemon),
 ];
 
@@ -32,23 +32,23 @@ fn listener_from_pods() -> Result<()> {
     for (_, agent) in &agents {
         for address in LISTENERS {
             silent(agent, address, port)?;
-            ensure!(!connects(agent, address, port), "{address}:{port} takes connections from pods");
+            ensure!(!connects(agent, address, port), "{address}:{port} accepts connections from pods");
         }
-        // By the node's other addresses the port is not there at all.
+        // On the node's other addresses nothing listens on the port.
         for address in [NODE_V4.into(), NODE_V6.into()] {
             silent(agent, address, port)?;
         }
         served_both(&rig, agent, "own-role")?;
     }
-    // Control: it is our chain that stops them. And behind it, a second check: the connection was not for the metadata address.
+    // Control: podrole's chain drops them. Without it the daemon closes the connections, which were not for the metadata address.
     nft(&rig, "flush chain inet podrole guard_input")?;
     for address in LISTENERS {
         silent(&agents[0].1, address, port)?;
     }
-    // The kernel completes connections also for a daemon that does not look at them; this one would cut them at once.
+    // The daemon is suspended because it would close the connections at once; the kernel still completes them.
     rig.daemon()?.suspend()?;
     for address in LISTENERS {
-        ensure!(connects(&agents[0].1, address, port), "{address}:{port} is closed without our chain too");
+        ensure!(connects(&agents[0].1, address, port), "{address}:{port} is closed without podrole's chain too");
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ fn node_itself() -> Result<()> {
 
 fn off_node_metadata() -> Result<()> {
     let rig = ready()?;
-    // Another host sends to our MAC what is for the metadata address, which is not its own any more.
+    // Another host, which has no metadata address of its own any more, routes packets for it to the node.
     for (address, length, node) in [(METADATA[0], 32, NODE_V4.to_string()), (METADATA[1], 128, NODE_V6.to_string())] {
         on_wan(&rig, &format!("ip addr del {address}/{length} dev lo"))?;
         on_wan(&rig, &format!("ip route add {address}/{length} via {node}"))?;
@@ -95,10 +95,10 @@ fn off_node_metadata() -> Result<()> {
     for address in METADATA {
         ensure!(!connects(&wan, address, 80), "{address} answers to another host");
     }
-    // Control: without the check for uplinks the kernel would take the connection.
+    // Control: without the rule for uplinks the kernel accepts the connection.
     nft(&rig, "flush chain inet podrole checks")?;
     for address in METADATA {
-        // And then nobody knows whose it is.
+        // The daemon then cannot identify the caller.
         let error = refused(&rig, wan.to(Target::new((address, 80))))?;
         ensure!(error.status() == Some(503), "{address}: {error}");
     }
@@ -113,12 +113,12 @@ fn off_node_listener() -> Result<()> {
     }
     let wan = rig.node.wan_agent()?;
     for address in LISTENERS {
-        ensure!(!connects(&wan, address, port), "{address}:{port} takes another host's connection");
+        ensure!(!connects(&wan, address, port), "{address}:{port} accepts another host's connection");
     }
     nft(&rig, "flush chain inet podrole guard_input")?;
     rig.daemon()?.suspend()?;
     for address in LISTENERS {
-        ensure!(connects(&wan, address, port), "{address}:{port}: something else closed it");
+        ensure!(connects(&wan, address, port), "{address}:{port} is closed without podrole's chain too");
     }
     Ok(())
 }
@@ -135,7 +135,7 @@ fn spoofed_source() -> Result<()> {
     let (victim, thief) = (&pods[0], &pods[1]);
     thief.configure(&["ip", "addr", "add", &format!("{}/32", victim.v4()), "dev", "eth0"])?;
     thief.configure(&["ip", "addr", "add", &format!("{}/128", victim.v6()), "dev", "eth0", "nodad"])?;
-    // What comes past our checks with that source, counted where packets for the node itself arrive.
+    // Counts packets with that source that pass podrole's checks, in the input hook.
     nft(
         &rig,
         &format!(
@@ -148,7 +148,7 @@ fn spoofed_source() -> Result<()> {
                     iifname {0} ip6 saddr {2} tcp dport != 0 counter name v6
                 }}
             }}",
-            thief.interface().context("a cable")?,
+            thief.interface().context("the pod has an interface")?,
             victim.v4(),
             victim.v6()
         ),
@@ -160,14 +160,14 @@ fn spoofed_source() -> Result<()> {
         agent.to(to.from_address(from).timeout(SHORT)).credentials()
     };
     ensure!(spoofed(true).is_err() && spoofed(false).is_err(), "a spoofed source is answered");
-    ensure!(counted(&rig, "v4")? == 0 && counted(&rig, "v6")? == 0, "spoofed packets come in");
+    ensure!(counted(&rig, "v4")? == 0 && counted(&rig, "v6")? == 0, "packets with a spoofed source pass");
     served_both(&rig, &victim.agent("app")?, "victim-role")?;
     served(&rig, agent.to(Target::v4().from_address(thief.v4())), "thief-role")?;
     served(&rig, agent.to(Target::v6().from_address(thief.v6())), "thief-role")?;
-    // Control: without the check they do, and then there is still nobody to answer to.
+    // Control: without the check they pass, but the pod still gets no answer.
     nft(&rig, "flush chain inet podrole antispoof")?;
     ensure!(spoofed(true).is_err() && spoofed(false).is_err(), "a spoofed source is answered");
-    ensure!(counted(&rig, "v4")? > 0 && counted(&rig, "v6")? > 0, "the counter sees nothing");
+    ensure!(counted(&rig, "v4")? > 0 && counted(&rig, "v6")? > 0, "the counter counts nothing");
     no_leak(&rig)
 }
 
@@ -178,17 +178,17 @@ fn service_to_listener() -> Result<()> {
     let agents = agents(&rig)?;
     for (pod, agent) in &agents {
         for service in SERVICES {
-            ensure!(!connects(agent, service, 80), "{}: {service} leads to the listener", pod.name());
+            ensure!(!connects(agent, service, 80), "{}: {service} reaches the listener", pod.name());
         }
     }
-    // Control: our chain stops it, not a mistake in the service.
+    // Control: without podrole's chain the service works.
     nft(&rig, "flush chain inet podrole guard_input")?;
     for service in SERVICES {
         silent(&agents[0].1, service, 80)?;
     }
     rig.daemon()?.suspend()?;
     for service in SERVICES {
-        ensure!(connects(&agents[0].1, service, 80), "{service} leads nowhere anyhow");
+        ensure!(connects(&agents[0].1, service, 80), "{service} does not work without podrole's chain either");
     }
     Ok(())
 }
@@ -203,7 +203,7 @@ fn service_to_metadata() -> Result<()> {
         }
     }
     no_leak(&rig)?;
-    // Control: without podrole the service leads to the node's credentials.
+    // Control: without podrole pods get the node's credentials through the service.
     rig.daemon_mut()?.kill9()?;
     rig.podrole(&["cleanup"])?;
     for service in SERVICES {
@@ -224,9 +224,9 @@ fn dead_daemon() -> Result<()> {
         }
     }
     no_leak(&rig)?;
-    // Control: the table is gone, and so is the second lock.
+    // Control: without both guards the metadata leaks.
     on_node(&rig, "nft delete table inet podrole")?;
-    open_second_lock(&rig)?;
+    remove_routing_guard(&rig)?;
     for address in METADATA {
         let credentials = agents[0].1.to(Target::new((address, 80))).credentials()?;
         ensure!(credentials.role == NODE_ROLE, "{address}: {credentials:?}");
@@ -234,7 +234,7 @@ fn dead_daemon() -> Result<()> {
     leak(&rig)
 }
 
-/// Somebody else's rules, as kube-proxy makes them, send two service addresses elsewhere.
+/// Adds another program's rules, like those of kube-proxy, that rewrite two service addresses.
 fn services(rig: &Rig, to: [String; 2]) -> Result<()> {
     let [v4, v6] = to;
     nft(

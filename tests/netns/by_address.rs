@@ -1,4 +1,4 @@
-//! `--identity=ip`, the weaker mode: an address is exactly one live pod's, or nobody is served.
+//! `--identity=ip`, the weaker mode: an address must belong to exactly one live pod, or no pod is served.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use crate::support::{TEAM, no_leak, refused, rig, served_both};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("by_address_two_live_pods_with_one_address_are_both_refused", two_owners),
+    Trial::new("by_address_two_live_pods_with_one_address_are_not_served", two_owners),
     Trial::new("by_address_a_pod_that_has_ended_does_not_own_its_address", ended),
 ];
 
-/// Whatever the API shows is with the daemon in milliseconds.
+/// How long the daemon may take to see a change of the API, which takes milliseconds.
 const SOON: Duration = Duration::from_secs(5);
 
 fn two_owners() -> Result<()> {
@@ -30,7 +30,7 @@ fn two_owners() -> Result<()> {
             let error = refused(&rig, client)?;
             ensure!(error.status() == Some(503), "{error}");
         }
-        // What was in hand is not given out by name either.
+        // Cached credentials are not served by name either.
         let token = client.token()?;
         for role in ["web-role", "twin-role"] {
             let path = format!("/latest/meta-data/iam/security-credentials/{role}");
@@ -48,7 +48,7 @@ fn ended() -> Result<()> {
     let (rig, pod) = by_address()?;
     let agent = pod.agent("app")?;
     for phase in ["Succeeded", "Failed"] {
-        // While it lived it was in the way: what follows is the phase's doing.
+        // The other pod is in the way while it lives, so that its phase makes the difference.
         rig.kube.apply(twin(&pod))?;
         until("the second owner to be seen", SOON, || Ok(agent.v4().credentials().is_err().then_some(())))?;
         let error = refused(&rig, agent.v6())?;
@@ -68,7 +68,7 @@ fn by_address() -> Result<(Rig, Pod)> {
     Ok((rig, pod))
 }
 
-/// Another pod, by the API's word, with the same addresses.
+/// Another pod in the API with the same addresses.
 fn twin(pod: &Pod) -> Value {
     let mut object = pod.object();
     object["metadata"]["name"] = json!("twin");

@@ -1,4 +1,4 @@
-//! Somebody claims to be another pod: by its address, or from inside its network.
+//! Attacks by which a pod claims to be another: it uses the other's address, or runs in the other's netns.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use crate::family::Family;
 use crate::support::{SHORT, TEAM, no_leak, on_node, ready, refused, rig, served, served_both, two_pods};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_pod_that_answers_for_anothers_address_is_refused", spoof),
+    Trial::new("a_pod_that_answers_for_anothers_address_is_not_served", spoof),
     Trial::new("control_by_address_a_pod_that_answers_for_anothers_address_gets_its_role", spoof_by_address),
-    Trial::new("a_process_in_another_pods_network_gets_nobodys_role", foreign_namespace),
+    Trial::new("a_process_in_another_pods_network_gets_no_role", foreign_namespace),
     Trial::new("control_by_address_a_process_in_another_pods_network_gets_its_role", foreign_namespace_by_address),
-    Trial::new("static_pods_are_known_by_their_hash_and_by_no_other", static_pods),
-    Trial::new("of_two_namespaces_with_one_address_the_owner_is_served", squatter),
-    Trial::new("of_two_namespaces_with_one_address_the_squatter_is_refused_also_where_the_node_leads_to_it", misled),
-    Trial::new("control_by_address_of_two_namespaces_the_one_the_node_leads_to_gets_the_role", misled_by_address),
+    Trial::new("static_pods_are_identified_by_their_hash", static_pods),
+    Trial::new("of_two_netns_with_one_address_the_owner_is_served", claimant),
+    Trial::new("of_two_netns_with_one_address_the_claimant_is_denied_even_if_the_node_routes_to_it", misled),
+    Trial::new("control_by_address_of_two_netns_the_one_the_node_routes_to_gets_the_role", misled_by_address),
 ];
 
 fn spoof() -> Result<()> {
     let rig = ready()?;
     for family in Family::BOTH {
         let error = answer_for_another(&rig, family)?.err().with_context(|| format!("{family}: credentials"))?;
-        // It was asked and answered: the refusal is the kernel's word on the socket, not a lost packet.
+        // An answer arrived, so no packet was lost: the thief is not served because of what the kernel reports about the socket.
         ensure!(error.status() == Some(503), "{family}: {error}");
     }
     no_leak(&rig)
@@ -38,13 +38,13 @@ fn spoof_by_address() -> Result<()> {
     rig.start(&["--identity", "ip"])?;
     for family in Family::BOTH {
         let got = answer_for_another(&rig, family)?;
-        let role = got.map_err(|error| anyhow::anyhow!("{family}: the attack fails where it should not: {error}"))?;
+        let role = got.map_err(|error| anyhow::anyhow!("{family}: the attack must succeed in the control: {error}"))?;
         ensure!(role == "victim-role", "{family}: {role}");
     }
     Ok(())
 }
 
-/// The role that a pod gets by the address of another on the same bridge, for which it answers: ARP, or neighbour discovery.
+/// The role that a pod gets with the address of another pod on the same bridge, for which it answers ARP or neighbor discovery.
 fn answer_for_another(rig: &Rig, family: Family) -> Result<Result<String, CredsError>> {
     let (victim, thief) = two_pods(rig, Shape::Bridge)?;
     let address = family.of(&victim);
@@ -53,11 +53,11 @@ fn answer_for_another(rig: &Rig, family: Family) -> Result<Result<String, CredsE
     let mut command = thief.command("app")?;
     command.args(["python3", "-c", include_str!("spoof.py"), &address.to_string(), "60"]);
     let mut liar = Process::start(&format!("spoof-{family}"), &mut command)?;
-    // It believes a new answer to ARP after a second or so. The thief has not said a word yet but the forged ones.
+    // The kernel accepts a new ARP answer after about a second. Until then the thief sends only the forged answers.
     let link = link_address(&thief)?;
-    until("the node to believe the thief", Duration::from_secs(15), || {
+    until("the node to accept the thief's answer", Duration::from_secs(15), || {
         let known = on_node(rig, &format!("ip neigh show {address} dev cni0"))?;
-        ensure!(liar.is_running()?, "the spoofer has ended: {}", liar.log()?);
+        ensure!(liar.is_running()?, "the spoofing process has ended: {}", liar.log()?);
         Ok(known.contains(&link).then_some(()))
     })?;
     let agent = thief.agent("app")?;
@@ -89,7 +89,7 @@ fn foreign_namespace() -> Result<()> {
         rig.delete(host)?;
         rig.delete(guest)?;
     }
-    // Nor does a process of the node itself, which is in no container.
+    // Neither does a process of the node, which is in no container.
     let (host, _) = two_pods(&rig, Shape::PointToPoint)?;
     let mut command = rig.node.command();
     command.arg("nsenter").arg(format!("--net={}", host.netns().context("a pod has one")?.display()));
@@ -107,46 +107,46 @@ fn foreign_namespace_by_address() -> Result<()> {
     served_both(&rig, &guest.agent_in("app", &host)?, "victim-role")
 }
 
-fn squatter() -> Result<()> {
+fn claimant() -> Result<()> {
     let rig = ready()?;
-    let (owner, squatter) = two_pods(&rig, Shape::PointToPoint)?;
-    Family::BOTH.into_iter().try_for_each(|family| family.claim(&squatter, family.of(&owner)))?;
-    let (rightful, wrongful) = (owner.agent("app")?, squatter.agent("app")?);
+    let (owner, claimant) = two_pods(&rig, Shape::PointToPoint)?;
+    Family::BOTH.into_iter().try_for_each(|family| family.claim(&claimant, family.of(&owner)))?;
+    let (rightful, wrongful) = (owner.agent("app")?, claimant.agent("app")?);
     for _ in 0..3 {
         served_both(&rig, &rightful, "victim-role")?;
-        served(&rig, wrongful.to(Target::v4().from_address(squatter.v4())), "thief-role")?;
-        served(&rig, wrongful.to(Target::v6().from_address(squatter.v6())), "thief-role")?;
+        served(&rig, wrongful.to(Target::v4().from_address(claimant.v4())), "thief-role")?;
+        served(&rig, wrongful.to(Target::v6().from_address(claimant.v6())), "thief-role")?;
         refused(&rig, wrongful.to(Target::v4().from_address(owner.v4()).timeout(SHORT)))?;
         refused(&rig, wrongful.to(Target::v6().from_address(owner.v6()).timeout(SHORT)))?;
     }
     no_leak(&rig)
 }
 
-/// The node itself is misled and takes the squatter for the owner: its packets then pass the antispoof rules, and the handshake
-/// ends, so that nothing stands against the squatter but the kernel's word on whose socket it is.
+/// The node routes the owner's address to the claimant. Its packets then pass the antispoof rules and the handshake completes, so that
+/// only the owner that the kernel reports for the socket prevents the attack.
 fn misled() -> Result<()> {
     let rig = ready()?;
     for (family, shape) in everywhere() {
         let said = || format!("{family}, {shape:?}");
-        let (owner, squatter) = two_pods(&rig, shape)?;
+        let (owner, claimant) = two_pods(&rig, shape)?;
         let rightful = owner.agent("app")?;
         served_both(&rig, &rightful, "victim-role")?;
         for _ in 0..3 {
-            let got = mislead(&rig, &owner, &squatter, family, shape)?;
-            let error = got.err().with_context(|| format!("{}: a squatter got credentials", said()))?;
-            // It was heard and answered: this is no lost packet.
+            let got = mislead(&rig, &owner, &claimant, family, shape)?;
+            let error = got.err().with_context(|| format!("{}: the claimant got credentials", said()))?;
+            // An answer arrived, so no packet was lost.
             ensure!(error.status() == Some(503), "{}: {error}", said());
             lead(&rig, &owner, &owner, family, shape)?;
             served_both(&rig, &rightful, "victim-role")
-                .with_context(|| format!("{}: the owner, afterwards", said()))?;
+                .with_context(|| format!("{}: the owner is not served afterwards", said()))?;
         }
-        let reason = until("the audit line that names the squatter", Duration::from_secs(5), || {
+        let reason = until("the audit line that names the claimant", Duration::from_secs(5), || {
             let lines = rig.daemon()?.audit()?;
-            let named = lines.iter().find(|line| line["action"] == "Deny" && line["pod"]["uid"] == squatter.uid());
+            let named = lines.iter().find(|line| line["action"] == "Deny" && line["pod"]["uid"] == claimant.uid());
             Ok(named.map(|line| line["reason"].clone()))
         })?;
         ensure!(reason == "ForeignNamespace", "{}: {reason}", said());
-        rig.delete(squatter)?;
+        rig.delete(claimant)?;
         rig.delete(owner)?;
     }
     no_leak(&rig)
@@ -156,30 +156,30 @@ fn misled_by_address() -> Result<()> {
     let mut rig = rig()?;
     rig.start(&["--identity", "ip"])?;
     for (family, shape) in everywhere() {
-        let (owner, squatter) = two_pods(&rig, shape)?;
-        let got = mislead(&rig, &owner, &squatter, family, shape)?;
-        let role =
-            got.map_err(|error| anyhow::anyhow!("{family}, {shape:?}: the attack fails where it should not: {error}"))?;
+        let (owner, claimant) = two_pods(&rig, shape)?;
+        let got = mislead(&rig, &owner, &claimant, family, shape)?;
+        let role = got
+            .map_err(|error| anyhow::anyhow!("{family}, {shape:?}: the attack must succeed in the control: {error}"))?;
         ensure!(role == "victim-role", "{family}, {shape:?}: {role}");
-        rig.delete(squatter)?;
+        rig.delete(claimant)?;
         rig.delete(owner)?;
     }
     Ok(())
 }
 
-/// The role that a squatter gets by the owner's address while the node's neighbours or routes lead there.
-fn mislead(rig: &Rig, owner: &Pod, squatter: &Pod, family: Family, shape: Shape) -> Result<Result<String, CredsError>> {
+/// The role that a claimant gets with the owner's address while the node's neighbor table or routes lead to the claimant.
+fn mislead(rig: &Rig, owner: &Pod, claimant: &Pod, family: Family, shape: Shape) -> Result<Result<String, CredsError>> {
     let address = family.of(owner);
-    family.claim(squatter, address)?;
-    lead(rig, owner, squatter, family, shape)?;
-    let agent = squatter.agent("app")?;
-    // Gone, so that what refuses the squatter is who it is, not where it stands.
+    family.claim(claimant, address)?;
+    lead(rig, owner, claimant, family, shape)?;
+    let agent = claimant.agent("app")?;
+    // Without these rules only the claimant's identity prevents the attack, not the interface it uses.
     on_node(rig, "nft flush chain inet podrole antispoof")?;
     let got = agent.to(family.target().from_address(address).timeout(Duration::from_secs(2))).credentials();
     Ok(got.map(|credentials| rig.role_of(&credentials).unwrap_or_default()))
 }
 
-/// Leads what the node sends to the owner's address to another pod, or back to the owner.
+/// Routes the owner's address on the node to another pod, or back to the owner.
 pub(crate) fn lead(rig: &Rig, owner: &Pod, to: &Pod, family: Family, shape: Shape) -> Result<()> {
     let address = family.of(owner);
     let link = link_address(to)?;
@@ -199,12 +199,12 @@ fn link_address(pod: &Pod) -> Result<String> {
     link.split_whitespace().nth(2).map(str::to_owned).with_context(|| format!("no link address in {link}"))
 }
 
-/// Every family in every shape of network.
+/// Every address family in every shape of network.
 fn everywhere() -> impl Iterator<Item = (Family, Shape)> {
     Family::BOTH.into_iter().flat_map(|family| [Shape::Bridge, Shape::PointToPoint].map(|shape| (family, shape)))
 }
 
-/// Static pods' cgroups carry a hash of their manifest, and their objects in the API another UID.
+/// A static pod's cgroup has a hash of its manifest as UID, while its object in the API has another UID.
 fn static_pods() -> Result<()> {
     let rig = ready()?;
     let hash = "0123456789abcdef0123456789abcdef";
@@ -214,15 +214,15 @@ fn static_pods() -> Result<()> {
     };
     let real = rig.pod(mirror("static", hash))?;
     served_both(&rig, &real.agent("app")?, "static-role")?;
-    // Somebody else writes the same hash into his own pod's annotations: the kernel's word fits two, so nobody is served by it.
+    // Another pod gets an annotation with the same hash. Two pods then match the cgroup, so neither is served.
     let liar = rig.pod(mirror("liar", "11111111-2222-3333-4444-555555555555"))?;
     refused(&rig, liar.agent("app")?.v4())?;
-    until("the liar's claim to be seen", Duration::from_secs(5), || {
+    until("the daemon to see the liar's annotation", Duration::from_secs(5), || {
         Ok(real.agent("app")?.credentials().is_err().then_some(()))
     })?;
     refused(&rig, real.agent("app")?.v4())?;
     rig.delete(liar)?;
-    until("the claim to be over", Duration::from_secs(5), || {
+    until("the daemon to see the end of the liar", Duration::from_secs(5), || {
         Ok(served_both(&rig, &real.agent("app")?, "static-role").ok())
     })
 }

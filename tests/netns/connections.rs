@@ -1,4 +1,4 @@
-//! Somebody claims another pod's connection: one that it left open, or a forged twin of one that it has.
+//! Attacks by which a pod claims another pod's connection: one that the other left open, or a forged twin of an open one.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::family::Family;
 use crate::support::{no_leak, python, ready, rig, said, served, served_both, two_pods};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_connection_that_the_last_pod_left_open_is_worth_nothing", stale_connection),
+    Trial::new("a_connection_that_the_last_pod_left_open_is_useless", stale_connection),
     Trial::new("control_by_address_the_thief_of_a_connection_gets_the_last_pods_role", stale_connection_by_address),
     Trial::new("a_forged_twin_of_a_connection_changes_nothing", twin),
 ];
 
 const OLD_PORT: u16 = 40_100;
-/// How the thief keeps its kernel quiet (see `takeover.py`), and the answer where somebody looks whose socket it is: there is none
-/// in the thief's network; or there is one, and it is the thief's, whom nobody knows yet.
+/// How the thief keeps its kernel from sending a reset (see `takeover.py`), and the status of the answer. With the first two there is
+/// no such socket in the thief's netns; with the third there is one, but the watch has not shown the thief yet.
 const WAYS: [(&str, &str); 3] = [("filter", "404"), ("drop", "404"), ("repair", "503")];
 
 fn stale_connection() -> Result<()> {
@@ -46,16 +46,17 @@ fn stale_connection_by_address() -> Result<()> {
         for (way, _) in WAYS {
             let said = take_over(&rig, family, way)?;
             let key = said.split("\"AccessKeyId\" : \"").nth(1).and_then(|rest| rest.split('"').next());
-            let key = key.with_context(|| format!("{family}, {way}: the attack fails where it should not: {said}"))?;
+            let key =
+                key.with_context(|| format!("{family}, {way}: the attack must succeed in the control: {said}"))?;
             ensure!(rig.role_of_key(key).as_deref() == Some("old-role"), "{family}, {way}: {said}");
         }
     }
     Ok(())
 }
 
-/// A pod leaves a connection open; another one gets its address while the watch is behind, and speaks on the connection.
+/// A pod leaves a connection open. Another pod gets its address while the watch is late, and sends a request on that connection.
 fn take_over(rig: &Rig, family: Family, way: &str) -> Result<String> {
-    // Without session tokens, so that the request needs nothing the thief cannot have.
+    // IMDSv1 is allowed, so that the request needs no session token, which the thief cannot have.
     let v1 = [("iam.amazonaws.com/allowed-roles", "[\"*\"]"), ("podrole.dev/imds-v1", "allow")];
     rig.kube.namespace("old", &v1)?;
     let shape = |spec: PodSpec| spec.shape(Shape::PointToPoint);
@@ -64,7 +65,7 @@ fn take_over(rig: &Rig, family: Family, way: &str) -> Result<String> {
     served(rig, agent.to(family.target()), "old-role")?;
     rig.kube.freeze(true);
     let connection = agent.open(&family.target().from_port(OLD_PORT))?;
-    // Its network goes first, so its end cannot be told to the server.
+    // Removing the network first prevents the pod's kernel from closing the connection.
     old.unplug()?;
     drop(connection);
     drop(agent);
@@ -110,7 +111,7 @@ fn twin() -> Result<()> {
         Ok(())
     };
     ask(FIRST..FIRST + HALF)?;
-    // One that starts now finds two namespaces with the address, and in each a socket of the connection.
+    // A daemon that starts now finds two netns with the address, each with a socket of the connection.
     rig.daemon_mut()?.kill9()?;
     rig.restart()?;
     ask(FIRST + HALF..FIRST + 2 * HALF)?;

@@ -1,4 +1,4 @@
-//! Two containers of one pod with two roles: the address is the same, the cgroup is not.
+//! Two containers of one pod with two roles: they share the address but not the cgroup.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::support::{TEAM, ask_role, no_leak, ready, refused, rig, served, timed
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("containers_of_one_pod_never_get_each_others_role", || never_crossed(Target::v4())),
     Trial::new("containers_of_one_pod_never_get_each_others_role_over_ipv6", || never_crossed(Target::v6())),
-    Trial::new("control_a_crossing_between_containers_would_be_seen", crossing),
+    Trial::new("control_a_crossing_between_containers_would_be_detected", crossing),
     Trial::new("control_by_address_containers_cannot_be_told_apart", by_address),
-    Trial::new("a_container_that_is_not_known_yet_is_waited_for", || late(Target::v4())).alone(),
-    Trial::new("a_container_that_is_not_known_yet_is_waited_for_over_ipv6", || late(Target::v6())).alone(),
-    Trial::new("a_container_that_stays_unknown_is_told_to_come_again_in_time", too_late).alone(),
+    Trial::new("a_request_waits_for_a_container_that_is_not_known_yet", || late(Target::v4())).alone(),
+    Trial::new("a_request_waits_for_a_container_that_is_not_known_yet_over_ipv6", || late(Target::v6())).alone(),
+    Trial::new("a_container_that_stays_unknown_gets_503_in_time", too_late).alone(),
     Trial::new("a_container_that_stays_unknown_never_gets_the_pods_role", unknown),
     Trial::new("control_an_unknown_container_gets_the_pods_role_where_no_container_has_another", unknown_without_roles),
     Trial::new("a_restarted_container_keeps_its_role", restarted),
@@ -27,7 +27,7 @@ pub(crate) const TRIALS: &[Trial] = &[
 const PATH: &str = "/latest/meta-data/iam/security-credentials/";
 /// How long the API does not show the third container.
 const UNKNOWN: Duration = Duration::from_secs(5);
-/// How often each container asks for its own and for the other's.
+/// How many times each container requests its own role and the other's.
 const REQUESTS: u64 = 250;
 
 fn never_crossed(target: Target) -> Result<()> {
@@ -35,13 +35,13 @@ fn never_crossed(target: Target) -> Result<()> {
     let pod = two_roles(&rig)?;
     let (web, batch) = (pod.agent("web")?, pod.agent("batch")?);
     let all = [(&web, "web-role", "batch-role"), (&batch, "batch-role", "web-role")];
-    // Turn by turn.
+    // In turn.
     for _ in 0..50 {
         for (agent, role, _) in all {
             served(&rig, agent.to(target), role)?;
         }
     }
-    // At the same time, and each also asks for what is the other's.
+    // At the same time, while each also requests the other's role.
     let mut loads = Vec::new();
     let tokens = [web.to(target).token()?, batch.to(target).token()?];
     for ((agent, own, other), token) in all.into_iter().zip(&tokens) {
@@ -59,16 +59,16 @@ fn never_crossed(target: Target) -> Result<()> {
         }
         Ok(())
     })?;
-    // A token is the container's, not the pod's.
+    // A token is bound to the container, not to the pod.
     let stolen = ask_role(batch.to(target), &tokens[0])?;
     ensure!(stolen.status == 401, "{stolen:?}");
     no_leak(&rig)
 }
 
-/// What one container was given all the time: its own role's credentials, the same each time, and nothing by the other's name.
+/// Asserts that one container always got the same credentials of its own role, and nothing for the other's role.
 fn judge(rig: &Rig, own: &str, mine: &LoadReport, others: &LoadReport) -> Result<()> {
     ensure!(mine.with_status(200) == REQUESTS && mine.failed() == 0, "{own}: {mine:?}");
-    // All bodies are counted, not only those that were kept; so the one that is looked at is every one.
+    // All bodies are counted and are equal, so checking one sample is enough.
     ensure!(mine.bodies.len() == 1 && mine.samples.len() == 1, "{own} got {} different bodies", mine.bodies.len());
     for body in mine.samples.values() {
         let body: serde_json::Value = serde_json::from_str(body).context("a credentials document")?;
@@ -80,7 +80,7 @@ fn judge(rig: &Rig, own: &str, mine: &LoadReport, others: &LoadReport) -> Result
     Ok(())
 }
 
-/// Two containers that do share a role, judged as if each had its own: the judge must find both ways of crossing.
+/// The control: two containers that share a role are judged as if each had its own, and both kinds of crossing must be detected.
 fn crossing() -> Result<()> {
     let rig = ready()?;
     let spec = PodSpec::new(TEAM, "alike").containers(&["web", "batch"]).annotation(ROLE, "web-role");
@@ -91,16 +91,19 @@ fn crossing() -> Result<()> {
         Ok(agent.load(&plan(agent, Target::v4(), &token, role))?)
     };
     let (right, nothing) = (ask(&web, "web-role")?, ask(&web, "batch-role")?);
-    judge(&rig, "web-role", &right, &nothing).context("the judge finds fault with what is right")?;
+    judge(&rig, "web-role", &right, &nothing).context("the judge rejects a correct result")?;
     let crossed = ask(&batch, "web-role")?;
     let complaint = |own: &str, mine: &LoadReport, others: &LoadReport| {
-        judge(&rig, own, mine, others).err().map(|error| error.to_string()).context("the judge sees no crossing")
+        judge(&rig, own, mine, others)
+            .err()
+            .map(|error| error.to_string())
+            .context("the judge does not detect a crossing")
     };
     let said = complaint("batch-role", &crossed, &nothing)?;
     ensure!(said.contains("batch-role got Some(\"web-role\")"), "{said}");
     let said = complaint("web-role", &right, &crossed)?;
     ensure!(said.contains("gets the other's"), "{said}");
-    // One crossed answer among many is enough, whichever was kept as a sample.
+    // One crossed answer among many is detected, whether or not it was kept as the sample.
     let mut mixed = right.clone();
     mixed.bodies.insert("another".into(), 1);
     let said = complaint("web-role", &mixed, &nothing)?;
@@ -108,7 +111,7 @@ fn crossing() -> Result<()> {
     no_leak(&rig)
 }
 
-/// Many requests for the credentials of a role, four at a time.
+/// Sends many requests for the credentials of a role, four at a time.
 fn plan(agent: &Agent, target: Target, token: &str, role: &str) -> Load {
     let request = agent.to(target).render("GET", &format!("{PATH}{role}"), &[("X-aws-ec2-metadata-token", token)]);
     Load::new(target, &request).workers(4).requests(REQUESTS)
@@ -154,7 +157,7 @@ fn too_late() -> Result<()> {
     no_leak(&rig)
 }
 
-/// It is in the statuses only long after every wait: for the client, never.
+/// The API shows the container only long after every request has ended.
 fn unknown() -> Result<()> {
     let rig = ready()?;
     let (pod, debug) = with_unknown(&rig)?;
@@ -162,19 +165,19 @@ fn unknown() -> Result<()> {
     let by_name = |(client, token): &(Client<'_>, String), role: &str| {
         client.get(&format!("{PATH}{role}"), &[("X-aws-ec2-metadata-token", token)])
     };
-    // Neither the list nor by name: the pod's role, a sibling's, or its own to be.
+    // Neither the list nor a request by name gives the pod's role, a sibling's, or the role it is going to have.
     let roles = ["", "pod-role", "web-role", "debug-role"];
     let questions: Vec<_> = roles.iter().flat_map(|role| clients.iter().map(move |client| (*role, client))).collect();
     let begin = Instant::now();
     for (asked, (role, client)) in questions.iter().cycle().enumerate() {
-        // Each at least once, however slow the machine.
+        // Each is requested at least once, even on a slow machine.
         if begin.elapsed() >= UNKNOWN && asked >= questions.len() {
             break;
         }
         let answer = by_name(client, role)?;
         ensure!(answer.status == 503 && !answer.text().contains("AccessKeyId"), "{role}: {answer:?}");
     }
-    // Once the API shows it, it has its own role and still no other.
+    // Once the API shows the container, it gets its own role and no other.
     rig.kube.update_pod(&pod)?;
     for client in &clients {
         served(&rig, client.0, "debug-role")?;
@@ -186,7 +189,7 @@ fn unknown() -> Result<()> {
     no_leak(&rig)
 }
 
-/// Nothing but the overrides keeps the pod's role from it.
+/// An unknown container gets the pod's role if no container has a role of its own.
 fn unknown_without_roles() -> Result<()> {
     let rig = ready()?;
     let pod = rig.pod(PodSpec::new(TEAM, "plain").containers(&["web", "batch"]).annotation(ROLE, "pod-role"))?;
@@ -198,7 +201,7 @@ fn unknown_without_roles() -> Result<()> {
     no_leak(&rig)
 }
 
-/// A pod whose containers have roles of their own, and a process in one that the API does not show.
+/// A pod whose containers have their own roles, with a process in a container that the API does not show.
 fn with_unknown(rig: &Rig) -> Result<(Pod, Agent)> {
     let pod = two_roles(rig)?;
     let web = pod.agent("web")?;
@@ -219,7 +222,7 @@ fn restarted() -> Result<()> {
     rig.kube.update_pod(&pod)?;
     let agent = pod.agent("web")?;
     served(&rig, agent.v4(), "web-role")?;
-    // The container before it was another one.
+    // A restart makes a new container, for which the old token is not valid.
     let answer = ask_role(agent.v4(), &old)?;
     ensure!(answer.status == 401, "{answer:?}");
     Ok(())

@@ -1,4 +1,4 @@
-//! Starts that fail, while a pod knocks at the metadata service all the time.
+//! Starts that fail while a pod sends requests to the metadata service without a pause.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,12 @@ use crate::support::{TEAM, leak, no_leak, refused, rig, start_unready};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("starts_that_fail_after_guard_leak_nothing", after_guard),
-    // A kernel that has all controllers in cgroup2 has no such hierarchy, and makes none for a container.
+    // A kernel with all controllers in cgroup2 has no v1 hierarchy, and a container cannot create one.
     Trial::new("a_start_on_cgroup_version_1_after_guard_leaks_nothing", cgroup1_after_guard).may_skip(),
     Trial::new("control_starts_that_fail_without_guard_leak", without_guard),
 ];
 
-/// After `guard`, a pod knocks all the time while `run` fails to start: nothing gets out, and nothing is answered but "not yet".
+/// After `guard`, a pod sends requests without a pause while `run` fails to start: nothing leaks, and every answer is 401 or 503.
 fn after_guard() -> Result<()> {
     let mut rig = rig()?;
     ensure!(rig.podrole(&["guard"])?.status.success());
@@ -28,7 +28,7 @@ fn after_guard() -> Result<()> {
         ends(rig, &["--identity", "guess"], 64)?;
         ends(rig, &["--cgroup-root", "/run/netns"], 1)?;
         ends(rig, &["--kubeconfig", "/nonexistent"], 1)?;
-        // This one does not end: it waits for the API server, and serves as far as it can.
+        // This start does not end: the daemon waits for the API server and answers 503 until then.
         rig.kube.down(true)?;
         start_unready(rig)?;
         for client in [agent.v4(), agent.v6()] {
@@ -37,7 +37,7 @@ fn after_guard() -> Result<()> {
         }
         Ok(())
     })?;
-    nothing_but_not_yet(&families)?;
+    only_401_and_503(&families)?;
     no_leak(&rig)
 }
 
@@ -47,15 +47,15 @@ fn cgroup1_after_guard() -> Result<()> {
     let mut rig = rig()?;
     ensure!(rig.podrole(&["guard"])?.status.success());
     let families = knocked_while(&mut rig, |rig, _| ends(rig, &["--cgroup-root", &place.display().to_string()], 1))?;
-    nothing_but_not_yet(&families)?;
+    only_401_and_503(&families)?;
     no_leak(&rig)
 }
 
-/// Even a start that fails closes the node by itself; until it does, everything gets out.
+/// The control: a start that fails installs the guards too, but until it does, requests leak.
 fn without_guard() -> Result<()> {
     let mut rig = rig()?;
     let families = knocked_while(&mut rig, |rig, _| {
-        proc::until("answers to the knocking over both families", Duration::from_secs(5), || {
+        proc::until("answers over both families", Duration::from_secs(5), || {
             let seen = rig.imds.from_pods();
             let many = |of: fn(&IpAddr) -> bool| seen.iter().filter(|seen| of(&seen.local.ip())).count() > 4;
             Ok((many(IpAddr::is_ipv4) && many(IpAddr::is_ipv6)).then_some(()))
@@ -63,12 +63,12 @@ fn without_guard() -> Result<()> {
         ends(rig, &["--identity", "guess"], 64)
     })?;
     let told = |family: &Vec<LoadReport>| family.iter().any(|report| report.with_status(200) > 0);
-    ensure!(families.iter().all(told), "the node's role was told to nobody: {families:?}");
-    ensure!(nothing_but_not_yet(&families).is_err(), "the same check finds no fault: {families:?}");
+    ensure!(families.iter().all(told), "no request got the node's role: {families:?}");
+    ensure!(only_401_and_503(&families).is_err(), "the check does not detect a leak: {families:?}");
     leak(&rig)
 }
 
-/// `run` with these flags ends by itself with this code.
+/// Asserts that `run` with these flags ends by itself with this exit code.
 fn ends(rig: &mut Rig, flags: &[&str], code: i32) -> Result<()> {
     rig.launch(flags)?;
     let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
@@ -76,8 +76,8 @@ fn ends(rig: &mut Rig, flags: &[&str], code: i32) -> Result<()> {
     Ok(())
 }
 
-/// Over each family most knocks were in vain, and whatever answered said "no token" or "come again".
-fn nothing_but_not_yet(families: &[Vec<LoadReport>]) -> Result<()> {
+/// Asserts that over each family requests failed, and that every answer was 401 (no token) or 503 (not ready).
+fn only_401_and_503(families: &[Vec<LoadReport>]) -> Result<()> {
     for family in families {
         for report in family {
             ensure!(report.answered() == report.with_status(401) + report.with_status(503), "{report:?}");
@@ -87,7 +87,7 @@ fn nothing_but_not_yet(families: &[Vec<LoadReport>]) -> Result<()> {
     Ok(())
 }
 
-/// Does `work` while a pod knocks at both metadata addresses without a pause, from before to after it.
+/// Runs `work` while a pod sends requests to both metadata addresses without a pause, from before until after it.
 fn knocked_while(rig: &mut Rig, work: impl FnOnce(&mut Rig, &Agent) -> Result<()>) -> Result<Vec<Vec<LoadReport>>> {
     const ROUND: Duration = Duration::from_millis(500);
     let pod = rig.pod_with_role(TEAM, "web", "web-role")?;

@@ -1,4 +1,4 @@
-//! IPv4 and IPv6: what an attacker can do in one family is tried in the other too.
+//! IPv4 and IPv6, so that each attack is tried in both families.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use anyhow::Result;
 use podrole_lab::agent::Target;
 use podrole_lab::pod::Pod;
 
-/// A family of addresses.
+/// An address family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Family {
     V4,
@@ -17,7 +17,7 @@ pub(crate) enum Family {
 impl Family {
     pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The metadata service, at its address of this family.
+    /// The metadata service at its address of this family.
     pub(crate) fn target(self) -> Target {
         match self {
             Self::V4 => Target::v4(),
@@ -25,7 +25,7 @@ impl Family {
         }
     }
 
-    /// A pod's address of this family.
+    /// The pod's address of this family.
     pub(crate) fn of(self, pod: &Pod) -> IpAddr {
         match self {
             Self::V4 => pod.v4().into(),
@@ -33,7 +33,7 @@ impl Family {
         }
     }
 
-    /// An address as the network of one host.
+    /// The address with the prefix length of a single host.
     pub(crate) fn host(self, address: IpAddr) -> String {
         match self {
             Self::V4 => format!("{address}/32"),
@@ -41,13 +41,13 @@ impl Family {
         }
     }
 
-    /// Makes a pod claim an address that is another's.
+    /// Adds another pod's address to a pod.
     pub(crate) fn claim(self, pod: &Pod, address: IpAddr) -> Result<()> {
         let host = self.host(address);
         let command = ["ip", "addr", "replace", &host, "dev", "eth0"];
         match self {
             Self::V4 => pod.configure(&command)?,
-            // It does not ask first whether somebody has it.
+            // Skips duplicate address detection, which would find the other pod.
             Self::V6 => pod.configure(&[&command[..], &["nodad"]].concat())?,
         };
         Ok(())

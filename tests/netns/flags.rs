@@ -1,4 +1,4 @@
-//! The administrator's flags on the real binary: what each allows, refuses and says about it in the audit lines.
+//! The administrator's flags on the real binary: what each allows and denies, and what the audit lines say about it.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 use crate::support::{TEAM, no_leak, refused, rig, served, served_both};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("the_administrators_lists_and_ceiling_are_obeyed", lists_and_ceiling),
-    Trial::new("strict_container_roles_need_containers_that_cannot_sniff", strict_container_roles),
-    Trial::new("the_metrics_address_has_metrics_only", metrics_address),
-    Trial::new("service_accounts_give_roles_only_where_they_are_asked_to", service_account_roles),
-    Trial::new("sessions_are_shared_as_far_as_their_scope_says", session_scope),
-    Trial::new("external_ids_are_the_namespaces_then_the_pods", external_ids),
+    Trial::new("the_administrators_lists_and_ceiling_apply", lists_and_ceiling),
+    Trial::new("strict_container_roles_deny_containers_that_can_sniff", strict_container_roles),
+    Trial::new("the_metrics_address_serves_only_metrics", metrics_address),
+    Trial::new("service_accounts_give_roles_only_with_the_flag", service_account_roles),
+    Trial::new("sessions_are_shared_within_their_scope", session_scope),
+    Trial::new("external_ids_come_from_the_namespace_then_the_pod", external_ids),
 ];
 
-/// Where every role of the lab is.
+/// The ARN prefix of all roles of the lab.
 const ROLES: &str = "arn:aws:iam::111122223333:role/";
-/// Audit lines have a thread of their own.
+/// How long an audit line may take; another thread writes it.
 const SOON: Duration = Duration::from_secs(5);
 
 fn lists_and_ceiling() -> Result<()> {
@@ -37,18 +37,18 @@ fn lists_and_ceiling() -> Result<()> {
     let db = rig.pod_with_role("listed", "db", "db-one")?;
     let bare = rig.pod_with_role("bare", "bare", "free")?;
     let high = rig.pod_with_role("bare", "high", "admin")?;
-    // Its own namespace allows it everything.
+    // This pod's namespace allows every role.
     let team = rig.pod_with_role(TEAM, "team", "admin")?;
     let ceiling = format!("{ROLES}web-*,{ROLES}free");
     rig.start(&["--allow", "listed=web-*,db-*", "--require-allow", "false", "--role-ceiling", &ceiling])?;
     served_both(&rig, &web.agent("app")?, "web-one")?;
-    // A namespace with a list has that list and no more, also where namespaces need none.
+    // A namespace with a list allows only that list, even if the flags let namespaces do without one.
     denied(&rig, &free, "app", "NamespaceNotPermitted")?;
     served_both(&rig, &bare.agent("app")?, "free")?;
     for pod in [&db, &high, &team] {
         denied(&rig, pod, "app", "AboveCeiling").with_context(|| pod.name().to_owned())?;
     }
-    // Without the flags: no list, no role; and no ceiling but the account.
+    // Without the flags a namespace without a list allows no role, and only the account is the ceiling.
     rig.start(&[])?;
     for pod in [&web, &bare] {
         denied(&rig, pod, "app", "NamespaceNotPermitted").with_context(|| pod.name().to_owned())?;
@@ -69,8 +69,11 @@ fn strict_container_roles() -> Result<()> {
         ensure!(delivery(&rig, &quiet, container)?["siblings_may_read"] == json!(false));
     }
     served(&rig, plain.agent("app")?.v4(), "plain-role")?;
-    ensure!(delivery(&rig, &plain, "app")?.get("siblings_may_read").is_none(), "one role, nothing to read across");
-    // By default such a pod works, and its audit lines say what that means.
+    ensure!(
+        delivery(&rig, &plain, "app")?.get("siblings_may_read").is_none(),
+        "the field is missing for a pod with one role"
+    );
+    // By default such a pod is served, and its audit lines say that its containers can read each other's credentials.
     rig.start(&[])?;
     for container in ["web", "batch"] {
         served(&rig, loud.agent(container)?.v4(), &format!("{container}-role"))?;
@@ -104,7 +107,7 @@ fn metrics_address() -> Result<()> {
         let answer = client.request("PUT", "/latest/api/token", &[ttl, close[0]])?;
         ensure!(answer.status == 405, "{answer:?}");
     }
-    // The first address has all of it, and no credentials either.
+    // The admin address serves all of these paths, but no credentials either.
     for (path, status) in [("/metrics", 200), ("/readyz", 200), ("/livez", 200), (credentials, 404)] {
         ensure!(rig.daemon()?.admin(path)?.0 == status, "{path}");
     }
@@ -125,7 +128,7 @@ fn service_account_roles() -> Result<()> {
     let annotated = rig.pod(pod(TEAM, "annotated").annotation(ROLE, "own-role"))?;
     let narrow = rig.pod(pod("narrow", "narrow"))?;
     let plain = rig.pod(PodSpec::new(TEAM, "plain"))?;
-    // No source of roles unless somebody says so.
+    // Without the flag service accounts are no source of roles.
     rig.start(&[])?;
     denied(&rig, &inherits, "app", "NoRole")?;
     rig.start(&["--service-account-roles", "true"])?;
@@ -157,7 +160,7 @@ fn session_scope() -> Result<()> {
             };
             ensure!(session(&rig, pod)? == wanted, "{scope}: {} got another session than {wanted}", pod.name());
         }
-        // A name of one's own stays one's own in every scope.
+        // A session name from an annotation applies to its pod only, in every scope.
         for pod in [&first, &second] {
             ensure!(session(&rig, pod)? == own(pod, "mine"), "{scope}: {}", pod.name());
         }
@@ -193,24 +196,24 @@ fn external_ids() -> Result<()> {
         served(&rig, right.agent("app")?.v4(), "guarded")?;
         unauthorized(&rig, &wrong)?;
     }
-    // Two ids are two keys, and neither is asked for again: what one pod may have is no answer to the other.
+    // Two ids are two cache keys, each with its own call to STS: a pod is never answered with another pod's result.
     let mut ids: Vec<_> = rig.sts.assume_calls().into_iter().filter_map(|call| call.external_id).collect();
     ids.sort_unstable();
     ensure!(ids == ["right-one", "wrong-one"], "{ids:?}");
-    // The namespace's id wins, to the good and to the bad.
+    // The namespace's id wins, whether it is the right one or a wrong one.
     served(&rig, pod("vouched", "wrong-one")?.agent("app")?.v4(), "guarded")?;
     unauthorized(&rig, &pod("disowned", "right-one")?)?;
     let failed = line(&rig, "a failed call", |line| line["decision"] == "failed")?;
     ensure!(failed["error"] == "AccessDenied" && failed["external_id_set"] == json!(true), "{failed}");
     ensure!(!rig.daemon()?.audit_text()?.contains("right-one"), "an external id is in the audit lines");
-    // One that STS would not take is the pod's mistake, and STS is not asked.
+    // An id that STS would reject is denied as the pod's mistake, without a call to STS.
     let calls = rig.sts.assume_calls().len();
     denied(&rig, &pod(TEAM, "bad-id!")?, "app", "BadExternalId")?;
-    ensure!(rig.sts.assume_calls().len() == calls, "STS was asked");
+    ensure!(rig.sts.assume_calls().len() == calls, "STS was called");
     no_leak(&rig)
 }
 
-/// A pod of two containers with a role each, whose containers have this security context.
+/// A pod with two containers, each with its own role and this security context.
 fn pair(rig: &Rig, name: &str, context: &Value) -> Result<Pod> {
     let spec = PodSpec::new(TEAM, name).containers(&["web", "batch"]);
     let spec = spec.annotation("podrole.dev/role.web", "web-role").annotation("podrole.dev/role.batch", "batch-role");
@@ -223,7 +226,7 @@ fn pair(rig: &Rig, name: &str, context: &Value) -> Result<Pod> {
     Ok(pod)
 }
 
-/// The name of the session that a pod is given.
+/// The session name of the credentials that a pod gets.
 fn session(rig: &Rig, pod: &Pod) -> Result<String> {
     let agent = pod.agent("app")?;
     let credentials = agent.v4().credentials()?;
@@ -234,7 +237,7 @@ fn session(rig: &Rig, pod: &Pod) -> Result<String> {
     Ok(issued.session_name)
 }
 
-/// The container gets nothing, and the audit line says why.
+/// Asserts that the container gets nothing and that the audit line has this reason.
 fn denied(rig: &Rig, pod: &Pod, container: &str, reason: &str) -> Result<()> {
     let error = refused(rig, pod.agent(container)?.v4())?;
     ensure!(error.status() == Some(404), "{error}");
@@ -244,7 +247,7 @@ fn denied(rig: &Rig, pod: &Pod, container: &str, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// STS does not give the role to this pod, and the pod is told so in a way that its SDK understands.
+/// Asserts that STS denies this pod the role, and that the pod gets an error that its SDK understands.
 fn unauthorized(rig: &Rig, pod: &Pod) -> Result<()> {
     let error = refused(rig, pod.agent("app")?.v4())?;
     let told = matches!(&error, CredsError::Code(code, _) if code == "AssumeRoleUnauthorizedAccess");
@@ -252,7 +255,7 @@ fn unauthorized(rig: &Rig, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// The line of the first delivery to a container.
+/// The audit line of the first delivery to a container.
 fn delivery(rig: &Rig, pod: &Pod, container: &str) -> Result<Value> {
     let id = pod.container(container)?.id;
     line(rig, "the delivery", |line| {
@@ -260,7 +263,7 @@ fn delivery(rig: &Rig, pod: &Pod, container: &str) -> Result<Value> {
     })
 }
 
-/// The first audit line of the daemon that runs now of which this is true.
+/// The running daemon's first audit line that matches.
 fn line(rig: &Rig, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
     until(what, SOON, || Ok(rig.daemon()?.audit()?.into_iter().find(|line| is_it(line))))
 }

@@ -1,4 +1,4 @@
-//! A node is closed before anything can fail, and stays closed when something does.
+//! A node is guarded before anything can fail, and stays guarded when something fails.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::{Trial, mount_cgroup1, scratch};
 
 use crate::support::{
-    METADATA, NODE_ROLE, TEAM, connects, leak, listener_port, no_leak, node_is_well, on_node, open_second_lock, ready,
-    refused, rig, said, served, served_both, start_unready,
+    METADATA, NODE_ROLE, TEAM, connects, leak, listener_port, no_leak, node_is_well, on_node, ready, refused,
+    remove_routing_guard, rig, said, served, served_both, start_unready,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("guard_closes_a_node_that_never_ran_podrole", fresh),
-    Trial::new("guard_leaves_a_serving_daemon_alone", beside_a_daemon),
-    Trial::new("settings_that_are_wrong_are_all_told_at_once_and_the_node_is_closed", bad_settings),
-    Trial::new("guard_told_of_a_metadata_service_that_is_none_says_so_and_the_node_is_closed", bad_endpoint),
-    Trial::new("a_node_without_cgroup2_is_refused_and_closed", no_cgroup2),
-    // A kernel that has all controllers in cgroup2 has no such hierarchy, and makes none for a container.
-    Trial::new("a_node_with_cgroup_version_1_is_refused_and_closed", cgroup1).may_skip(),
-    Trial::new("a_daemon_that_may_not_enter_namespaces_says_so_and_the_node_stays_closed", no_sys_admin),
+    Trial::new("guard_guards_a_node_that_never_ran_podrole", fresh),
+    Trial::new("guard_does_not_disturb_a_serving_daemon", beside_a_daemon),
+    Trial::new("wrong_settings_are_reported_together_and_the_node_is_guarded", bad_settings),
+    Trial::new("guard_with_a_wrong_metadata_endpoint_reports_it_and_guards_the_node", bad_endpoint),
+    Trial::new("a_start_without_cgroup2_fails_and_the_node_is_guarded", no_cgroup2),
+    // A kernel with all controllers in cgroup2 has no v1 hierarchy, and a container cannot create one.
+    Trial::new("a_start_on_cgroup_v1_fails_and_the_node_is_guarded", cgroup1).may_skip(),
+    Trial::new("a_daemon_that_may_not_enter_netns_reports_it_and_the_node_stays_guarded", no_sys_admin),
     Trial::new("without_an_api_server_pods_wait_and_nothing_leaks", no_api_server),
     Trial::new("without_the_clouds_metadata_pods_wait_and_are_served_when_it_is_back", no_metadata),
-    Trial::new("on_another_cloud_nothing_is_touched", other_cloud),
+    Trial::new("on_another_cloud_nothing_is_changed", other_cloud),
 ];
 
 fn fresh() -> Result<()> {
@@ -36,11 +36,11 @@ fn fresh() -> Result<()> {
     ensure!(again.status.success(), "{}", said(&again));
     closed(&rig)?;
     no_leak(&rig)?;
-    // Either of its locks alone: the table first.
-    open_second_lock(&rig)?;
+    // Each guard by itself is enough; the table guard is removed first.
+    remove_routing_guard(&rig)?;
     closed(&rig)?;
     no_leak(&rig)?;
-    // Control: and without both there is a leak to see.
+    // Control: without both guards the metadata leaks.
     on_node(&rig, "nft delete table inet podrole")?;
     let pod = rig.pod(PodSpec::new(TEAM, "open"))?;
     ensure!(pod.agent("app")?.credentials()?.role == NODE_ROLE);
@@ -73,7 +73,7 @@ fn bad_settings() -> Result<()> {
     let logs = rig.daemon()?.logs();
     ensure!(status.code() == Some(64), "{status}: {logs}");
     for (flag, _) in wrong {
-        ensure!(logs.contains(flag.trim_start_matches('-')), "no word of {flag} in {logs}");
+        ensure!(logs.contains(flag.trim_start_matches('-')), "{flag} is not in {logs}");
     }
     closed(&rig)?;
     no_leak(&rig)
@@ -106,10 +106,10 @@ fn refused_as_cgroup_root(root: &str, found: &str) -> Result<()> {
     let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
     let logs = rig.daemon()?.logs();
     ensure!(!status.success() && logs.contains("cgroup2"), "{status}: {logs}");
-    ensure!(logs.contains(root) && logs.contains(found), "no word of {found} at {root}: {logs}");
+    ensure!(logs.contains(root) && logs.contains(found), "{found} at {root} is not in {logs}");
     closed(&rig)?;
     no_leak(&rig)?;
-    // The weaker mode is for such nodes.
+    // The weaker mode works on such nodes.
     let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
     rig.start(&["--cgroup-root", root, "--identity", "ip"])?;
     served_both(&rig, &pod.agent("app")?, "web-role")
@@ -126,16 +126,16 @@ fn no_sys_admin() -> Result<()> {
     let status = rig.daemon_mut()?.wait(Duration::from_secs(10))?;
     let logs = rig.daemon()?.logs();
     ensure!(!status.success() && logs.contains("CAP_SYS_ADMIN"), "{status}: {logs}");
-    // All that it can do it could, and says nothing else.
+    // The other capabilities are present and not reported.
     ensure!(!logs.contains("CAP_NET_ADMIN"), "{logs}");
     closed(&rig)?;
     no_leak(&rig)?;
-    // The weaker mode enters no namespace, and so does not ask for the right to.
+    // The weaker mode enters no netns, so it does not need the capability.
     let pod = rig.pod_with_role(TEAM, "by-address", "ip-role")?;
     rig.start(&["--identity", "ip"])?;
     served_both(&rig, &pod.agent("app")?, "ip-role")?;
     rig.daemon_mut()?.terminate()?;
-    // Control: the capability is all that was missing.
+    // Control: with the capability the start succeeds.
     rig.options_mut().wrapper = whole;
     let pod = rig.pod_with_role(TEAM, "web", "web-role")?;
     rig.start(&[])?;
@@ -190,13 +190,13 @@ fn other_cloud() -> Result<()> {
     Ok(())
 }
 
-/// Rules, tables and addresses of the node.
+/// The node's rules, tables and addresses.
 fn everything(rig: &Rig) -> Result<String> {
     let parts = ["nft list ruleset", "ip -4 rule show", "ip -6 rule show", "ip addr show dev lo"];
     parts.iter().map(|line| on_node(rig, line)).collect()
 }
 
-/// A new pod of each shape gets no connection, and the node keeps what is its own.
+/// Asserts that a new pod of each shape gets no connection, and that the node keeps its metadata.
 fn closed(rig: &Rig) -> Result<()> {
     for shape in [Shape::Bridge, Shape::PointToPoint] {
         let pod = rig.pod(PodSpec::new(TEAM, "probe").shape(shape).annotation(ROLE, "web-role"))?;

@@ -1,4 +1,4 @@
-//! The watch is late: a client is held for a moment, then told to come again, and never told that there is no role.
+//! The watch is late: a request waits for a moment and then gets 503, never an answer that there is no role.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,19 +14,19 @@ use crate::support::{TEAM, ask_role, no_leak, ready, served, served_both, timed}
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_pod_that_the_watch_shows_late_is_served_in_the_same_request", late_pod).alone(),
     Trial::new("a_namespace_that_the_watch_shows_late_is_served_in_the_same_request", late_namespace).alone(),
-    Trial::new("a_pod_that_the_watch_does_not_show_is_told_to_come_again", unseen_pod).alone(),
-    Trial::new("a_namespace_that_the_watch_does_not_show_is_told_to_come_again", unseen_namespace).alone(),
-    Trial::new("a_pod_that_the_watch_shows_after_five_seconds_is_told_to_come_again_until_then", unseen_pod_for_long),
+    Trial::new("a_pod_that_the_watch_does_not_show_gets_503", unseen_pod).alone(),
+    Trial::new("a_namespace_that_the_watch_does_not_show_gets_503", unseen_namespace).alone(),
+    Trial::new("a_pod_that_the_watch_shows_after_five_seconds_gets_503_until_then", unseen_pod_for_long),
     Trial::new(
         "a_namespace_that_the_watch_shows_after_five_seconds_has_its_pods_come_again",
         unseen_namespace_for_long,
     ),
-    Trial::new("control_a_pod_that_is_known_to_have_no_role_is_told_so_at_once", known).alone(),
+    Trial::new("control_a_pod_that_is_known_to_have_no_role_gets_404_at_once", known).alone(),
 ];
 
 const LATE: Duration = Duration::from_millis(300);
 const TOO_LATE: Duration = Duration::from_secs(5);
-/// Within which a client has its answer, whatever it is: 50 ms more than the daemon waits for what it does not know yet.
+/// How long a client may wait for any answer: 50 ms more than the daemon waits for facts that it does not know yet.
 const BUDGET: Duration = Duration::from_millis(800);
 
 fn late_pod() -> Result<()> {
@@ -64,7 +64,7 @@ fn unseen_pod_for_long() -> Result<()> {
     let rig = ready()?;
     let Reused { pod, old } = reused(&rig)?;
     all_the_while(&pod)?;
-    ensure!(rig.sts.assume_calls().len() == 1, "STS was asked for somebody: {:?}", rig.sts.assume_calls());
+    ensure!(rig.sts.assume_calls().len() == 1, "STS was called for another pod: {:?}", rig.sts.assume_calls());
     rig.kube.delete("Pod", TEAM, &old)?;
     rig.kube.apply(pod.object())?;
     served_both(&rig, &pod.agent("app")?, "late-role")?;
@@ -98,7 +98,7 @@ fn unshown(rig: &Rig, namespace: &str) -> Result<Pod> {
     rig.node.pod(PodSpec::new(namespace, "late").annotation(ROLE, "late-role"))
 }
 
-/// One request is in flight while `show` happens; it is that one which is answered.
+/// Runs `show` while a request is in flight; that request must be answered.
 fn served_late(rig: &Rig, agent: &Agent, show: impl FnOnce() -> Result<()>) -> Result<()> {
     let token = agent.v4().token()?;
     let (answer, took) = thread::scope(|scope| {
@@ -113,7 +113,7 @@ fn served_late(rig: &Rig, agent: &Agent, show: impl FnOnce() -> Result<()>) -> R
     served(rig, agent.v4(), "late-role")
 }
 
-/// A pod that the watch does not show, with the addresses of another, `old`, whose end it has not shown either.
+/// A pod that the watch does not show, with the addresses of another pod, `old`, whose end it has not shown either.
 struct Reused {
     pod: Pod,
     old: String,
@@ -128,7 +128,7 @@ fn reused(rig: &Rig) -> Result<Reused> {
     Ok(Reused { pod, old: name })
 }
 
-/// The pod is told to come again when the daemon's budget is over, over both address families.
+/// Asserts that the pod gets 503 when the daemon's waiting time is over, over both address families.
 fn in_time(pod: &Pod) -> Result<()> {
     let agent = pod.agent("app")?;
     for client in [agent.v4(), agent.v6()] {
@@ -141,7 +141,7 @@ fn in_time(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// For all of five seconds every question of the pod gets 503, over both address families.
+/// Asserts that for five seconds every request of the pod gets 503, over both address families.
 fn all_the_while(pod: &Pod) -> Result<()> {
     let agent = pod.agent("app")?;
     let clients = [(agent.v4(), agent.v4().token()?), (agent.v6(), agent.v6().token()?)];
@@ -149,7 +149,7 @@ fn all_the_while(pod: &Pod) -> Result<()> {
     let questions: Vec<_> = paths.iter().flat_map(|role| clients.iter().map(move |client| (*role, client))).collect();
     let begin = Instant::now();
     for (asked, (role, (client, token))) in questions.iter().cycle().enumerate() {
-        // Each at least once, however slow the machine.
+        // Each is sent at least once, even on a slow machine.
         if begin.elapsed() >= TOO_LATE && asked >= questions.len() {
             break;
         }

@@ -1,4 +1,4 @@
-//! Starting, dying, coming back, and leaving.
+//! Start, crash, restart, upgrade, stop and cleanup.
 
 use std::thread;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use crate::support::{
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("tokens_from_before_a_crash_are_still_good", tokens_survive),
+    Trial::new("tokens_from_before_a_crash_are_still_valid", tokens_survive),
     Trial::new("control_tokens_do_not_survive_the_loss_of_the_state_directory", tokens_lost),
     Trial::new("a_crash_and_a_restart_under_load_leak_nothing", crash_under_load),
-    Trial::new("control_another_roles_credentials_after_a_crash_would_be_seen", another_role),
-    Trial::new("a_daemon_that_was_told_to_end_leaves_the_node_closed", told_to_end),
+    Trial::new("control_another_roles_credentials_after_a_crash_would_be_detected", another_role),
+    Trial::new("a_daemon_that_is_stopped_leaves_the_node_guarded", told_to_end),
     Trial::new("a_second_daemon_takes_over", second_daemon),
     Trial::new("pods_are_served_with_a_real_api_server", real_api_server),
-    Trial::new("routes_to_pods_are_what_they_were", routes),
+    Trial::new("routes_to_pods_do_not_change", routes),
     Trial::new("cleanup_removes_everything_and_says_what_it_opens", cleanup),
 ];
 
@@ -52,7 +52,7 @@ fn tokens_lost() -> Result<()> {
     std::fs::remove_dir_all(scratch().join("state"))?;
     rig.restart()?;
     let answer = ask_role(agent.v4(), &token)?;
-    // What an SDK takes as "get a new token".
+    // On this status SDKs request a new token.
     ensure!(answer.status == 401, "{answer:?}");
     served_both(&rig, &agent, "web-role")
 }
@@ -96,7 +96,7 @@ fn crash_under_load() -> Result<()> {
         rig.restart()?;
         for thread in running {
             let report = thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))??;
-            // An answer that is no token would be somebody else's.
+            // Any other answer would come from the real metadata service.
             ensure!(report.answered() == report.with_status(200) && report.answered() > 0, "{report:?}");
             ensure!(report.failed() > 0, "the load did not see the crash: {report:?}");
         }
@@ -113,7 +113,7 @@ fn crash_under_load() -> Result<()> {
     no_leak(&rig)
 }
 
-/// Whoever asked was told nothing but credentials of this role, by STS's word, and that it should ask again.
+/// Asserts that every answer was credentials that STS issued for this role, or asked the client to retry.
 fn only_credentials_of(rig: &Rig, role: &str, report: &LoadReport) -> Result<()> {
     let (mut lives, mut served) = (0, 0);
     for (hash, body) in &report.samples {
@@ -122,7 +122,7 @@ fn only_credentials_of(rig: &Rig, role: &str, report: &LoadReport) -> Result<()>
         lives += 1;
         served += report.bodies.get(hash).copied().unwrap_or_default();
     }
-    // Each of the two lives gets its credentials once.
+    // Each of the two processes gets its credentials once.
     ensure!((1..=2).contains(&lives), "{lives} different credentials: {report:?}");
     ensure!(served > 0 && served == report.with_status(200), "a 200 without credentials: {report:?}");
     let told = [200, 401, 503].map(|status| report.with_status(status));
@@ -130,7 +130,8 @@ fn only_credentials_of(rig: &Rig, role: &str, report: &LoadReport) -> Result<()>
     Ok(())
 }
 
-/// The judge, given what must not be: credentials of another role, of a third life, a 200 that holds none, or another status.
+/// The control: the judge must reject credentials of another role, a third set of credentials, a 200 without credentials, and another
+/// status.
 fn another_role() -> Result<()> {
     let rig = ready()?;
     let ask = |name: &str, role: &str, path: &str| -> Result<LoadReport> {
@@ -142,15 +143,15 @@ fn another_role() -> Result<()> {
         Ok(agent.load(&Load::new(Target::v4(), &request).workers(2).requests(50))?)
     };
     let own = ask("own", "own-role", "own-role")?;
-    only_credentials_of(&rig, "own-role", &own).context("the judge finds fault with what is right")?;
+    only_credentials_of(&rig, "own-role", &own).context("the judge rejects a correct result")?;
     let complaint = |report: &LoadReport| {
         let said = only_credentials_of(&rig, "own-role", report).err().map(|error| error.to_string());
-        said.context("the judge sees nothing wrong")
+        said.context("the judge does not detect it")
     };
     let others = ask("others", "other-role", "other-role")?;
     let said = complaint(&others)?;
     ensure!(said.starts_with("own-role was asked for"), "{said}");
-    // One such answer among many is enough.
+    // One such answer among many is detected.
     let mut mixed = own.clone();
     mixed.samples.extend(others.samples.clone());
     mixed.bodies.extend(others.bodies.keys().map(|hash| (hash.clone(), 1)));
@@ -172,7 +173,7 @@ fn another_role() -> Result<()> {
     complaint(&strange).map(drop)
 }
 
-/// The access key in an answer, if there is one.
+/// The access key in an answer, if it has one.
 fn access_key(body: &str) -> Option<String> {
     let body: serde_json::Value = serde_json::from_str(body).ok()?;
     body.get("AccessKeyId")?.as_str().map(str::to_owned)
@@ -192,7 +193,7 @@ fn told_to_end() -> Result<()> {
     no_leak(&rig)
 }
 
-/// An upgrade without its finer points: the new one serves before the old one ends.
+/// A simple upgrade: the new daemon serves before the old one ends.
 fn second_daemon() -> Result<()> {
     let mut rig = ready()?;
     let pods = pods(&rig)?;
@@ -200,17 +201,17 @@ fn second_daemon() -> Result<()> {
     let mut second = rig.beside("127.0.0.1:9442".parse()?, &[])?;
     second.wait_ready(Duration::from_secs(20))?;
     for agent in &agents {
-        served_both(&rig, agent, "own-role").context("with both")?;
+        served_both(&rig, agent, "own-role").context("while both run")?;
     }
-    ensure!(second.metric("podrole_http_requests_total", &[])? > 0.0, "the rules still lead to the first");
+    ensure!(second.metric("podrole_http_requests_total", &[])? > 0.0, "the rules still redirect to the first daemon");
     ensure!(rig.daemon_mut()?.terminate()?.success());
     for agent in &agents {
-        served_both(&rig, agent, "own-role").context("with the second")?;
+        served_both(&rig, agent, "own-role").context("with the second daemon only")?;
     }
     no_leak(&rig)
 }
 
-/// What the double cannot vouch for: the real server's UIDs, RBAC, field selectors and watch.
+/// Covers what the simulated API server cannot: the real one's UIDs, RBAC, field selectors and watch.
 fn real_api_server() -> Result<()> {
     if let Err(missing) = Assets::find() {
         return skip(&format!("{missing:#}"));
@@ -234,7 +235,7 @@ fn real_api_server() -> Result<()> {
     Ok(())
 }
 
-/// The node's own traffic to pods, the kubelet's probes above all, keeps its way and its source address.
+/// The node's traffic to pods, above all the kubelet's probes, keeps its route and its source address.
 fn routes() -> Result<()> {
     let mut rig = rig()?;
     let pods = pods(&rig)?;
@@ -281,11 +282,11 @@ fn cleanup() -> Result<()> {
     let words = said(&output);
     ensure!(output.status.success(), "{words}");
     for part in ["nftables table", "routing rule", "local route", "listen address", "metadata service"] {
-        ensure!(words.contains(part), "no word of {part} in {words}");
+        ensure!(words.contains(part), "{part} is not in {words}");
     }
     let after = state(&rig)?;
     ensure!(before == after, "before:\n{before}\nafter:\n{after}");
-    // It says what it opens, and that is so.
+    // The leak that cleanup announces is real.
     let pod = rig.pod(PodSpec::new(TEAM, "open"))?;
     ensure!(pod.agent("app")?.credentials()?.role == NODE_ROLE);
     leak(&rig)?;

@@ -1,4 +1,4 @@
-//! Credentials are replaced ahead of their end for as long as somebody has a right to them, and no longer.
+//! Credentials are refreshed before they expire for as long as a pod has a right to them, and no longer.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, no_leak, rig, served};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("what_a_namespace_allows_no_more_is_asked_of_sts_no_more", by_namespace),
-    Trial::new("what_a_service_account_names_no_more_is_asked_of_sts_no_more", by_service_account),
-    Trial::new("what_a_relist_shows_to_be_wanted_no_more_is_asked_of_sts_no_more", by_relist),
+    Trial::new("a_role_that_the_namespace_no_longer_allows_is_not_refreshed", by_namespace),
+    Trial::new("a_role_that_the_service_account_no_longer_names_is_not_refreshed", by_service_account),
+    Trial::new("a_role_that_a_relist_shows_to_be_unused_is_not_refreshed", by_relist),
 ];
 
-/// Sessions end after so many seconds, so that they are replaced every other second.
+/// Seconds until a session expires, so short that it is refreshed every other second.
 const LIFE: u32 = 4;
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -45,7 +45,7 @@ fn by_service_account() -> Result<()> {
     )
 }
 
-/// The change itself is never seen: only that the pod is another one in the list that comes after it.
+/// The watch never shows the change, only the list after it, which has another pod of that name.
 fn by_relist() -> Result<()> {
     ends(
         |rig| rig.pod_with_role(TEAM, "lost", "lost-role"),
@@ -58,7 +58,7 @@ fn by_relist() -> Result<()> {
     )
 }
 
-/// What the pod of `make` is given is replaced until `change`, and then no more; its neighbour's goes on.
+/// Asserts that the credentials of the pod from `make` are refreshed until `change` and not after it, while its neighbor's still are.
 fn ends(make: impl FnOnce(&Rig) -> Result<Pod>, change: impl FnOnce(&Rig) -> Result<()>) -> Result<()> {
     let mut rig = rig()?;
     rig.sts.set_lifetime(LIFE);
@@ -67,7 +67,7 @@ fn ends(make: impl FnOnce(&Rig) -> Result<Pod>, change: impl FnOnce(&Rig) -> Res
     rig.start(&["--service-account-roles", "true"])?;
     served(&rig, kept.agent("app")?.v4(), "kept-role")?;
     served(&rig, lost.agent("app")?.v4(), "lost-role")?;
-    // The control: nobody asks again, and yet both are replaced.
+    // The control: no pod requests them again, but both are refreshed.
     ensure!(
         rig.sts.wait(LIMIT, |calls| of(calls, "kept") >= 3 && of(calls, "lost") >= 3),
         "{:?}",
@@ -76,8 +76,8 @@ fn ends(make: impl FnOnce(&Rig) -> Result<Pod>, change: impl FnOnce(&Rig) -> Res
 
     change(&rig)?;
     let other = || Ok(lost.agent("app")?.credentials().map_or(true, |now| now.role != "lost-role").then_some(()));
-    proc::until("the change to be seen", LIMIT, other)?;
-    // A call may have been under way.
+    proc::until("the daemon to see the change", LIMIT, other)?;
+    // A call may have been in flight.
     rig.sts.clear();
     ensure!(rig.sts.wait(LIMIT, |calls| of(calls, "kept") >= 1), "{:?}", rig.sts.assume_calls());
     rig.sts.clear();

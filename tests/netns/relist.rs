@@ -1,4 +1,4 @@
-//! The watch breaks: its history is gone, or it says nonsense. What the next list shows replaces everything, at once.
+//! The watch breaks, because its history is gone or it sends invalid data. The next list replaces the whole index at once.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use crate::family::Family;
 use crate::support::{TEAM, no_leak, ready, refused, rig, served_both};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_pod_that_a_relist_replaced_by_one_of_its_name_never_gets_the_new_ones_role", replaced),
+    Trial::new("a_pod_that_a_relist_replaces_by_one_of_the_same_name_never_gets_its_role", replaced),
     Trial::new("control_by_address_a_pod_that_a_relist_replaced_gets_the_new_ones_role", replaced_by_address),
-    Trial::new("a_watch_that_sends_nonsense_is_begun_anew", nonsense),
+    Trial::new("a_watch_that_sends_invalid_data_is_restarted", nonsense),
 ];
 
 const SHAPE: Shape = Shape::PointToPoint;
-/// No trial is that long: a change later than this is never shown by a watch.
+/// Longer than any trial: a change with this delay is never shown by the watch.
 const NEVER: Duration = Duration::from_secs(600);
-/// An interrupted watch is begun anew after less than a second.
+/// How long the daemon may take to restart an interrupted watch, which takes less than a second.
 const SOON: Duration = Duration::from_secs(10);
 
 fn replaced() -> Result<()> {
@@ -31,7 +31,7 @@ fn replaced() -> Result<()> {
     let Replaced { old, new, alive } = replace(&rig, None)?;
     let fresh = new.agent("app")?;
     for family in Family::BOTH {
-        // The kernel's word is all that stands against the old one: the node leads there, so its packets are answered.
+        // The node routes to the old pod, so its packets are answered. Only the owner that the kernel reports prevents the attack.
         lead(&rig, &new, &old, family, SHAPE)?;
         let client = alive.to(family.target());
         let error = refused(&rig, client)?;
@@ -46,7 +46,7 @@ fn replaced() -> Result<()> {
     }
     served_both(&rig, &fresh, "new-role")?;
     let calls = rig.sts.assume_calls();
-    ensure!(calls.len() == 2, "STS was asked for somebody else: {calls:?}");
+    ensure!(calls.len() == 2, "STS was called for another pod: {calls:?}");
     no_leak(&rig)
 }
 
@@ -77,22 +77,22 @@ fn nonsense() -> Result<()> {
         becomes(&rig, agent.v4(), &format!("{name}-role"), &[])?;
         served_both(&rig, &before.agent("app")?, "before-role")?;
     }
-    // What the watch shows is believed as before.
+    // Later events of the watch count as before.
     rig.kube.annotate("Pod", TEAM, "before", ROLE, Some("other-role"))?;
     becomes(&rig, before.agent("app")?.v4(), "other-role", &["before-role"])?;
     rig.delete(before)?;
     no_leak(&rig)
 }
 
-/// A pod that is gone by the API's word and still lives, an agent in it, and another of the same name and addresses.
+/// A live pod with an agent that is deleted in the API, and another pod of the same name and addresses.
 struct Replaced {
     old: Pod,
     new: Pod,
     alive: Agent,
 }
 
-/// Only a new list can show the change: the watch would, far too late, and its history is gone. `before` is what the new pod gets
-/// until then; `None`: it is told to come again.
+/// Makes a change that only a new list can show: the watch would show it too late, and its history is gone. `before` is the role that
+/// the new pod gets until then; `None` if it gets 503.
 fn replace(rig: &Rig, before: Option<&str>) -> Result<Replaced> {
     let spec = |role: &str| PodSpec::new(TEAM, "web").shape(SHAPE).annotation(ROLE, role);
     let old = rig.pod(spec("old-role"))?;
@@ -104,18 +104,18 @@ fn replace(rig: &Rig, before: Option<&str>) -> Result<Replaced> {
     rig.kube.delete("Pod", TEAM, "web")?;
     let new = rig.node.pod(spec("new-role").v4(old.v4()).v6(old.v6()))?;
     rig.kube.apply(new.object())?;
-    // Nothing has told the daemon yet.
-    ensure!(lists() == known, "it has listed pods by itself");
+    // The daemon has no reason to list yet.
+    ensure!(lists() == known, "the daemon has listed pods without a reason");
     let fresh = new.agent("app")?;
     match (fresh.v4().credentials(), before) {
         (Ok(credentials), Some(role)) if rig.role_of(&credentials).as_deref() == Some(role) => {}
         (Err(error), None) if error.status() == Some(503) => {}
-        (answer, _) => bail!("{before:?} was to come before the list, and this did: {answer:?}"),
+        (answer, _) => bail!("expected {before:?} before the list, got {answer:?}"),
     }
     rig.kube.gone();
     rig.kube.cut();
     becomes(rig, fresh.v4(), "new-role", before.as_slice())?;
-    ensure!(lists() > known, "nothing was listed: {:?}", rig.kube.requests());
+    ensure!(lists() > known, "the daemon has not listed: {:?}", rig.kube.requests());
     Ok(Replaced { old, new, alive })
 }
 
@@ -123,17 +123,17 @@ fn is_list(sent: &Request) -> bool {
     sent.path.contains("/pods") && !sent.is_watch()
 }
 
-/// Waits until `client` is served with `role`. Until then it may be told to come again, or have one of `before`, and nothing else.
+/// Waits until `client` gets credentials of `role`. Until then it may only get 503 or one of the roles in `before`.
 fn becomes(rig: &Rig, client: Client<'_>, role: &str, before: &[&str]) -> Result<()> {
     until(&format!("credentials of {role}"), SOON, || match client.credentials() {
         Err(error) if error.status() == Some(503) => Ok(None),
-        // A client asks for the name first: a role that changes before it asks for the credentials is by then another's name.
+        // A client requests the role's name first. If the role changes before it requests the credentials, the name is no longer its own.
         Err(error) if error.status() == Some(404) && !before.is_empty() => Ok(None),
-        Err(error) => bail!("neither served nor told to come again: {error}"),
+        Err(error) => bail!("neither credentials nor 503: {error}"),
         Ok(credentials) => match rig.role_of(&credentials) {
             Some(now) if now == role => Ok(Some(())),
             Some(old) if before.contains(&old.as_str()) => Ok(None),
-            other => bail!("on the way to {role} it got {other:?}"),
+            other => bail!("before {role} it got {other:?}"),
         },
     })
 }

@@ -1,4 +1,4 @@
-//! A new pod gets the address of one that is gone, while the watch still shows the old one: a thousand times, at random.
+//! A new pod gets the address of a deleted one while the watch still shows the old pod, a thousand times with random delays.
 
 use std::sync::OnceLock;
 use std::thread;
@@ -16,13 +16,13 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("control_by_address_a_reused_address_gives_the_last_pods_role", by_address),
 ];
 
-/// How long after the watch has shown the pod it must have been served.
+/// How long after the watch has shown the pod it must be served.
 const PATIENCE: Duration = Duration::from_millis(800);
-/// Addresses that change hands at the same time.
+/// Addresses that are reused at the same time.
 const WIDTH: usize = 40;
-/// Enough that, with every fifth wave's watch moving, [`FROZEN`] are left.
+/// The number of rounds. The watch is not frozen in every fifth wave, which leaves [`FROZEN`] rounds.
 const ROUNDS: usize = 1250;
-/// Rounds of these in which all of the watch must have stood still.
+/// The number of rounds in which the whole watch must have been frozen.
 const FROZEN: usize = 1000;
 
 fn never_wrong() -> Result<()> {
@@ -32,7 +32,7 @@ fn never_wrong() -> Result<()> {
     println!("{tally:?}");
     ensure!(tally.served + tally.late == ROUNDS && tally.frozen >= FROZEN, "{tally:?}");
     ensure!(tally.wrong == 0 && tally.strange.is_empty(), "{tally:?}");
-    // 99.9 per cent in time.
+    // 99.9 % in time.
     ensure!(tally.late * 1000 <= ROUNDS, "{tally:?}");
     no_leak(&rig)
 }
@@ -42,28 +42,28 @@ fn by_address() -> Result<()> {
     rig.start(&["--identity", "ip"])?;
     let tally = play(&rig, 2 * WIDTH)?;
     println!("{tally:?}");
-    ensure!(tally.wrong > 0, "the weaker mode is never wrong either, so the trial shows nothing: {tally:?}");
+    ensure!(tally.wrong > 0, "the weaker mode is never wrong either, so the trial proves nothing: {tally:?}");
     Ok(())
 }
 
-/// What became of the rounds.
+/// The results of the rounds.
 #[derive(Debug, Default)]
 struct Tally {
-    /// While these were played the watch stood still.
+    /// Rounds during which the watch was frozen.
     frozen: usize,
-    /// Their own role, in time.
+    /// Pods that got their own role in time.
     served: usize,
-    /// Their own role, too late.
+    /// Pods that got their own role too late.
     late: usize,
-    /// Another role.
+    /// Pods that got another role.
     wrong: usize,
-    /// An answer that is neither credentials nor "come again".
+    /// Answers other than credentials and 503.
     strange: Vec<String>,
-    /// The longest time to the credentials.
+    /// The longest time until credentials.
     slowest: Duration,
 }
 
-/// Plays so many rounds, in waves.
+/// Runs this many rounds, in waves.
 fn play(rig: &Rig, rounds: usize) -> Result<Tally> {
     let mut random = Random::new();
     let mut tally = Tally::default();
@@ -77,7 +77,7 @@ fn play(rig: &Rig, rounds: usize) -> Result<Tally> {
     settled(&pods)?;
     for wave in 1..=rounds.div_ceil(WIDTH) {
         let width = WIDTH.min(rounds - (wave - 1) * WIDTH);
-        // Every change is late by itself; in most waves all of the watch stands still besides.
+        // Each change is delayed by itself; in most waves the whole watch is frozen as well.
         let frozen = !wave.is_multiple_of(5);
         if frozen {
             rig.kube.freeze(true);
@@ -106,7 +106,7 @@ fn play(rig: &Rig, rounds: usize) -> Result<Tally> {
             thawed.set(Instant::now()).ok();
         }
         thread::scope(|scope| -> Result<()> {
-            // Both must have come: the change's own time, and the end of the standstill.
+            // The change is shown when both its own delay and the freeze are over.
             let shown = |i: usize| thawed.get().and_then(|thawed| Some(*shown.get(i)?.max(thawed)));
             let asking: Vec<_> =
                 new.iter().enumerate().map(|(i, pod)| scope.spawn(move || ask(rig, pod, || shown(i)))).collect();
@@ -145,8 +145,8 @@ impl Tally {
     }
 }
 
-/// Asks as an SDK does, again after each "come again", until there are credentials. The time counts from when the watch has shown
-/// the pod, or from the first question where that came later; `shown` says when, as soon as it is known.
+/// Requests credentials as an SDK does, and retries after each 503. The time counts from when the watch has shown the pod, or from the
+/// first request if that was later; `shown` returns that time once it is known.
 fn ask(rig: &Rig, pod: &Pod, shown: impl Fn() -> Option<Instant>) -> Result<Round> {
     let agent = pod.agent("app")?;
     let own = pod.spec().scheduled("")["metadata"]["annotations"][ROLE].clone();
@@ -175,7 +175,7 @@ fn pod(rig: &Rig, address: Option<(std::net::Ipv4Addr, std::net::Ipv6Addr)>, i: 
     rig.node.pod(spec)
 }
 
-/// Chance enough for delays (xorshift).
+/// A random number generator that is good enough for delays (xorshift).
 struct Random(u64);
 
 impl Random {

@@ -1,4 +1,4 @@
-//! Somebody else rewrites packets too, or the connection was there before us.
+//! Other programs rewrite packets too, or a connection is older than podrole's rules.
 
 use anyhow::{Result, ensure};
 use podrole_lab::agent::{Connection, End, Target};
@@ -10,14 +10,14 @@ use podrole_lab::world::{Trial, scratch};
 use crate::support::{NODE_ROLE, SHORT, agents, leak, nft, no_leak, on_wan, ready, refused, rig, served_both, soon};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_rewrite_after_ours_changes_nothing", after_ours),
-    Trial::new("a_rewrite_before_ours_leads_nowhere", before_ours),
-    Trial::new("packets_kept_from_connection_tracking_are_served_or_dropped", untracked),
-    Trial::new("a_connection_from_before_podrole_is_cut_off", older_than_the_rules),
+    Trial::new("a_rewrite_after_podroles_has_no_effect", after_ours),
+    Trial::new("a_rewrite_before_podroles_does_not_leak", before_ours),
+    Trial::new("untracked_packets_are_served_or_dropped", untracked),
+    Trial::new("a_connection_older_than_podrole_is_cut_off", older_than_the_rules),
     Trial::new("control_a_connection_goes_on_without_podrole", goes_on),
 ];
 
-/// `-100` is where kube-proxy rewrites.
+/// The rule has kube-proxy's priority, -100.
 fn after_ours() -> Result<()> {
     let rig = ready()?;
     rewrite(&rig, -100)?;
@@ -28,7 +28,7 @@ fn after_ours() -> Result<()> {
     no_leak(&rig)
 }
 
-/// Before ours and behind connection tracking: such a chain decides where the packet goes.
+/// A chain before podrole's and after connection tracking decides where the packet goes.
 fn before_ours() -> Result<()> {
     let rig = ready()?;
     rewrite(&rig, -195)?;
@@ -39,7 +39,7 @@ fn before_ours() -> Result<()> {
     }
     ensure!(rig.imds.from_pods().is_empty(), "{:?}", rig.imds.from_pods());
     no_leak(&rig)?;
-    // Control: it is the forward chain's look at the original destination that stops it.
+    // Control: the forward chain drops it, because of its original destination.
     nft(&rig, "flush chain inet podrole guard_forward")?;
     for client in [agents[0].1.v4(), agents[0].1.v6()] {
         ensure!(client.credentials()?.role == NODE_ROLE);
@@ -48,7 +48,7 @@ fn before_ours() -> Result<()> {
     Ok(())
 }
 
-/// `notrack` takes a packet past every NAT chain, ours too: the second lock serves it.
+/// With `notrack` a packet bypasses every NAT chain, podrole's too; the metadata listener behind the routing guard serves it.
 fn untracked() -> Result<()> {
     let rig = ready()?;
     nft(
@@ -78,8 +78,10 @@ fn older_than_the_rules() -> Result<()> {
             open.push((target, agent.open(&target)?));
         }
     }
-    // They lead to the cloud's own service: that much has leaked before there was anybody to stop it.
-    until("the cloud's service to take them", SHORT, || Ok((rig.imds.from_pods().len() == open.len()).then_some(())))?;
+    // These connections lead to the real metadata service, because podrole does not run yet.
+    until("the metadata service to accept them", SHORT, || {
+        Ok((rig.imds.from_pods().len() == open.len()).then_some(()))
+    })?;
     rig.start(&[])?;
     rig.imds.clear()?;
     for (target, connection) in &open {
@@ -108,11 +110,11 @@ fn goes_on() -> Result<()> {
     Ok(())
 }
 
-/// What comes back to one request on an open connection, within a moment.
+/// The answer to one request on an open connection, if it arrives soon.
 fn ask(connection: &Connection<'_>, target: &Target) -> Result<Vec<u8>> {
     let request =
         format!("GET /latest/meta-data/iam/security-credentials/ HTTP/1.1\r\nHost: {}\r\n\r\n", target.address());
-    // A reset that was there already is an answer too: none.
+    // The connection may be reset already; the answer is then empty.
     if connection.send(request.as_bytes()).is_err() {
         return Ok(Vec::new());
     }
@@ -122,7 +124,7 @@ fn ask(connection: &Connection<'_>, target: &Target) -> Result<Vec<u8>> {
         .unwrap_or_default())
 }
 
-/// Somebody sends what is for the metadata address to a host beyond the uplink, which passes it to the cloud's service.
+/// Another program rewrites packets for the metadata address to a host behind the uplink, which forwards them to the metadata service.
 fn rewrite(rig: &Rig, priority: i32) -> Result<()> {
     let chain = |priority: i32, from: [String; 2], to: [String; 2]| {
         format!(
@@ -138,7 +140,7 @@ fn rewrite(rig: &Rig, priority: i32) -> Result<()> {
     let file = scratch().join("beyond.nft");
     std::fs::write(&file, beyond)?;
     on_wan(rig, &format!("nft -f {}", file.display()))?;
-    // The host does pass it on: the node itself, which nobody rewrites, gets there by that address.
+    // The host does forward: the node's own packets, which are not rewritten, reach the service by the host's address.
     let node = rig.node.agent()?;
     ensure!(node.to(soon(WAN_V4.into())).credentials()?.role == NODE_ROLE);
     Ok(())

