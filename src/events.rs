@@ -1,7 +1,7 @@
-//! Events: a denied pod's owner is told in Kubernetes, where they look.
+//! Kubernetes Events for denied pods, so that a pod's owner sees the reason with `kubectl describe`.
 //!
-//! The way of a request only notes a denial in memory. Whether and when it becomes an Event is the [`schedule`]'s word; one task,
-//! away from pods' requests, writes one after the other.
+//! The request path only records a denial in memory. The [`schedule`] decides whether and when it becomes an Event. One background
+//! task writes the Events, one at a time.
 
 pub mod api;
 pub mod schedule;
@@ -18,16 +18,16 @@ use crate::clock::Clock;
 use crate::metrics::{EventResult, Metrics};
 use crate::types::{Denial, PodEntry, PodUid};
 
-use schedule::{Failure, Limits, Schedule, Told};
+use schedule::{Failure, Limits, Noted, Schedule};
 use sink::{Report, Sink, SinkError};
 
-/// For one write. What takes longer counts as failed.
+/// Time for one write. A slower one counts as failed.
 const WRITE: Duration = Duration::from_secs(10);
 
-/// Denials on their way to Events.
+/// Records denials and writes them as Events.
 pub struct Events {
     schedule: Mutex<Schedule>,
-    waiting: Notify,
+    queued: Notify,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
@@ -35,52 +35,52 @@ pub struct Events {
 // === impl Events ===
 
 impl Events {
-    /// Nothing has been denied yet.
+    /// An empty record.
     pub fn new(limits: Limits, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
-        Self { schedule: Mutex::new(Schedule::new(limits)), waiting: Notify::new(), clock, metrics }
+        Self { schedule: Mutex::new(Schedule::new(limits)), queued: Notify::new(), clock, metrics }
     }
 
-    /// A pod was denied. Never waits for anybody outside.
+    /// Records a denial of `pod`. Does no I/O. `explanation` is called only if its result may be written.
     pub fn denied(&self, pod: &PodEntry, reason: Denial, explanation: impl FnOnce() -> String) {
         let now = self.clock.boot();
-        let told = self.schedule().deny(now, pod, reason, explanation);
-        match told {
-            Told::Waiting => self.waiting.notify_one(),
-            Told::Counted => {}
-            Told::Dropped => self.metrics.event(EventResult::Dropped),
+        let noted = self.schedule().deny(now, pod, reason, explanation);
+        match noted {
+            Noted::Queued => self.queued.notify_one(),
+            Noted::Counted => {}
+            Noted::Dropped => self.metrics.event(EventResult::Dropped),
         }
     }
 
-    /// The pod is gone, or other than it was: what was still to be told about it may be wrong.
+    /// Drops what was not written yet about a pod that is gone or has changed, because it may be wrong now.
     pub fn forget(&self, pod: &PodUid) {
-        self.dropped(self.schedule().forget(pod));
+        self.count_dropped(self.schedule().forget(pod));
     }
 
-    /// Writes Events to `sink`, one at a time, for ever. `jitter` gives numbers in `0..1`.
+    /// Writes Events to `sink`, one at a time. `jitter` returns numbers in `0..1`. Never ends.
     pub async fn publish(self: Arc<Self>, sink: impl Sink, jitter: fn() -> f64) {
-        let mut trouble = false;
+        let mut failing = false;
         loop {
             let now = self.clock.boot();
-            self.dropped(self.schedule().tidy(now));
+            self.count_dropped(self.schedule().tidy(now));
             let next = self.schedule().next(now);
             match next {
-                // Either way there is something to look at.
-                Err(wait) => drop(timeout(wait, self.waiting.notified()).await),
-                Ok(report) => self.write(&sink, &report, jitter(), &mut trouble).await,
+                // Whether the time is up or a denial was queued: ask the schedule again.
+                Err(wait) => drop(timeout(wait, self.queued.notified()).await),
+                Ok(report) => self.write(&sink, &report, jitter(), &mut failing).await,
             }
         }
     }
 
-    /// One attempt. `trouble`: the log was told of an earlier failure, and that is enough until it is over.
-    async fn write(&self, sink: &impl Sink, report: &Report, jitter: f64, trouble: &mut bool) {
+    /// Makes one attempt. `failing` is set while an outage has already been logged as a warning, so that it is logged only once.
+    async fn write(&self, sink: &impl Sink, report: &Report, jitter: f64, failing: &mut bool) {
         let written = timeout(WRITE, sink.write(report, self.clock.wall())).await;
-        let written = written.unwrap_or_else(|_| Err(SinkError::Later(format!("no answer in {WRITE:?}"))));
+        let written = written.unwrap_or_else(|_| Err(SinkError::Retry(format!("no answer within {WRITE:?}"))));
         let now = self.clock.boot();
         let error = match written {
             Ok(event) => {
                 self.metrics.event(EventResult::Published);
                 self.schedule().written(now, report, event);
-                if std::mem::take(trouble) {
+                if std::mem::take(failing) {
                     info!("Events can be written again");
                 }
                 return;
@@ -89,32 +89,36 @@ impl Events {
         };
         let (result, failure) = match &error {
             SinkError::Gone => (EventResult::Failed, Failure::Gone),
-            SinkError::Forbidden(_) => (EventResult::Forbidden, Failure::Later),
-            SinkError::Later(_) => (EventResult::Failed, Failure::Later),
-            SinkError::Never(_) => (EventResult::Dropped, Failure::Never),
+            SinkError::Forbidden(_) => (EventResult::Forbidden, Failure::Retry),
+            SinkError::Retry(_) => (EventResult::Failed, Failure::Retry),
+            SinkError::Rejected(_) => (EventResult::Dropped, Failure::Rejected),
         };
         self.metrics.event(result);
         self.schedule().failed(now, report, failure, jitter);
         match &error {
-            SinkError::Gone => debug!(pod = %report.name, namespace = %report.namespace, "An Event is written anew"),
-            SinkError::Never(_) => {
-                warn!(pod = %report.name, namespace = %report.namespace, %error, "An Event is given up");
+            SinkError::Gone => {
+                debug!(pod = %report.name, namespace = %report.namespace, "Event no longer exists; creating a new one")
             }
-            SinkError::Forbidden(_) | SinkError::Later(_) if *trouble => debug!(%error, "Event not written yet"),
+            SinkError::Rejected(_) => {
+                warn!(pod = %report.name, namespace = %report.namespace, %error, "Event rejected; not retrying");
+            }
+            SinkError::Forbidden(_) | SinkError::Retry(_) if *failing => {
+                debug!(%error, "Cannot write an Event yet; retrying")
+            }
             SinkError::Forbidden(_) => error!(
                 %error,
-                "Events of denied pods cannot be written; pods are served all the same. Give podrole's service account the verbs \
+                "Cannot write Events of denied pods, no permission; pods are served regardless. Grant podrole's service account the verbs \
                  create and patch on events in the API group events.k8s.io, or set --events=false"
             ),
-            SinkError::Later(_) => {
-                warn!(%error, "Events of denied pods cannot be written yet; trying again ever more rarely")
+            SinkError::Retry(_) => {
+                warn!(%error, "Cannot write Events of denied pods; retrying with backoff")
             }
         }
-        *trouble |= failure == Failure::Later;
+        *failing |= failure == Failure::Retry;
     }
 
-    fn dropped(&self, untold: usize) {
-        for _ in 0..untold {
+    fn count_dropped(&self, dropped: usize) {
+        for _ in 0..dropped {
             self.metrics.event(EventResult::Dropped);
         }
     }

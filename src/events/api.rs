@@ -1,4 +1,4 @@
-//! Events as the API server takes them: `events.k8s.io/v1`, created once and then only counted on.
+//! Writes Events to the API server: `events.k8s.io/v1`, created once, after which only the count is updated.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,16 +13,16 @@ use serde_json::json;
 use super::sink::{Report, Sink, SinkError};
 use crate::types::causes;
 
-/// Who reports.
+/// The reporting controller.
 const CONTROLLER: &str = "podrole.dev/agent";
-/// What was tried.
+/// The action that was denied.
 const ACTION: &str = "AssumeRole";
-/// What the API server takes of a reporter's name, in bytes.
+/// The longest name of a reporting instance that the API server accepts, in bytes.
 const INSTANCE: usize = 128;
-/// What it takes of a name that it completes.
+/// The longest `generateName` that the API server uses in full, in bytes.
 const PREFIX: usize = 58;
 
-/// Writes to the API server.
+/// A sink that writes to the API server.
 #[derive(Clone)]
 pub struct KubeEvents {
     client: Client,
@@ -32,17 +32,17 @@ pub struct KubeEvents {
 // === impl KubeEvents ===
 
 impl KubeEvents {
-    /// A writer that signs as `instance`. A `client` that repeats failed calls by itself would make more of them than are counted.
+    /// A sink that reports as `instance`. `client` must not retry by itself: its retries would bypass the schedule's limits.
     pub fn new(client: Client, instance: &str) -> Self {
         Self { client, instance: instance[..instance.floor_char_boundary(INSTANCE)].to_owned() }
     }
 
-    /// The whole Event, for the first time.
+    /// A new Event.
     fn event(&self, report: &Report, now: MicroTime) -> Event {
         let text = |text: &str| Some(text.to_owned());
         Event {
             metadata: ObjectMeta {
-                // The server completes it: a daemon that starts anew cannot run into its own.
+                // The server adds a suffix, so a restarted daemon cannot collide with its own earlier Events.
                 generate_name: Some(prefix(&report.name)),
                 namespace: text(&report.namespace),
                 ..ObjectMeta::default()
@@ -69,14 +69,18 @@ impl KubeEvents {
 
 impl Sink for KubeEvents {
     async fn write(&self, report: &Report, now: SystemTime) -> Result<Arc<str>, SinkError> {
-        let now = jiff::Timestamp::try_from(now).map_err(|error| SinkError::Later(error.to_string()))?;
+        let now = jiff::Timestamp::try_from(now).map_err(|error| SinkError::Retry(error.to_string()))?;
         let now = MicroTime(now);
         let api: Api<Event> = Api::namespaced(self.client.clone(), &report.namespace);
         match &report.series {
             None => {
                 let event = self.event(report, now);
-                let created = api.create(&PostParams::default(), &event).await.map_err(|error| sorted(&error))?;
-                created.metadata.name.map(Into::into).ok_or_else(|| SinkError::Never("it got no name".into()))
+                let created = api.create(&PostParams::default(), &event).await.map_err(|error| classify(&error))?;
+                created
+                    .metadata
+                    .name
+                    .map(Into::into)
+                    .ok_or_else(|| SinkError::Rejected("the API server returned it without a name".into()))
             }
             Some(series) => {
                 let count = i32::try_from(series.count).unwrap_or(i32::MAX);
@@ -84,7 +88,7 @@ impl Sink for KubeEvents {
                 let patched = api.patch_metadata(&series.event, &PatchParams::default(), &Patch::Merge(patch)).await;
                 patched
                     .map(|_| series.event.clone())
-                    .map_err(|error| if is_not_found(&error) { SinkError::Gone } else { sorted(&error) })
+                    .map_err(|error| if is_not_found(&error) { SinkError::Gone } else { classify(&error) })
             }
         }
     }
@@ -96,7 +100,7 @@ impl std::fmt::Debug for KubeEvents {
     }
 }
 
-/// Without what follows it must be a name as well; a dash at the end is overlooked.
+/// A `generateName` for a pod's name. Without its final dash it must be a valid name as well, or the API server rejects it.
 fn prefix(name: &str) -> String {
     let start = &name[..name.floor_char_boundary(PREFIX - 1)];
     format!("{}-", start.trim_end_matches(['-', '.']))
@@ -106,16 +110,16 @@ fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// What an error means for the next attempt.
-fn sorted(error: &kube::Error) -> SinkError {
-    let kube::Error::Api(status) = error else { return SinkError::Later(causes(error)) };
-    let told = format!("{} {}: {}", status.code, status.reason, status.message);
+/// Classifies an error by what it means for the next attempt.
+fn classify(error: &kube::Error) -> SinkError {
+    let kube::Error::Api(status) = error else { return SinkError::Retry(causes(error)) };
+    let message = format!("{} {}: {}", status.code, status.reason, status.message);
     match status.code {
-        // A namespace on its way out takes nothing new, whatever our rights.
-        403 if status.message.contains("because it is being terminated") => SinkError::Never(told),
-        403 => SinkError::Forbidden(told),
-        400 | 404 | 405 | 410 | 413 | 415 | 422 => SinkError::Never(told),
-        _ => SinkError::Later(told),
+        // A terminating namespace accepts no new objects; this is not a lack of rights.
+        403 if status.message.contains("because it is being terminated") => SinkError::Rejected(message),
+        403 => SinkError::Forbidden(message),
+        400 | 404 | 405 | 410 | 413 | 415 | 422 => SinkError::Rejected(message),
+        _ => SinkError::Retry(message),
     }
 }
 
@@ -124,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_generated_name_starts_as_the_pods() {
+    fn a_generated_name_starts_like_the_pods_name() {
         for (name, expected) in [("web", "web-"), ("web-0.a", "web-0.a-"), ("web-", "web-")] {
             assert_eq!(prefix(name), expected);
         }
@@ -139,23 +143,23 @@ mod tests {
             let status: kube::core::Status =
                 serde_json::from_value(json!({"status": "Failure", "code": code, "message": message, "reason": "R"}))
                     .unwrap();
-            match sorted(&kube::Error::Api(Box::new(status))) {
+            match classify(&kube::Error::Api(Box::new(status))) {
                 SinkError::Forbidden(_) => "forbidden",
                 SinkError::Gone => "gone",
-                SinkError::Later(_) => "later",
-                SinkError::Never(_) => "never",
+                SinkError::Retry(_) => "retry",
+                SinkError::Rejected(_) => "rejected",
             }
         };
         for (code, message, expected) in [
             (403, "User \"podrole\" cannot create resource \"events\"", "forbidden"),
-            (403, "unable to create new content in namespace a because it is being terminated", "never"),
-            (404, "namespaces \"a\" not found", "never"),
-            (422, "is invalid", "never"),
-            (401, "Unauthorized", "later"),
-            (409, "already exists", "later"),
-            (429, "too many requests", "later"),
-            (500, "failed calling webhook", "later"),
-            (503, "unavailable", "later"),
+            (403, "unable to create new content in namespace a because it is being terminated", "rejected"),
+            (404, "namespaces \"a\" not found", "rejected"),
+            (422, "is invalid", "rejected"),
+            (401, "Unauthorized", "retry"),
+            (409, "already exists", "retry"),
+            (429, "too many requests", "retry"),
+            (500, "failed calling webhook", "retry"),
+            (503, "unavailable", "retry"),
         ] {
             assert_eq!(class(code, message), expected, "{code} {message}");
         }

@@ -1,7 +1,8 @@
-//! Which denial becomes an Event, and when. Pure: the time is handed in.
+//! Decides which denials become Events, and when. Pure: the time is an argument.
 //!
-//! A denial is told at once; the same pod and reason again after a minute, then ever more rarely. All of a node's Events share one
-//! bucket, so whatever its pods do, the API server gets a few writes a minute. Who was never told anything comes first.
+//! The first denial of a pod for a reason is written immediately; repetitions after a minute, then at growing intervals. All Events
+//! of a node share one token bucket, so the API server gets a few writes per minute whatever the pods do. Pods without any Event
+//! come first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,35 +13,35 @@ use crate::backoff::Backoff;
 use crate::token_bucket::{Rate, TokenBucket};
 use crate::types::{Denial, PodEntry, PodUid};
 
-/// What the API server takes of a note, in bytes.
+/// The longest note that the API server accepts, in bytes.
 pub const NOTE: usize = 1024;
-/// Events live as long in most clusters: what has been quiet for this is new when it comes back.
+/// An entry without a denial for this long is forgotten, because most clusters delete Events after an hour. A later denial is new.
 const QUIET: Duration = Duration::from_secs(3600);
-/// Between looks for what has been quiet.
+/// Time between two searches for entries to forget.
 const TIDY: Duration = Duration::from_secs(600);
 
-/// How often is often.
+/// Limits on the number of Events.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Writes of the whole node.
+    /// Rate of writes of the whole node.
     pub writes: Rate,
-    /// Between Events of the same pod and reason.
+    /// Time between two writes for the same pod and reason.
     pub repeat: Backoff,
-    /// After failed writes, for the whole node.
+    /// Time without writes of the whole node after failed ones.
     pub retry: Backoff,
-    /// Pairs of pod and reason that are remembered. Far above what a node has; beyond it new ones are dropped.
+    /// The largest number of remembered pairs of pod and reason, far above what a node has. Beyond it new pairs are dropped.
     pub entries: usize,
 }
 
-/// What is known of every denied pod.
+/// The denials of each pod and the state of their Events.
 #[derive(Debug)]
 pub struct Schedule {
     limits: Limits,
     pods: HashMap<PodUid, Pod>,
     entries: usize,
-    /// For the writes of the whole node.
+    /// Limits the writes of the whole node.
     bucket: TokenBucket,
-    /// Nothing is written before this.
+    /// Nothing is written before this time.
     resume: Duration,
     /// Failed writes in a row.
     failures: u32,
@@ -52,9 +53,9 @@ struct Pod {
     shown_uid: PodUid,
     namespace: Arc<str>,
     name: Arc<str>,
-    /// Something was told about it.
-    told: bool,
-    /// One a reason at most.
+    /// An Event has been written for this pod.
+    has_event: bool,
+    /// At most one per reason.
     entries: Vec<Entry>,
 }
 
@@ -62,57 +63,60 @@ struct Pod {
 struct Entry {
     reason: Denial,
     state: State,
-    /// Of the last denial that was looked at.
+    /// The note of the last denial that was explained.
     note: Arc<str>,
-    /// While it waits, the note is left as it is until then.
-    look: Duration,
-    /// Nothing more is told before this.
+    /// While the entry waits, its note is not updated before this time.
+    note_until: Duration,
+    /// A quiet entry is not written again before this time.
     due: Duration,
-    /// How often it was written.
+    /// Successful writes.
     writes: u32,
-    /// Denials that its Event stands for.
+    /// The number of denials that its Event stands for.
     count: u32,
+    /// The time of the last denial.
     last: Duration,
-    /// Its last write failed, and none of another has succeeded since.
+    /// The last write of this entry failed, and no other write has succeeded since.
     failed: bool,
     written: Option<Written>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// Nothing to write.
     Quiet,
-    /// For a write, since then.
+    /// Waiting for a write, since this time.
     Waiting(Duration),
+    /// Being written.
     Writing,
 }
 
-/// An Event that is there.
+/// An Event that was written for an entry.
 #[derive(Debug)]
 struct Written {
     event: Arc<str>,
     note: Arc<str>,
 }
 
-/// What a denial led to.
+/// What [`Schedule::deny`] did with a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// It is to be written: look at [`Schedule::next`].
-    Waiting,
-    /// It is counted.
+pub enum Noted {
+    /// An Event is to be written: call [`Schedule::next`].
+    Queued,
+    /// It is only counted, for the Event that was or will be written.
     Counted,
-    /// There is no room to remember it.
+    /// It is dropped, because [`Limits::entries`] is reached.
     Dropped,
 }
 
-/// How a write failed, as far as it matters to what comes next.
+/// How a write failed, as far as the schedule distinguishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The earlier Event is gone; a new one takes its place.
+    /// The Event to count on is gone; a new one must be created.
     Gone,
-    /// The whole node waits a while.
-    Later,
-    /// This one is given up.
-    Never,
+    /// The write may succeed later; the whole node backs off.
+    Retry,
+    /// The API server will never accept this Event; it is given up.
+    Rejected,
 }
 
 // === impl Limits ===
@@ -131,7 +135,7 @@ impl Default for Limits {
 // === impl Schedule ===
 
 impl Schedule {
-    /// Nothing is known yet.
+    /// An empty schedule.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -144,44 +148,44 @@ impl Schedule {
         }
     }
 
-    /// `pod` was denied. `explain` is asked only where somebody may read it: once in a minute for each reason.
-    pub fn deny(&mut self, now: Duration, pod: &PodEntry, reason: Denial, explain: impl FnOnce() -> String) -> Told {
+    /// Records a denial of `pod`. Calls `explain` only if its result may be written: at most once per minute and reason.
+    pub fn deny(&mut self, now: Duration, pod: &PodEntry, reason: Denial, explain: impl FnOnce() -> String) -> Noted {
         let limits = self.limits;
         if let Some(entry) = self.entry(&pod.uid, reason) {
             entry.count = entry.count.saturating_add(1);
             entry.last = now;
             let (quiet, silent_until) = match entry.state {
                 State::Quiet => (true, entry.due),
-                // What waits long is to say what is wrong now.
-                State::Waiting(_) | State::Writing => (false, entry.look),
+                // An entry that waits long must say what is wrong now, not when it was queued.
+                State::Waiting(_) | State::Writing => (false, entry.note_until),
             };
             if now < silent_until {
-                return Told::Counted;
+                return Noted::Counted;
             }
-            entry.look = now + limits.repeat.first;
+            entry.note_until = now + limits.repeat.first;
             entry.note = note(reason, &explain());
             if !quiet {
-                return Told::Counted;
+                return Noted::Counted;
             }
             entry.state = State::Waiting(now);
-            return Told::Waiting;
+            return Noted::Queued;
         }
         if self.entries >= limits.entries {
-            return Told::Dropped;
+            return Noted::Dropped;
         }
         self.entries += 1;
         let known = self.pods.entry(pod.uid.clone()).or_insert_with(|| Pod {
             shown_uid: pod.cgroup_uid.clone().unwrap_or_else(|| pod.uid.clone()),
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
-            told: false,
+            has_event: false,
             entries: Vec::new(),
         });
         known.entries.push(Entry {
             reason,
             state: State::Waiting(now),
             note: note(reason, &explain()),
-            look: now + limits.repeat.first,
+            note_until: now + limits.repeat.first,
             due: now,
             writes: 0,
             count: 1,
@@ -189,11 +193,11 @@ impl Schedule {
             failed: false,
             written: None,
         });
-        Told::Waiting
+        Noted::Queued
     }
 
-    /// What to write now; its outcome is to be told to [`written`](Self::written) or [`failed`](Self::failed). `Err`: how long
-    /// to wait before asking again, unless something is [`Told::Waiting`] meanwhile.
+    /// The next Event to write. The caller must report the result to [`written`](Self::written) or [`failed`](Self::failed). `Err`
+    /// is the time to wait before the next call, unless a denial is [`Noted::Queued`] meanwhile.
     pub fn next(&mut self, now: Duration) -> Result<Report, Duration> {
         if now < self.resume {
             return Err(self.resume - now);
@@ -202,7 +206,7 @@ impl Schedule {
         if token_at > now {
             return Err(token_at - now);
         }
-        // Only now: it looks through everything.
+        // Last, because it searches all entries.
         let Some((uid, at)) = self.first_waiting() else { return Err(TIDY) };
         let Some(pod) = self.pods.get_mut(&uid) else { return Err(TIDY) };
         self.bucket.take(now);
@@ -225,15 +229,15 @@ impl Schedule {
         })
     }
 
-    /// The Event was written and has this name.
+    /// Records that `report` was written, as the Event named `event`.
     pub fn written(&mut self, now: Duration, report: &Report, event: Arc<str>) {
         let repeat = self.limits.repeat;
         self.failures = 0;
         self.resume = now;
-        // Whatever failed before may have been the API server's trouble, which is over.
+        // Earlier failures may have been caused by the API server, which works again.
         self.pods.values_mut().flat_map(|pod| &mut pod.entries).for_each(|entry| entry.failed = false);
         if let Some(pod) = self.pods.get_mut(&report.pod) {
-            pod.told = true;
+            pod.has_event = true;
         }
         let Some(entry) = self.entry(&report.pod, report.reason) else { return };
         entry.state = State::Quiet;
@@ -242,9 +246,9 @@ impl Schedule {
         entry.due = now + repeat.pause(entry.writes);
     }
 
-    /// The Event was not written. `jitter` in `0..1` spreads the next attempts of many nodes.
+    /// Records that `report` was not written. `jitter`, in `0..1`, spreads the next attempts of many nodes.
     pub fn failed(&mut self, now: Duration, report: &Report, failure: Failure, jitter: f64) {
-        if failure == Failure::Later {
+        if failure == Failure::Retry {
             self.failures = self.failures.saturating_add(1);
             self.resume = now + self.limits.retry.spread(self.failures, jitter);
         }
@@ -256,65 +260,68 @@ impl Schedule {
                 entry.written = None;
                 entry.count = 1;
             }
-            Failure::Later => {
+            Failure::Retry => {
                 entry.state = State::Waiting(now);
                 entry.failed = true;
             }
-            Failure::Never => {
+            Failure::Rejected => {
                 entry.state = State::Quiet;
                 entry.due = now + longest;
             }
         }
     }
 
-    /// The pod is gone; how many of its reasons nobody was told.
+    /// Forgets a pod that is gone. Returns the number of its entries that were still waiting for a write.
     pub fn forget(&mut self, pod: &PodUid) -> usize {
         let Some(pod) = self.pods.remove(pod) else { return 0 };
         self.entries -= pod.entries.len();
         pod.entries.iter().filter(|entry| matches!(entry.state, State::Waiting(_))).count()
     }
 
-    /// Now and then: forgets what has been quiet so long that its Event is gone. How many of these nobody was told.
+    /// Every ten minutes, forgets entries without denials for so long that their Events are gone. Returns the number of them that
+    /// were still waiting for a write.
     pub fn tidy(&mut self, now: Duration) -> usize {
         if now.saturating_sub(self.tidied) < TIDY {
             return 0;
         }
         self.tidied = now;
-        let mut untold = 0;
+        let mut waiting = 0;
         self.pods.retain(|_, pod| {
             pod.entries.retain(|entry| {
                 let keep = entry.state == State::Writing || now.saturating_sub(entry.last) < QUIET;
-                untold += usize::from(!keep && entry.state != State::Quiet);
+                waiting += usize::from(!keep && entry.state != State::Quiet);
                 keep
             });
             !pod.entries.is_empty()
         });
         self.entries = self.pods.values().map(|pod| pod.entries.len()).sum();
-        untold
+        waiting
     }
 
     fn entry(&mut self, pod: &PodUid, reason: Denial) -> Option<&mut Entry> {
         self.pods.get_mut(pod)?.entries.iter_mut().find(|entry| entry.reason == reason)
     }
 
-    /// Pods of which nobody knows anything, then other news, then repetitions, then what failed; of each what waits longest.
+    /// The entry to write next. In this order: pods without any Event, other new Events, repetitions, entries whose write failed;
+    /// within each, the one that has waited longest.
     fn first_waiting(&self) -> Option<(PodUid, usize)> {
         let waiting = self.pods.iter().flat_map(|(uid, pod)| {
             pod.entries.iter().enumerate().filter_map(move |(at, entry)| match entry.state {
                 State::Quiet | State::Writing => None,
                 State::Waiting(since) => {
-                    let class = (entry.failed, entry.written.is_some(), pod.told);
+                    let class = (entry.failed, entry.written.is_some(), pod.has_event);
                     Some(((class, since), uid, at))
                 }
             })
         });
-        // The UID decides between equals: the same history gives the same Events.
+        // The UID breaks ties, so that the same history gives the same Events.
         let first = waiting.min_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
         first.map(|(_, uid, at)| (uid.clone(), at))
     }
 }
 
-/// The text of an Event: the reason's name, what it is here, and what to do. What is too long loses the middle part's end.
+/// The note of an Event: the reason's name, the explanation for this pod, and the fix. If it is too long, the end of the explanation
+/// is cut.
 fn note(reason: Denial, why: &str) -> Arc<str> {
     let (head, tail) = (format!("{reason}: "), format!(". Fix: {}", reason.fix()));
     let room = NOTE.saturating_sub(head.len() + tail.len());

@@ -1,4 +1,4 @@
-//! The port to whatever takes Events: what is told, and every way it can fail.
+//! The port that Events are written to: reports and errors.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,53 +8,53 @@ use thiserror::Error;
 
 use crate::types::{Denial, PodUid};
 
-/// What one pod is told, once.
+/// One Event to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Whom it is about: what remembers pods knows it by this.
+    /// The pod's UID, which the schedule and the index know it by.
     pub pod: PodUid,
-    /// The UID that `kubectl describe` looks Events up by: a static pod's is the one of its cgroup.
+    /// The UID by which `kubectl describe` finds Events. For a static pod it is the UID of its cgroup.
     pub shown_uid: PodUid,
     /// The pod's namespace.
     pub namespace: Arc<str>,
     /// The pod's name.
     pub name: Arc<str>,
-    /// Why it was denied.
+    /// The reason of the denial.
     pub reason: Denial,
-    /// The same for people, with what to do. Nothing in it differs from one time to the next, so that Events group.
+    /// The explanation and the fix, for people. It is the same for every repetition, so that Events are grouped.
     pub note: Arc<str>,
-    /// The Event that said this before; it is only counted on.
+    /// The Event that already says this; only its count is updated. `None`: a new Event is created.
     pub series: Option<Series>,
 }
 
-/// An Event that goes on.
+/// An existing Event whose count is updated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Series {
-    /// Its name.
+    /// The Event's name.
     pub event: Arc<str>,
-    /// How many denials it stands for by now.
+    /// The number of denials that it stands for now.
     pub count: u32,
 }
 
 /// Why an Event was not written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SinkError {
-    /// podrole has no right to.
+    /// podrole's service account may not write Events.
     #[error("not allowed: {0}")]
     Forbidden(String),
-    /// The Event that was to go on is gone: old ones are deleted.
+    /// The Event whose count was to be updated is gone, because the API server deletes old ones.
     #[error("the earlier Event is gone")]
     Gone,
-    /// Perhaps another time.
+    /// The write may succeed later.
     #[error("{0}")]
-    Later(String),
-    /// This one will never be taken.
-    #[error("refused: {0}")]
-    Never(String),
+    Retry(String),
+    /// The API server will never accept this Event.
+    #[error("rejected: {0}")]
+    Rejected(String),
 }
 
-/// Takes Events.
+/// Writes Events.
 pub trait Sink: Send + Sync + 'static {
-    /// One write, one attempt; the Event's name. `now` is the wall clock's.
+    /// Makes one attempt to write `report` and returns the Event's name. `now` is wall clock time.
     fn write(&self, report: &Report, now: SystemTime) -> impl Future<Output = Result<Arc<str>, SinkError>> + Send;
 }

@@ -123,8 +123,7 @@ fn no_right() -> Result<()> {
     })?;
     served(&rig, good.agent("app")?.v4(), "good-role")?;
     let logs = rig.daemon()?.logs();
-    let told: Vec<&str> =
-        logs.lines().filter(|line| line.contains("Events of denied pods cannot be written")).collect();
+    let told: Vec<&str> = logs.lines().filter(|line| line.contains("Cannot write Events of denied pods")).collect();
     ensure!(told.len() == 1 && told[0].contains("ERROR"), "{told:#?}");
     for word in ["create and patch", "events.k8s.io", "--events=false", "403"] {
         ensure!(told[0].contains(word), "{word} is not in {}", told[0]);

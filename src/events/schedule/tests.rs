@@ -25,8 +25,8 @@ const fn at(seconds: u64) -> Duration {
     Duration::from_secs(1_000_000 + seconds)
 }
 
-/// No bound for the node: what one pod and reason is told stands alone.
-fn one_alone() -> Schedule {
+/// A schedule without a limit for the node, to observe the limits of one pod and reason.
+fn without_node_limit() -> Schedule {
     with_burst(1000)
 }
 
@@ -36,12 +36,12 @@ fn with_burst(burst: u32) -> Schedule {
 }
 
 impl Schedule {
-    /// Denied and explained in one word.
-    fn tell(&mut self, second: u64, uid: &str, reason: Denial) -> Told {
+    /// Records a denial with a fixed explanation.
+    fn deny_now(&mut self, second: u64, uid: &str, reason: Denial) -> Noted {
         self.deny(at(second), &pod(uid), reason, || "why".into())
     }
 
-    /// Writes all that may be written; the Events are named after the pod.
+    /// Writes everything that may be written now. Events are named after the pod.
     fn publish(&mut self, second: u64) -> Vec<Report> {
         let mut reports = Vec::new();
         while let Ok(report) = self.next(at(second)) {
@@ -58,11 +58,11 @@ impl Schedule {
 }
 
 #[test]
-fn at_once_then_ever_more_rarely() {
-    let mut schedule = one_alone();
+fn first_at_once_then_at_growing_intervals() {
+    let mut schedule = without_node_limit();
     let mut told = Vec::new();
     for second in 0..2 * 3600 {
-        schedule.tell(second, "a", Denial::NoRole);
+        schedule.deny_now(second, "a", Denial::NoRole);
         told.extend(schedule.publish(second).into_iter().map(|report| (second, report.series)));
     }
     let seconds: Vec<u64> = told.iter().map(|(second, _)| *second).collect();
@@ -70,15 +70,15 @@ fn at_once_then_ever_more_rarely() {
     assert_eq!(told[0].1, None, "the first is a new Event");
     for (second, series) in &told[1..] {
         let expected = Series { event: "pod-a".into(), count: u32::try_from(*second).unwrap() + 1 };
-        assert_eq!(series.as_ref(), Some(&expected), "and all others go on with it");
+        assert_eq!(series.as_ref(), Some(&expected), "all later ones count on it");
     }
 }
 
 #[test]
-fn who_stops_asking_is_told_no_more() {
-    let mut schedule = one_alone();
+fn a_pod_that_stops_asking_gets_no_more_events() {
+    let mut schedule = without_node_limit();
     for second in 0..30 {
-        schedule.tell(second, "a", Denial::NoRole);
+        schedule.deny_now(second, "a", Denial::NoRole);
     }
     assert_eq!(schedule.publish(30).len(), 1);
     for second in 31..3600 {
@@ -88,12 +88,12 @@ fn who_stops_asking_is_told_no_more() {
 
 #[test]
 fn reasons_and_pods_have_their_own_clocks() {
-    let mut schedule = one_alone();
-    schedule.tell(0, "a", Denial::NoRole);
+    let mut schedule = without_node_limit();
+    schedule.deny_now(0, "a", Denial::NoRole);
     assert_eq!(schedule.published(0).len(), 1);
-    assert_eq!(schedule.tell(1, "a", Denial::NoRole), Told::Counted);
-    assert_eq!(schedule.tell(1, "a", Denial::WrongRole), Told::Waiting);
-    assert_eq!(schedule.tell(1, "b", Denial::NoRole), Told::Waiting);
+    assert_eq!(schedule.deny_now(1, "a", Denial::NoRole), Noted::Counted);
+    assert_eq!(schedule.deny_now(1, "a", Denial::WrongRole), Noted::Queued);
+    assert_eq!(schedule.deny_now(1, "b", Denial::NoRole), Noted::Queued);
     assert_eq!(schedule.published(1).len(), 2);
 }
 
@@ -102,24 +102,24 @@ fn a_node_has_one_bucket() {
     let mut schedule = Schedule::new(Limits::default());
     let mut writes = Vec::new();
     for second in 0..=60 {
-        // Two hundred pods with every reason there is, each second anew.
+        // Two hundred new pods per second, each with every reason.
         for uid in 0..200 {
             for reason in Denial::ALL {
-                schedule.tell(second, &format!("{second}-{uid}"), reason);
+                schedule.deny_now(second, &format!("{second}-{uid}"), reason);
             }
         }
         writes.extend(schedule.publish(second).iter().map(|_| second));
     }
     assert_eq!(writes, [0, 0, 0, 10, 20, 30, 40, 50, 60]);
-    assert_eq!(schedule.entries, Limits::default().entries, "and what waits is bounded");
-    assert_eq!(schedule.tell(61, "late", Denial::NoRole), Told::Dropped);
+    assert_eq!(schedule.entries, Limits::default().entries, "the number of entries is bounded");
+    assert_eq!(schedule.deny_now(61, "late", Denial::NoRole), Noted::Dropped);
 }
 
 #[test]
-fn the_bucket_says_when_to_come_again() {
+fn the_bucket_says_when_to_retry() {
     let mut schedule = Schedule::new(Limits::default());
     for uid in ["a", "b", "c", "d"] {
-        schedule.tell(0, uid, Denial::NoRole);
+        schedule.deny_now(0, uid, Denial::NoRole);
     }
     assert_eq!(schedule.publish(0).len(), 3);
     assert_eq!(schedule.next(at(4)), Err(Duration::from_secs(6)));
@@ -127,16 +127,16 @@ fn the_bucket_says_when_to_come_again() {
 }
 
 #[test]
-fn who_was_never_told_anything_comes_first() {
+fn a_pod_without_events_comes_first() {
     let mut schedule = with_burst(1);
-    schedule.tell(0, "loud", Denial::NoRole);
+    schedule.deny_now(0, "loud", Denial::NoRole);
     assert_eq!(schedule.published(0), [("loud".into(), Denial::NoRole)]);
-    // A repetition and two new reasons of a pod that was told, before anything of the others.
-    schedule.tell(100, "loud", Denial::NoRole);
-    schedule.tell(100, "loud", Denial::WrongRole);
-    schedule.tell(100, "loud", Denial::OwnRole);
-    schedule.tell(101, "new", Denial::WrongRole);
-    schedule.tell(102, "newer", Denial::NoRole);
+    // A repetition and two new reasons of a pod that has an Event, before the first denials of other pods.
+    schedule.deny_now(100, "loud", Denial::NoRole);
+    schedule.deny_now(100, "loud", Denial::WrongRole);
+    schedule.deny_now(100, "loud", Denial::OwnRole);
+    schedule.deny_now(101, "new", Denial::WrongRole);
+    schedule.deny_now(102, "newer", Denial::NoRole);
     let order: Vec<_> = (0..5).flat_map(|n| schedule.published(110 + 10 * n)).collect();
     let expected = [
         ("new", Denial::WrongRole),
@@ -151,15 +151,15 @@ fn who_was_never_told_anything_comes_first() {
 #[test]
 fn a_pod_that_is_gone_is_forgotten() {
     let mut schedule = with_burst(1);
-    schedule.tell(0, "a", Denial::NoRole);
+    schedule.deny_now(0, "a", Denial::NoRole);
     schedule.publish(0);
-    schedule.tell(1, "a", Denial::WrongRole);
-    schedule.tell(1, "b", Denial::NoRole);
-    assert_eq!(schedule.forget(&PodUid::parse("a").unwrap()), 1, "one of its reasons was never told");
+    schedule.deny_now(1, "a", Denial::WrongRole);
+    schedule.deny_now(1, "b", Denial::NoRole);
+    assert_eq!(schedule.forget(&PodUid::parse("a").unwrap()), 1, "one of its entries was still waiting");
     assert_eq!(schedule.entries, 1);
     assert_eq!(schedule.published(20), [("b".into(), Denial::NoRole)]);
-    // It went while its Event was on the way: nothing comes back.
-    schedule.tell(40, "c", Denial::NoRole);
+    // A pod that goes while its Event is written is not remembered again.
+    schedule.deny_now(40, "c", Denial::NoRole);
     let report = schedule.next(at(40)).unwrap();
     assert_eq!(schedule.forget(&report.pod), 0);
     schedule.written(at(41), &report, "event".into());
@@ -167,20 +167,20 @@ fn a_pod_that_is_gone_is_forgotten() {
 }
 
 #[test]
-fn what_is_quiet_for_an_hour_is_new_again() {
-    let mut schedule = one_alone();
-    schedule.tell(0, "a", Denial::NoRole);
-    schedule.tell(0, "b", Denial::NoRole);
+fn an_entry_quiet_for_an_hour_is_new_again() {
+    let mut schedule = without_node_limit();
+    schedule.deny_now(0, "a", Denial::NoRole);
+    schedule.deny_now(0, "b", Denial::NoRole);
     schedule.publish(0);
-    schedule.tell(1800, "b", Denial::NoRole);
+    schedule.deny_now(1800, "b", Denial::NoRole);
     assert_eq!(schedule.publish(1800).len(), 1);
     assert_eq!(schedule.tidy(at(3000)), 0);
-    assert_eq!(schedule.tidy(at(4000)), 0, "nothing that was to be told");
+    assert_eq!(schedule.tidy(at(4000)), 0, "no entry was waiting");
     assert_eq!(schedule.entries, 1);
-    schedule.tell(4000, "a", Denial::NoRole);
+    schedule.deny_now(4000, "a", Denial::NoRole);
     assert_eq!(schedule.publish(4000)[0].series, None);
-    // What waits for longer than that has lost its point.
-    schedule.tell(5000, "a", Denial::OwnRole);
+    // An entry that waits for longer than an hour is dropped.
+    schedule.deny_now(5000, "a", Denial::OwnRole);
     assert_eq!(schedule.tidy(at(9000)), 1);
     assert!(schedule.entries == 0);
 }
@@ -188,62 +188,62 @@ fn what_is_quiet_for_an_hour_is_new_again() {
 #[test]
 fn failures_pause_the_node_and_lose_nothing() {
     let mut schedule = with_burst(1000);
-    schedule.tell(0, "a", Denial::NoRole);
+    schedule.deny_now(0, "a", Denial::NoRole);
     let mut pauses = Vec::new();
     let mut second = 0;
     for _ in 0..9 {
         let report = schedule.next(at(second)).unwrap();
-        schedule.failed(at(second), &report, Failure::Later, 0.5);
+        schedule.failed(at(second), &report, Failure::Retry, 0.5);
         let pause = schedule.next(at(second)).unwrap_err().as_secs();
-        // Denied all the while: no pile-up, and nothing earlier.
-        assert_eq!(schedule.tell(second + 1, "a", Denial::NoRole), Told::Counted);
+        // Denials meanwhile neither pile up nor cause an earlier write.
+        assert_eq!(schedule.deny_now(second + 1, "a", Denial::NoRole), Noted::Counted);
         assert!(schedule.next(at(second + pause - 1)).is_err());
         second += pause;
         pauses.push(pause);
     }
     assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
     assert_eq!(schedule.entries, 1);
-    // It is told when it can be, and the next trouble starts from the shortest pause.
+    // It is written as soon as possible, and the next failure starts from the shortest pause.
     assert_eq!(schedule.publish(second).len(), 1);
-    schedule.tell(second, "b", Denial::NoRole);
+    schedule.deny_now(second, "b", Denial::NoRole);
     let report = schedule.next(at(second)).unwrap();
-    schedule.failed(at(second), &report, Failure::Later, 0.5);
+    schedule.failed(at(second), &report, Failure::Retry, 0.5);
     assert_eq!(schedule.next(at(second)), Err(Duration::from_secs(10)));
 }
 
 #[test]
-fn one_that_fails_does_not_stand_in_the_way() {
+fn a_failed_entry_does_not_block_others() {
     let mut schedule = Schedule::new(Limits::default());
-    schedule.tell(0, "bad", Denial::NoRole);
+    schedule.deny_now(0, "bad", Denial::NoRole);
     let report = schedule.next(at(0)).unwrap();
-    schedule.failed(at(0), &report, Failure::Later, 0.5);
-    schedule.tell(1, "good", Denial::NoRole);
+    schedule.failed(at(0), &report, Failure::Retry, 0.5);
+    schedule.deny_now(1, "good", Denial::NoRole);
     let good = schedule.next(at(10)).unwrap();
     assert_eq!(&*good.name, "pod-good");
-    // What works again may work for it: it has its turn before repetitions do.
+    // Writes work again, so the failed entry is retried before repetitions.
     schedule.written(at(10), &good, "event".into());
-    schedule.tell(70, "good", Denial::NoRole);
+    schedule.deny_now(70, "good", Denial::NoRole);
     assert_eq!(schedule.published(70), [("bad".into(), Denial::NoRole), ("good".into(), Denial::NoRole)]);
 }
 
 #[test]
-fn one_that_is_refused_is_left_alone() {
-    let mut schedule = one_alone();
-    schedule.tell(0, "a", Denial::NoRole);
+fn a_rejected_entry_is_not_retried() {
+    let mut schedule = without_node_limit();
+    schedule.deny_now(0, "a", Denial::NoRole);
     let report = schedule.next(at(0)).unwrap();
-    schedule.failed(at(0), &report, Failure::Never, 0.5);
-    assert_eq!(schedule.tell(899, "a", Denial::NoRole), Told::Counted);
-    assert_eq!(schedule.tell(900, "a", Denial::NoRole), Told::Waiting);
-    schedule.tell(900, "b", Denial::NoRole);
-    assert_eq!(schedule.publish(900).len(), 2, "nobody else waits for that");
+    schedule.failed(at(0), &report, Failure::Rejected, 0.5);
+    assert_eq!(schedule.deny_now(899, "a", Denial::NoRole), Noted::Counted);
+    assert_eq!(schedule.deny_now(900, "a", Denial::NoRole), Noted::Queued);
+    schedule.deny_now(900, "b", Denial::NoRole);
+    assert_eq!(schedule.publish(900).len(), 2, "other entries do not wait for it");
 }
 
 #[test]
-fn an_event_that_was_deleted_is_made_anew() {
-    let mut schedule = one_alone();
-    schedule.tell(0, "a", Denial::NoRole);
+fn a_deleted_event_is_created_again() {
+    let mut schedule = without_node_limit();
+    schedule.deny_now(0, "a", Denial::NoRole);
     schedule.publish(0);
-    schedule.tell(60, "a", Denial::NoRole);
+    schedule.deny_now(60, "a", Denial::NoRole);
     let report = schedule.next(at(60)).unwrap();
     assert!(report.series.is_some());
     schedule.failed(at(60), &report, Failure::Gone, 0.5);
@@ -253,7 +253,7 @@ fn an_event_that_was_deleted_is_made_anew() {
 
 #[test]
 fn another_explanation_is_another_event() {
-    let mut schedule = one_alone();
+    let mut schedule = without_node_limit();
     let explain = |schedule: &mut Schedule, second, why: &str| {
         schedule.deny(at(second), &pod("a"), Denial::NamespaceNotPermitted, || why.into());
         schedule.publish(second)
@@ -262,16 +262,16 @@ fn another_explanation_is_another_event() {
     let second = explain(&mut schedule, 60, "role db").remove(0);
     assert!(first.note.contains("role web") && second.note.contains("role db"));
     assert_eq!(second.series, None, "an Event's note cannot be changed");
-    schedule.tell(100, "a", Denial::NoRole);
+    schedule.deny_now(100, "a", Denial::NoRole);
     let third = explain(&mut schedule, 180, "role db");
     let series = third.iter().find_map(|report| report.series.as_ref()).unwrap();
-    assert_eq!(series.count, 2, "counted from the Event that it goes on with");
+    assert_eq!(series.count, 2, "counted from its own Event");
 }
 
 #[test]
-fn what_waits_long_says_what_is_wrong_now() {
+fn an_entry_that_waits_long_says_what_is_wrong_now() {
     let mut schedule = with_burst(1);
-    schedule.tell(0, "other", Denial::NoRole);
+    schedule.deny_now(0, "other", Denial::NoRole);
     schedule.publish(0);
     for (second, why) in [(1, "old"), (2, "ignored"), (61, "new")] {
         schedule.deny(at(second), &pod("a"), Denial::BadRole, || why.into());
@@ -295,7 +295,7 @@ fn the_note_is_name_reason_and_fix_within_bounds() {
 
 #[test]
 fn a_static_pod_is_shown_by_the_uid_of_its_cgroup() {
-    let mut schedule = one_alone();
+    let mut schedule = without_node_limit();
     let mut mirror = pod("api");
     mirror.cgroup_uid = Some(PodUid::parse("0123456789abcdef0123456789abcdef").unwrap());
     schedule.deny(at(0), &mirror, Denial::NoRole, String::new);
@@ -303,9 +303,9 @@ fn a_static_pod_is_shown_by_the_uid_of_its_cgroup() {
     assert_eq!((report.pod.as_str(), report.shown_uid.as_str()), ("api", "0123456789abcdef0123456789abcdef"));
 }
 
-/// The positive control: without the limits everything is written, so the tests above do measure them.
+/// Positive control: without limits everything is written, so the tests above do measure the limits.
 #[test]
-fn control_without_limits_everything_is_told() {
+fn control_without_limits_everything_is_written() {
     let limits = Limits::default();
     let none = Limits {
         writes: Rate { every: Duration::ZERO, ..limits.writes },
@@ -315,14 +315,14 @@ fn control_without_limits_everything_is_told() {
     let mut schedule = Schedule::new(none);
     let told: usize = (0..100)
         .map(|second| {
-            schedule.tell(second, "a", Denial::NoRole);
+            schedule.deny_now(second, "a", Denial::NoRole);
             schedule.publish(second).len()
         })
         .sum();
     assert_eq!(told, 100);
 }
 
-/// Something that happens: after how many milliseconds, to which pod, for which reason, and whether writes work then.
+/// One step: the milliseconds before it, the pod, the reason, and whether writes work.
 fn step() -> impl Strategy<Value = (u64, u8, usize, bool)> {
     (0u64..5000, 0u8..8, 0..Denial::ALL.len(), prop::bool::weighted(0.9))
 }
@@ -349,7 +349,7 @@ proptest! {
                     success.entry((report.pod.clone(), report.reason)).or_default().push(now);
                     schedule.written(now, &report, "event".into());
                 } else {
-                    schedule.failed(now, &report, Failure::Later, 0.0);
+                    schedule.failed(now, &report, Failure::Retry, 0.0);
                 }
             }
             prop_assert!(schedule.entries <= limits.entries);
