@@ -1,4 +1,4 @@
-//! Metrics and probes, on a listener of their own: the data path is never served here, nor these there.
+//! Metrics and probes. They have separate listeners: pods' requests are never served here, and these endpoints never to pods.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,16 +22,18 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
-/// The data plane's own pulse may be this old before it counts as stuck.
+/// The data plane counts as stuck if its last pulse is older than this.
 const STUCK: Duration = Duration::from_secs(10);
+/// Time for a client to send the request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a whole connection.
 const LIFETIME: Duration = Duration::from_secs(30);
 
-/// When the data plane last ran, in seconds since boot.
+/// The time of the data plane's last pulse, in seconds since boot. Clones share state.
 #[derive(Clone, Debug, Default)]
 pub struct Pulse(Arc<AtomicU64>);
 
-/// What the endpoints show.
+/// The state that the endpoints show.
 #[derive(Clone)]
 pub struct Admin {
     /// For `/metrics`.
@@ -40,23 +42,23 @@ pub struct Admin {
     pub readiness: Readiness,
     /// For `/livez`.
     pub pulse: Pulse,
-    /// To read the pulse by.
+    /// To determine the age of the pulse.
     pub clock: Arc<dyn Clock>,
 }
 
-/// Which endpoints a listener has.
+/// Which endpoints a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoints {
     /// `--admin-addr`.
     All,
-    /// `--metrics-addr`: may be on an address that others reach.
+    /// `--metrics-addr`, whose address may be reachable from outside the node.
     MetricsOnly,
 }
 
 // === impl Pulse ===
 
 impl Pulse {
-    /// Beats once a second, for ever; to be run on the data plane.
+    /// Beats once a second. Run it on the data plane's runtime. Never ends.
     pub async fn beat(self, clock: Arc<dyn Clock>) {
         loop {
             self.0.store(clock.boot().as_secs(), Ordering::Relaxed);
@@ -72,12 +74,12 @@ impl Pulse {
 // === impl Admin ===
 
 impl Admin {
-    /// Binds `address`.
+    /// Binds `address`. Call it on the runtime that will serve the listener.
     pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         TcpListener::bind(address).await
     }
 
-    /// Serves `listener` for ever.
+    /// Serves `listener`. Never ends.
     pub async fn serve(self, listener: TcpListener, endpoints: Endpoints) {
         loop {
             match listener.accept().await {
@@ -85,7 +87,7 @@ impl Admin {
                     tokio::spawn(self.clone().connection(stream, endpoints));
                 }
                 Err(error) => {
-                    warn!(%error, "Cannot accept an admin connection");
+                    warn!(%error, "Cannot accept an admin connection; retrying");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -100,7 +102,7 @@ impl Admin {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
-        // A scraper that goes away in mid-answer is no event.
+        // An error here means that the client closed the connection early, which is not worth a log line.
         let _ = tokio::time::timeout(LIFETIME, connection).await;
     }
 
@@ -128,7 +130,7 @@ impl Admin {
         let ready = self.readiness.is_ready();
         let mut body = String::new();
         for (name, holds) in self.readiness.conditions() {
-            // Not ready explains itself without being asked to.
+            // A probe that fails shows its unmet conditions even without `verbose`.
             if verbose || !holds {
                 body.push_str(&format!("[{}] {name}\n", if holds { '+' } else { '-' }));
             }
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_metrics_listener_has_nothing_else() {
+    fn the_metrics_listener_serves_nothing_else() {
         let admin = admin();
         assert_eq!(status(&admin, "/metrics", Endpoints::MetricsOnly), 200);
         for path in ["/livez", "/readyz", "/", "/latest/meta-data/iam/security-credentials/"] {
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_and_liveness_are_two_things() {
+    fn readiness_and_liveness_are_independent() {
         let admin = admin();
         let guard = admin.readiness.block("pods");
         assert_eq!(status(&admin, "/readyz", Endpoints::All), 503);

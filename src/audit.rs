@@ -1,6 +1,8 @@
-//! Who got what: one JSON line per call to STS and per first delivery, and denials counted so that nobody can flood the log.
+//! The audit log: one JSON line per STS call and per first delivery of credentials to a container. Denials are counted and
+//! summarized, so that no pod can flood the log.
 //!
-//! Lines go to their own writer through a bounded queue. No secret can get in: the types that come here do not hold one.
+//! A thread writes the lines, which it gets through a bounded queue. No secret can get into the log, because none of the types used
+//! here contains one.
 
 mod deliveries;
 mod denials;
@@ -20,10 +22,11 @@ use crate::types::{ContainerId, Denial, PodEntry};
 use deliveries::Deliveries;
 use denials::Denials;
 
-/// Lines that may wait for a slow disk. Beyond it lines are lost, and counted: a full pipe must not stop credentials.
+/// The number of lines that may wait for a slow writer. Beyond it lines are dropped and counted: a full pipe must not stop pods from
+/// getting credentials.
 const QUEUE: usize = 8192;
 
-/// How often denials that were only counted are looked through.
+/// How often counted denials are checked for lines that are due.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// The audit log.
@@ -36,41 +39,46 @@ pub struct Audit {
     denials: Denials,
 }
 
-/// What goes to the writer.
+/// A message to the writer thread.
 enum Item {
+    /// A line to write, without its line feed.
     Line(String),
-    /// Everything before this has been written: say so.
+    /// Answer when everything queued before this has been written.
     Flush(SyncSender<()>),
 }
 
-/// Whom a line is about.
+/// The pod and container that a line is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The pod.
     pub pod: &'a PodEntry,
-    /// The container, where it is known.
+    /// The container, if known.
     pub container: Option<&'a ContainerId>,
 }
 
-/// Credentials that reach a container.
+/// A delivery of credentials to a container.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
-    /// Who got them.
+    /// The recipient.
     pub subject: Subject<'a>,
     /// The role.
     pub role: &'a str,
-    /// The session's name.
+    /// The session name.
     pub session_name: &'a str,
-    /// The key that joins this line with the call's, and with CloudTrail.
+    /// The access key ID, which links this line to the line of the STS call and to CloudTrail.
     pub access_key_id: &'a Arc<str>,
-    /// `kernel` or `ip`.
+    /// How the caller was identified: `kernel` or `ip`.
     pub identity: &'static str,
 }
 
 // === impl Audit ===
 
 impl Audit {
-    /// A log that writes to `out` from a thread of its own.
+    /// Starts the thread that writes to `out`.
+    ///
+    /// # Errors
+    ///
+    /// The thread could not be started.
     pub fn new(
         mut out: impl Write + Send + 'static,
         node: Arc<str>,
@@ -88,7 +96,7 @@ impl Audit {
                             lost.fault(Fault::AuditLost);
                         }
                     }
-                    // Who asked may have given up.
+                    // The requester may have given up.
                     Item::Flush(done) => drop(done.try_send(())),
                 }
             }
@@ -96,7 +104,7 @@ impl Audit {
         Ok(Self { lines, metrics, clock, node, deliveries: Deliveries::default(), denials: Denials::default() })
     }
 
-    /// A call to STS ended.
+    /// Writes a line for an STS call.
     pub fn sts_call(&self, call: &StsCall) {
         let mut line = self.line(call.action);
         line.insert("decision".into(), json!(if call.result.is_ok() { "issued" } else { "failed" }));
@@ -118,7 +126,7 @@ impl Audit {
         self.write("sts_call", line);
     }
 
-    /// Credentials reach a container. The first time of each has a line.
+    /// Writes a line for the first delivery of these credentials to this container; later ones have none.
     pub fn delivery(&self, delivery: &Delivery<'_>) {
         if !self.deliveries.is_first(&delivery.subject, delivery.access_key_id) {
             return;
@@ -131,13 +139,13 @@ impl Audit {
         line.insert("access_key_id".into(), json!(**delivery.access_key_id));
         line.insert("identity".into(), json!(delivery.identity));
         if !delivery.subject.pod.container_roles.is_empty() {
-            // Containers of one pod share a network: this answer crossed one that a sibling may read.
+            // Containers of one pod share a network namespace, so a privileged sibling can read this answer on the wire.
             line.insert("siblings_may_read".into(), json!(delivery.subject.pod.can_sniff));
         }
         self.write("delivery", line);
     }
 
-    /// A pod was denied. At most one line per pod and reason in ten seconds; the next one tells how many it stands for.
+    /// Records a denial. Writes at most one line per pod and reason in ten seconds, with the number of denials it stands for.
     pub fn denial(&self, subject: &Subject<'_>, reason: Denial, explanation: impl FnOnce() -> String) {
         let counted = self.denials.count(&subject.pod.uid, reason, self.clock.boot(), || {
             let mut line = self.line("Deny");
@@ -150,7 +158,7 @@ impl Audit {
         self.write_denials(counted);
     }
 
-    /// Writes what was denied and only counted, of pods that stopped asking. For ever, now and then; never ends.
+    /// Every few seconds, writes lines for counted denials of pods that have stopped asking. Never ends.
     pub async fn sweep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -158,7 +166,7 @@ impl Audit {
         }
     }
 
-    /// The pod is gone: what was only counted is written, and nothing is remembered.
+    /// Writes the counted denials of a pod that is gone or has changed, and forgets the pod.
     pub fn forget(&self, pod: &crate::types::PodUid) {
         self.deliveries.forget(pod);
         self.write_denials(self.denials.forget(pod));
@@ -172,15 +180,16 @@ impl Audit {
         }
     }
 
-    /// Writes everything that is still to be written, in `patience` at most. For the end of the process; blocks.
-    pub fn flush(&self, patience: Duration) {
+    /// Writes everything that is still to be written, blocking for at most `timeout`. For the end of the process.
+    pub fn flush(&self, timeout: Duration) {
         self.write_denials(self.denials.overdue(Duration::MAX));
         let (done, wait) = sync_channel(1);
-        // Waits for a place in the queue as well, on a thread that may outlive us: the writer may never take another line.
+        // From another thread, because sending waits for room in the queue and the writer may never take another line. The thread
+        // may outlive this call.
         let lines = self.lines.clone();
         let sent = std::thread::Builder::new().spawn(move || drop(lines.send(Item::Flush(done))));
         if sent.is_ok() {
-            let _ = wait.recv_timeout(patience);
+            let _ = wait.recv_timeout(timeout);
         }
     }
 
@@ -197,7 +206,7 @@ impl Audit {
     fn add_subject(&self, line: &mut Map<String, Value>, subject: &Subject<'_>) {
         let pod = subject.pod;
         let container = subject.container.map(|id| {
-            // A JSON string escapes whatever a name or annotation could smuggle into a terminal or a log parser.
+            // JSON strings escape control characters that a name could smuggle into a terminal or a log parser.
             json!({"id": id.as_str(), "name": pod.container_name(id)})
         });
         line.insert(

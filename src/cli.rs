@@ -1,4 +1,4 @@
-//! Subcommands: one file each, from arguments to an exit code.
+//! The subcommands, one file each.
 
 pub mod check;
 pub mod cleanup;
@@ -17,10 +17,10 @@ use crate::config::{Config, RunArgs};
 
 use check::CheckArgs;
 
-/// Wrong flags or settings: `EX_USAGE` of sysexits.
+/// The exit code for wrong flags or settings: `EX_USAGE` of sysexits.
 pub const USAGE: u8 = 64;
 
-/// Each Kubernetes pod gets its own AWS IAM role from the metadata address, and none gets the node's.
+/// Gives each Kubernetes pod its own AWS IAM role at the metadata address, and keeps the node's role from all of them.
 #[derive(Debug, Parser)]
 #[command(name = "podrole", version, about, max_term_width = 100)]
 pub struct Cli {
@@ -32,28 +32,28 @@ pub struct Cli {
 enum Command {
     /// Run the daemon on this node
     Run(Box<RunArgs>),
-    /// Close this node's metadata service to pods, before anything else runs
+    /// Block pods from this node's metadata service, before anything else runs
     Guard(Hold),
-    /// Is this node set up as run needs it? What is not, and what to do (takes the flags of run)
+    /// Check whether this node is set up as run needs it, and say what to fix (takes the flags of run)
     Check(Box<CheckArgs>),
-    /// Remove what run and guard set up, and say what that opens
+    /// Remove what run and guard set up, and say what that exposes
     Cleanup(Hold),
-    /// Say which role a pod gets, and why
+    /// Show which role a pod gets, and why
     Explain(Box<explain::ExplainArgs>),
 }
 
-/// What a subcommand does when it is done.
+/// The flag of subcommands that may keep running when they are done.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Hold {
-    /// Then stay until SIGTERM: for a DaemonSet, whose containers may not end
+    /// Stay until SIGTERM when done: for a DaemonSet, whose containers must not end
     #[arg(long)]
     hold: bool,
 }
 
-/// The daemon: it stands above the command line, so main hands it in.
+/// The function that runs the daemon. `app` is above this module, so `main` passes it in.
 pub type Daemon = fn(Config) -> anyhow::Result<()>;
 
-/// Runs the command line. `environment` is the process's own, read once, by main.
+/// Parses `arguments` and runs the subcommand. `environment` is the process environment.
 pub fn main(
     arguments: impl Iterator<Item = std::ffi::OsString>,
     environment: &HashMap<String, String>,
@@ -63,7 +63,7 @@ pub fn main(
         Ok(cli) => cli,
         Err(error) => {
             let asked_for = !error.use_stderr();
-            // Nothing to do about a closed terminal.
+            // Printing fails only if the terminal is closed.
             let _ = error.print();
             return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
         }
@@ -80,7 +80,7 @@ pub fn main(
 // === impl Hold ===
 
 impl Hold {
-    /// Waits for SIGTERM or SIGINT where it is asked to and what came before succeeded.
+    /// With `--hold`, waits for SIGTERM or SIGINT if `code` is a success.
     fn after(self, code: ExitCode) -> ExitCode {
         if !self.hold || code != ExitCode::SUCCESS {
             return code;
@@ -106,17 +106,17 @@ impl Hold {
     }
 }
 
-/// A runtime for a subcommand's few system calls.
+/// A single-threaded runtime for a subcommand.
 fn small_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-#[expect(clippy::print_stderr, reason = "a subcommand speaks to its user before, or without, logging")]
+#[expect(clippy::print_stderr, reason = "a subcommand prints errors before, or without, logging")]
 fn complain(text: impl std::fmt::Display) {
     eprintln!("podrole: {text}");
 }
 
-#[expect(clippy::print_stdout, reason = "what a subcommand was asked for")]
+#[expect(clippy::print_stdout, reason = "the output of a subcommand")]
 fn say(text: impl std::fmt::Display) {
     println!("{text}");
 }

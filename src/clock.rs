@@ -1,21 +1,21 @@
-//! Time: no other module asks the system what it is. What decides by an age is handed a [`Clock`]; the rim, where a thread or a
-//! watch notes when something happened, reads [`SystemClock`] itself.
+//! Time. No other module reads the system's clocks. Code that decides by age takes a [`Clock`]; threads and watches that only record
+//! when something happened use [`SystemClock`] directly.
 
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Where "now" comes from.
+/// A source of the current time.
 pub trait Clock: Send + Sync + 'static {
-    /// The wall clock: for what people and AWS read (dates in documents and logs). It may jump.
+    /// Wall clock time, for dates in documents and logs, which people and AWS read. It may jump.
     fn wall(&self) -> SystemTime;
 
-    /// Time since boot, suspend included: for every decision about age. It never jumps, and it goes on across a restart of the
-    /// daemon, which is what keeps session tokens valid through one.
+    /// Time since boot, including suspend, for every decision about age. It never jumps, and a restart of the daemon does not reset
+    /// it, so session tokens remain valid across restarts.
     fn boot(&self) -> Duration;
 }
 
-/// The machine's clocks.
+/// The system's clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

@@ -1,4 +1,4 @@
-//! podrole: each Kubernetes pod gets its own AWS IAM role from the metadata address, and none gets the node's.
+//! podrole gives each Kubernetes pod its own AWS IAM role at the metadata address, and keeps the node's role from all of them.
 //!
 //! ```text
 //!  bin   main                                   args -> subcommand -> exit code

@@ -1,4 +1,4 @@
-//! The binary: arguments and environment in, an exit code out.
+//! The binary: passes arguments and environment to the command line.
 
 use std::process::ExitCode;
 

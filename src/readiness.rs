@@ -1,32 +1,32 @@
-//! Ready when every named condition has been met, and able to say which has not.
+//! Readiness: the daemon is ready when every named condition holds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The conditions of the whole daemon.
+/// The conditions of the daemon. Clones share state.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, usize>>>);
 
-/// What a start must bring, each unmet until its guard is dropped.
+/// The conditions of the start. Each is unmet until its guard is dropped.
 #[derive(Debug)]
 pub struct Start {
-    /// Pods can connect to us.
+    /// podrole listens for pods' connections.
     pub listener: BlockReady,
-    /// Their metadata traffic leads here.
+    /// Pods' metadata traffic is redirected to podrole.
     pub redirect: BlockReady,
-    /// Nothing of it is forwarded, whatever becomes of the redirection.
+    /// The routing guard is complete, so metadata traffic is not forwarded even without the redirect.
     pub routing: BlockReady,
-    /// This node's pods have been listed.
+    /// The first list of this node's pods is complete.
     pub pods: BlockReady,
-    /// The namespaces have been listed.
+    /// The first list of namespaces is complete.
     pub namespaces: BlockReady,
-    /// The service accounts have been listed, where they are a source of roles.
+    /// The first list of service accounts is complete. `None` if they are not a source of roles.
     pub service_accounts: Option<BlockReady>,
-    /// We know who we are to AWS, and by that the policy.
+    /// Discovery has finished: the daemon's AWS identity, and with it the policy, is known.
     pub identity: BlockReady,
 }
 
-/// Keeps the daemon unready under a name until it is dropped. A condition that stops holding takes a new one.
+/// Guard of one condition: the daemon is not ready until the guard is dropped. A condition that stops holding takes a new guard.
 #[derive(Debug)]
 pub struct BlockReady {
     readiness: Readiness,
@@ -36,9 +36,9 @@ pub struct BlockReady {
 // === impl Readiness ===
 
 impl Readiness {
-    /// Unready, with every condition of the start unmet from the first moment: one that was named only when its turn came would
-    /// leave a moment before in which all that were named hold, and "ready" is taken at its word.
-    #[must_use = "dropping the guards at once says that all conditions hold"]
+    /// Not ready, with every condition of the start unmet. All are registered at once: if one were registered later, all
+    /// conditions registered so far could hold before that, and the daemon would report that it is ready too early.
+    #[must_use = "dropping the guards marks all conditions as met"]
     pub fn new(service_accounts: bool) -> (Self, Start) {
         let readiness = Self(Arc::default());
         let start = Start {
@@ -53,19 +53,19 @@ impl Readiness {
         (readiness, start)
     }
 
-    /// Unready from now on, until the guard is dropped.
-    #[must_use = "dropping the guard at once says the condition holds"]
+    /// Makes the daemon not ready until the guard is dropped.
+    #[must_use = "dropping the guard marks the condition as met"]
     pub fn block(&self, name: &'static str) -> BlockReady {
         *self.lock().entry(name).or_default() += 1;
         BlockReady { readiness: self.clone(), name }
     }
 
-    /// Whether nothing is pending.
+    /// Whether every condition holds.
     pub fn is_ready(&self) -> bool {
         self.lock().values().all(|pending| *pending == 0)
     }
 
-    /// Every condition ever named, and whether it holds now.
+    /// Every registered condition, and whether it holds.
     pub fn conditions(&self) -> Vec<(&'static str, bool)> {
         self.lock().iter().map(|(name, pending)| (*name, *pending == 0)).collect()
     }

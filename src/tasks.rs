@@ -1,4 +1,4 @@
-//! Tasks with an owner: each has a name, and the end of one that should not end ends the daemon.
+//! Supervised tasks: each has a name, and the end of one that should never end stops the daemon. Also the drain of connections.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-/// Says when to stop, and counts what still runs.
+/// Signals the drain and tracks the work it waits for. Clones share state.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
     stop: CancellationToken,
     running: TaskTracker,
 }
 
-/// Spawns tasks whose end is an event.
+/// Spawns tasks and reports the end of those that should never end.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     runtime: Handle,
@@ -31,19 +31,19 @@ impl Drain {
         self.stop.cancelled().await;
     }
 
-    /// Work that the drain waits for.
+    /// Wraps `work` so that the drain waits for it.
     pub fn track<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         self.running.track_future(work)
     }
 
-    /// Begins the drain and waits until the tracked work has ended, `grace` at the most.
+    /// Begins the drain and waits for the tracked work, for at most `grace`.
     pub async fn finish(&self, grace: Duration) {
         self.stop.cancel();
         self.running.close();
         let open = self.running.len();
         match tokio::time::timeout(grace, self.running.wait()).await {
-            Ok(()) => info!(connections = open, "Drained"),
-            Err(_) => error!(connections = self.running.len(), "Still open after the grace period; closing them"),
+            Ok(()) => info!(connections = open, "All connections drained"),
+            Err(_) => error!(connections = self.running.len(), "Drain timed out; closing remaining connections"),
         }
     }
 }
@@ -51,31 +51,31 @@ impl Drain {
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// A supervisor that spawns on `runtime`, and where its tasks' ends are told.
+    /// A supervisor that spawns on `runtime`, and the channel that receives the names of tasks that have ended.
     pub fn new(runtime: Handle) -> (Self, mpsc::Receiver<&'static str>) {
         let (ended, told) = mpsc::channel(16);
         (Self { runtime, ended }, told)
     }
 
-    /// The runtime it spawns on.
+    /// The runtime that tasks are spawned on.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
     }
 
-    /// Runs `task`, which is to run as long as the daemon: a panic in it, or its end, is told.
+    /// Runs `task`, which should run as long as the daemon does. Its end, also by a panic, is reported under `name`.
     pub fn forever(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let task = self.runtime.spawn(task);
         let ended = self.ended.clone();
         self.runtime.spawn(async move {
             if let Err(error) = task.await {
-                error!(task = name, %error, "Task failed");
+                error!(task = name, %error, "Task panicked; stopping podrole");
             }
-            // The first to end decides; nobody listens to the others.
+            // Fails after the first report, which already stops the daemon.
             let _ = ended.send(name).await;
         });
     }
 
-    /// Runs `task`, which ends by itself.
+    /// Runs `task`, which may end.
     pub fn once(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }

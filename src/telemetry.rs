@@ -1,4 +1,4 @@
-//! Logs: lines for people, or JSON for machines, on standard error. Audit lines go elsewhere (see `audit`).
+//! Logs, as text or JSON, on standard error. Audit lines go to standard output (see `audit`).
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
@@ -9,27 +9,27 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// `--log-format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// Plain text.
     Text,
 }
 
-/// `--log`. The default lets errors pass.
+/// `--log`. The default passes errors only.
 #[derive(Debug, Default)]
 pub struct LogFilter(EnvFilter);
 
 impl LogFilter {
-    /// Reads a filter such as `info,podrole=debug`.
+    /// Parses a filter such as `info,podrole=debug`.
     pub fn parse(text: &str) -> Result<Self, String> {
         EnvFilter::try_new(text).map(Self).map_err(|error| error.to_string())
     }
 }
 
-/// Starts logging. A second call changes nothing: the first one's reader is already there.
+/// Starts logging. A second call has no effect.
 ///
-/// Below `info` only our own modules speak, whatever the filter says: HTTP libraries and SDKs trace whole requests and answers, and
-/// some of those are secrets.
+/// At levels below `info` only podrole's modules are logged, regardless of the filter: HTTP libraries and SDKs trace whole requests
+/// and answers, which contain secrets.
 pub fn init(format: LogFormat, LogFilter(filter): LogFilter) {
     let ours = |meta: &Metadata<'_>| *meta.level() <= Level::INFO || meta.target().starts_with("podrole");
     let registry = tracing_subscriber::registry().with(filter).with(filter_fn(ours));

@@ -1,4 +1,4 @@
-//! Tells the first delivery of credentials to a container from the many that follow.
+//! Distinguishes the first delivery of credentials to a container from the many that follow.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Subject;
 use crate::types::{ContainerId, PodUid};
 
-/// The last access key each container was given. Bounded by the node's pods and their containers.
+/// The last access key that was delivered to each container. Bounded by the node's pods and their containers.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries(Mutex<HashMap<PodUid, Vec<Delivered>>>);
 
@@ -15,7 +15,7 @@ type Delivered = (Option<ContainerId>, Arc<str>);
 // === impl Deliveries ===
 
 impl Deliveries {
-    /// Whether these are the first of this key to `subject`. Asked again, they are not.
+    /// Records a delivery of this key to `subject`. Returns whether it is the first.
     pub(super) fn is_first(&self, subject: &Subject<'_>, access_key_id: &Arc<str>) -> bool {
         let mut all = self.lock();
         let known = all.get(&subject.pod.uid).into_iter().flatten();
@@ -23,7 +23,7 @@ impl Deliveries {
             return false;
         }
         let of_pod = all.entry(subject.pod.uid.clone()).or_default();
-        // A container that was started anew has another id: what no status shows any more never asks again.
+        // A restarted container has a new ID. Forget IDs that the pod's status no longer lists: their processes are gone.
         of_pod.retain(|(container, _)| {
             container.as_ref() != subject.container
                 && container.as_ref().is_none_or(|id| subject.pod.container_name(id).is_some())
@@ -32,7 +32,7 @@ impl Deliveries {
         true
     }
 
-    /// The pod is gone.
+    /// Forgets a pod.
     pub(super) fn forget(&self, pod: &PodUid) {
         self.lock().remove(pod);
     }
@@ -75,9 +75,9 @@ mod tests {
         assert!(first(Some(&a), "2"));
     }
 
-    /// A pod that crashes for months must not be remembered once a crash.
+    /// A pod that crashes for months must not grow the record with every restart.
     #[test]
-    fn containers_that_are_no_more_are_forgotten() {
+    fn containers_that_are_gone_are_forgotten() {
         let deliveries = Deliveries::default();
         for restart in 0..100 {
             let id = format!("run-{restart}");

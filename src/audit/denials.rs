@@ -1,4 +1,4 @@
-//! Counts denials so that a pod that asks a thousand times a second is one line in ten seconds.
+//! Counts denials, so that a pod that sends a thousand requests per second causes one line in ten seconds.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,16 +8,17 @@ use serde_json::{Map, Value};
 
 use crate::types::{Denial, PodUid};
 
+/// The shortest time between two lines for the same pod and reason.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What was denied lately. Bounded by the node's pods times the closed list of reasons.
+/// Recent denials. Bounded by the node's pods times the closed list of reasons.
 #[derive(Debug, Default)]
 pub(super) struct Denials(Mutex<HashMap<(PodUid, Denial), Seen>>);
 
 #[derive(Debug)]
 struct Seen {
     last_line: Duration,
-    /// The last line, for those that it will stand for.
+    /// The last line, repeated for the denials counted since.
     line: Map<String, Value>,
     unwritten: u64,
 }
@@ -25,7 +26,7 @@ struct Seen {
 // === impl Denials ===
 
 impl Denials {
-    /// Counts one. `Some`: write this line now; it stands for this many.
+    /// Counts a denial. `Some`: the line to write now and the number of denials it stands for.
     pub(super) fn count(
         &self,
         pod: &PodUid,
@@ -48,7 +49,8 @@ impl Denials {
         Some((line, 1))
     }
 
-    /// Lines for denials that were only counted and whose ten seconds are over: of pods that stopped asking.
+    /// The lines, with their counts, for denials counted more than ten seconds ago without a line. These are of pods that have stopped
+    /// asking. Forgets everything older than ten seconds.
     pub(super) fn overdue(&self, now: Duration) -> Vec<(Map<String, Value>, u64)> {
         let mut lines = Vec::new();
         self.lock().retain(|_, entry| {
@@ -61,7 +63,7 @@ impl Denials {
         lines
     }
 
-    /// The same for a pod that is gone, at once.
+    /// The same for one pod, immediately. Forgets the pod.
     pub(super) fn forget(&self, pod: &PodUid) -> Vec<(Map<String, Value>, u64)> {
         let mut lines = Vec::new();
         self.lock().retain(|(of, _), entry| {
@@ -93,16 +95,16 @@ mod tests {
             assert_eq!(count(&a, Denial::NoRole, second), None);
         }
         assert_eq!(count(&b, Denial::NoRole, 5), Some(1), "another pod has its own line");
-        assert_eq!(count(&a, Denial::OwnRole, 5), Some(1), "and so has another reason");
+        assert_eq!(count(&a, Denial::OwnRole, 5), Some(1), "so does another reason");
         assert_eq!(count(&a, Denial::NoRole, 10), Some(10));
         assert_eq!(count(&a, Denial::NoRole, 11), None);
         let left: Vec<u64> = denials.forget(&a).into_iter().map(|(_, count)| count).collect();
-        assert_eq!(left, [1], "what was not written yet is written when the pod goes");
+        assert_eq!(left, [1], "counted denials are written when the pod goes");
         assert_eq!(count(&a, Denial::NoRole, 11), Some(1));
     }
 
     #[test]
-    fn the_last_ones_of_a_pod_that_stops_asking_are_not_lost() {
+    fn the_last_denials_of_a_pod_that_stops_asking_are_not_lost() {
         let denials = Denials::default();
         let a = PodUid::parse("a").unwrap();
         let at = Duration::from_secs;

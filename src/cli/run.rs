@@ -1,4 +1,4 @@
-//! `podrole run`: guard first, then everything that may fail.
+//! `podrole run`: installs the guards, then reads the configuration and starts the daemon.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use super::{Daemon, USAGE, complain, small_runtime};
 
 /// Runs the subcommand.
 pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon) -> ExitCode {
-    // Before the settings are looked at: a daemon that refuses to start leaves the node closed, not open.
+    // Before the settings are read, so that a daemon that cannot start leaves the node guarded.
     let guarded = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
     let guarded = guarded.and_then(|runtime| runtime.block_on(install_guards(&metadata_endpoint(environment).0)));
     let mut config = match (Config::new(args, environment), &guarded) {
@@ -32,13 +32,13 @@ pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon
     };
     telemetry::init(config.log_format, std::mem::take(&mut config.log));
     if let Err(error) = guarded {
-        error!(error = %error, "The guard is not complete");
+        error!(error = %error, "The guards are incomplete; starting anyway");
     }
     match daemon(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The whole chain: each link says what, the last one why.
-            error!(error = %format_args!("{error:#}"), "podrole stops; the guard stays");
+            // The whole chain of causes: the outer errors say what failed, the innermost says why.
+            error!(error = %format_args!("{error:#}"), "Stopping on an error; guards left in place, pods remain blocked");
             ExitCode::FAILURE
         }
     }

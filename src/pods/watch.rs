@@ -1,4 +1,4 @@
-//! The kube watches that feed the store: this node's pods, and namespaces and service accounts as metadata only.
+//! The Kubernetes watches that update the store: this node's pods, and the metadata of namespaces and service accounts.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -23,27 +23,27 @@ use crate::metrics::{Metrics, Watch};
 use crate::readiness::BlockReady;
 use crate::types::causes;
 
-/// A silent connection is given up after this: the API server ends every watch by then, so one that lives on is dead. Staleness
-/// only delays new pods, it never makes one pass for another.
+/// A watch connection is abandoned after this time without data: the API server ends every watch by then, so the connection is dead.
+/// Stale data only delays new pods; it never gives a pod the identity of another.
 const WATCH_TIMEOUT_SECONDS: u32 = 60;
 /// Between attempts to restart a watch.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 
-/// What waits for the first list of each watch.
+/// The readiness guards that each watch drops when its first list is complete.
 #[derive(Debug)]
 pub struct FirstLists {
-    /// Of pods.
+    /// For pods.
     pub pods: BlockReady,
-    /// Of namespaces.
+    /// For namespaces.
     pub namespaces: BlockReady,
-    /// Of service accounts; `None`: they are no source of roles and not watched.
+    /// For service accounts. `None` if they are not a source of roles; they are not watched then.
     pub service_accounts: Option<BlockReady>,
 }
 
-/// Runs all watches until the process ends; each releases its guard when its first list is in the store. `node` is
-/// `spec.nodeName` of the pods that are ours.
+/// Runs all watches until the process ends. Each drops its guard when its first list is in the store. `node` selects pods by their
+/// `spec.nodeName`.
 ///
-/// `jitter` is a number in `0..1` drawn once per process: it spreads the retries of thousands of nodes.
+/// `jitter` is a number in `0..1`, drawn once per process, that spreads the retries of thousands of nodes.
 pub async fn run(
     client: Client,
     node: Arc<str>,
@@ -71,8 +71,8 @@ pub async fn run(
     tokio::join!(pods, namespaces, accounts);
 }
 
-/// First lists come from the API server's own cache (`resourceVersion=0`, one page): a page size would make every node of a large
-/// cluster read through to etcd at once.
+/// Lists come from the API server's cache (`resourceVersion=0`, one page). With a page size the API server would read from etcd, and
+/// all nodes of a large cluster may list at the same time.
 fn cached_lists() -> watcher::Config {
     watcher::Config {
         list_semantic: ListSemantic::Any,
@@ -116,14 +116,14 @@ where
                 metrics.watch_error(watch);
                 failures += 1;
                 let pause = RETRY.pause(failures);
-                warn!(watch = watch.name(), error = %causes(&error), retry_in = ?pause, "Watch interrupted");
+                warn!(watch = watch.name(), error = %causes(&error), retry_in = ?pause, "Watch interrupted; retrying");
                 tokio::time::sleep(RETRY.spread(failures, jitter)).await;
                 continue;
             }
         };
         metrics.watch_event(watch, SystemClock.boot());
         match event {
-            // An attempt and no success: it precedes every list, those that are refused too.
+            // Does not reset the backoff: it precedes every list, including those that the API server rejects.
             Event::Init => {
                 relist.clear();
                 continue;
@@ -133,7 +133,7 @@ where
                 let entries = std::mem::take(&mut relist);
                 info!(watch = watch.name(), objects = entries.len(), "List complete");
                 store.update(|index| K::reset(index, entries));
-                // Only now: a reader before this would take "not listed yet" for "does not exist".
+                // Only after the update: before it, an object that is not listed yet looks as if it did not exist.
                 drop(ready.take());
             }
             Event::Apply(object) => {
@@ -154,14 +154,14 @@ where
 fn entry<K: Indexed + Resource>(object: &K, watch: Watch) -> Option<K::Entry> {
     let entry = object.entry();
     if entry.is_none() {
-        debug!(watch = watch.name(), object = ?object.meta().name, "Object without a name or a usable UID skipped");
+        debug!(watch = watch.name(), object = ?object.meta().name, "Skipping an object without a name or a valid UID");
     }
     entry
 }
 
 // === kinds ===
 
-/// An object of kind `K`, asked for as `PartialObjectMetadata`.
+/// An object of kind `K`, requested as `PartialObjectMetadata`.
 #[derive(Deserialize)]
 #[serde(transparent, bound = "")]
 pub struct Metadata<K> {
@@ -182,9 +182,9 @@ impl<K> Debug for Metadata<K> {
     }
 }
 
-/// Namespaces.
+/// The kind Namespace.
 pub enum NamespaceKind {}
-/// Service accounts.
+/// The kind ServiceAccount.
 pub enum ServiceAccountKind {}
 
 macro_rules! core_resource {
