@@ -5,12 +5,14 @@
 //! handle -> classify -> identify -> session -> one function per route -> report -> reply
 //! ```
 
+mod caller_pod;
 mod decisions;
 mod deps;
 mod grant;
 mod outcome;
 mod owner;
 mod request;
+mod resolution;
 mod session;
 mod wait;
 
@@ -29,8 +31,9 @@ use crate::deadline::Deadline;
 use crate::imds::{self, Fact, Listing, Route, classify, session_token};
 use crate::issuer::Issuer;
 
-use outcome::{Answer, Denied, DeniedReason, Failure, Outcome};
+use outcome::{Answer, Failure, Outcome};
 use request::{BUDGET, Caller, Request};
+use resolution::{Denied, DeniedReason};
 
 /// Answers the requests of pods.
 pub struct MetadataService<K, I, C> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-use super::grant::CallerPod;
+use super::caller_pod::CallerPod;
 use crate::issuer::IssueRequest;
 use crate::policy::{DenyReason, NotYet};
 use crate::types::{ContainerId, NamespaceEntry, PodEntry, PodUid, ServiceAccountEntry};

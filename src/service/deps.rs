@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::caller_pod::CallerPod;
 use super::decisions::{Decisions, Verdict};
-use super::grant::CallerPod;
 use crate::audit::Audit;
 use crate::cache::CredentialCache;
 use crate::caller::resolver::Resolver;

@@ -8,14 +8,12 @@ use http::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, LAST_MODI
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
-use super::grant::Granted;
-use super::owner::OwnerDenial;
+use super::caller_pod::Granted;
+use super::resolution::{Denied, DeniedReason, NotReady};
 use crate::cache::Issued;
 use crate::caller::resolver::IdentityError;
 use crate::imds::{Rejection, TOKEN_TTL, error_document, http_date};
-use crate::issuer::{Code, IssueError};
-use crate::policy::{DenyReason, NotYet};
-use crate::types::{ContainerId, Denial, PodEntry, RoleArn};
+use crate::issuer::IssueError;
 
 /// How a request ends.
 pub(super) type Outcome = Result<Answer, Failure>;
@@ -64,71 +62,6 @@ pub(super) enum Failure {
     NotFound,
     /// The issuer failed in a way that may pass.
     Issuer(IssueError),
-}
-
-/// What is not known yet. The client is told to retry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotReady {
-    /// The published address of a pod, which would tell it from another claimant.
-    Address,
-    /// Whether the caller, who changed while the request waited, has a right to anything.
-    CallerChanged,
-    /// The issuer's answer.
-    Credentials,
-    /// Something that policy needs for its decision.
-    Decision(NotYet),
-    /// The namespace.
-    Namespace,
-    /// The pod.
-    Pod,
-    /// podrole's own account and region, and with them the policy.
-    Policy,
-}
-
-/// A denial and everybody whom it concerns.
-#[derive(Debug)]
-pub(super) struct Denied {
-    pub(super) reason: DeniedReason,
-    /// The caller or, if the owner of the connection is in doubt, every pod that claims it.
-    pub(super) claimants: Vec<Claimant>,
-}
-
-/// A pod that is, or claims to be, the caller.
-#[derive(Debug)]
-pub(super) struct Claimant {
-    pub(super) pod: Arc<PodEntry>,
-    pub(super) container: Option<ContainerId>,
-}
-
-/// Why a pod is denied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum DeniedReason {
-    /// The connection cannot be served as the pod's.
-    Owner(OwnerDenial),
-    /// Policy.
-    Policy(DenyReason),
-    /// The pod asked for the credentials of another role than its own.
-    WrongRole {
-        /// The pod's role.
-        own: RoleArn,
-    },
-    /// STS.
-    Issuer {
-        /// The role that was asked for.
-        role: RoleArn,
-        /// STS's code.
-        code: Code,
-        /// What to do.
-        hint: &'static str,
-    },
-}
-
-/// What a search in the index finds.
-#[derive(Debug)]
-pub(super) enum Resolution<T> {
-    Found(T),
-    NotReady(NotReady),
-    Denied(Denied),
 }
 
 /// A whole HTTP answer.
@@ -272,71 +205,5 @@ impl From<Rejection> for Failure {
 impl From<Denied> for Failure {
     fn from(denied: Denied) -> Self {
         Self::Denied(denied)
-    }
-}
-
-// === impl NotReady ===
-
-impl NotReady {
-    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Address => "address_unknown",
-            Self::CallerChanged => "identity_changed",
-            Self::Credentials => "issuer_timeout",
-            Self::Decision(what) => what.name(),
-            Self::Namespace => NotYet::Namespace.name(),
-            Self::Pod => "pod_unknown",
-            Self::Policy => "starting",
-        }
-    }
-}
-
-// === impl DeniedReason ===
-
-impl DeniedReason {
-    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Owner(why) => why.name(),
-            Self::Policy(_) => "denied",
-            Self::WrongRole { .. } => "wrong_role",
-            Self::Issuer { .. } => "issuer_error",
-        }
-    }
-
-    /// The reason in the closed list.
-    pub(super) fn denial(&self) -> Denial {
-        match self {
-            Self::Owner(why) => why.denial(),
-            Self::Policy(reason) => reason.denial(),
-            Self::WrongRole { .. } => Denial::WrongRole,
-            Self::Issuer { .. } => Denial::AssumeRoleRefused,
-        }
-    }
-
-    /// One sentence for people.
-    pub(super) fn explain(&self) -> String {
-        match self {
-            Self::Owner(why) => why.explain().to_owned(),
-            Self::Policy(reason) => reason.explain(),
-            Self::WrongRole { own } => {
-                format!("the pod asked for another role's name than its own, {}", own.name())
-            }
-            Self::Issuer { role, code, hint } => format!("STS refuses role {role} ({code}): {hint}"),
-        }
-    }
-}
-
-// === impl Resolution ===
-
-impl<T> Resolution<T> {
-    /// Continues the search from what was found.
-    pub(super) fn and_then<U>(self, next: impl FnOnce(T) -> Resolution<U>) -> Resolution<U> {
-        match self {
-            Self::Found(found) => next(found),
-            Self::NotReady(what) => Resolution::NotReady(what),
-            Self::Denied(denied) => Resolution::Denied(denied),
-        }
     }
 }

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::outcome::{Claimant, Denied, DeniedReason, NotReady, Resolution};
 use super::request::Caller;
+use super::resolution::{Claimant, Denied, DeniedReason, NotReady, OwnerDenial, Resolution};
 use crate::caller::Proof;
 use crate::caller::resolver::Proofs;
 use crate::pods::index::{Index, Lookup};
-use crate::types::{Denial, PodEntry};
+use crate::types::PodEntry;
 
 /// The pod that a connection belongs to.
 #[derive(Debug)]
@@ -16,18 +16,6 @@ pub(super) struct Owner<'a> {
     pub(super) pod: &'a Arc<PodEntry>,
     /// The proof that chose it; `None` if callers are identified by address.
     pub(super) proof: Option<&'a Proof>,
-}
-
-/// Why a caller is not served as the pod that it seems to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OwnerDenial {
-    /// Two pods claim the same cgroup or, with `--identity=ip`, the same address.
-    Ambiguous,
-    /// The process runs in another pod's network namespace, or in the node's without being a host-network pod: a mesh proxy, a CNI
-    /// agent, or an attack.
-    ForeignNamespace,
-    /// Several network namespaces hold the address, and none of them belongs to the pod that has published it.
-    AddressConflict,
 }
 
 /// A pod that claims the connection, and the proof that it rests on.
@@ -108,40 +96,4 @@ fn denied<'a>(why: OwnerDenial, claims: impl IntoIterator<Item = Claim<'a>>) -> 
         reason: DeniedReason::Owner(why),
         claimants: claims.into_iter().map(claimant).collect(),
     })
-}
-
-// === impl OwnerDenial ===
-
-impl OwnerDenial {
-    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Ambiguous => "ambiguous",
-            Self::ForeignNamespace => "foreign_namespace",
-            Self::AddressConflict => "address_conflict",
-        }
-    }
-
-    /// The reason in the closed list.
-    pub(super) fn denial(self) -> Denial {
-        match self {
-            Self::Ambiguous => Denial::Ambiguous,
-            Self::ForeignNamespace => Denial::ForeignNamespace,
-            Self::AddressConflict => Denial::AddressConflict,
-        }
-    }
-
-    /// One sentence for people.
-    pub(super) fn explain(self) -> &'static str {
-        match self {
-            Self::Ambiguous => "two pods claim to be the caller",
-            Self::ForeignNamespace => {
-                "a process of this pod sent the request from a network namespace or an address that is not the pod's own: a mesh \
-                 proxy, a CNI agent, or an attack"
-            }
-            Self::AddressConflict => {
-                "several network namespaces hold the caller's address, and none of them belongs to the pod that has published it"
-            }
-        }
-    }
 }

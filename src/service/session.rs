@@ -1,9 +1,10 @@
 //! Session tokens: issues them, checks them, and decides who may do without.
 
 use super::MetadataService;
-use super::outcome::{Answer, Failure, Outcome, Resolution};
+use super::outcome::{Answer, Failure, Outcome};
 use super::owner::resolve_owner;
 use super::request::{Caller, Request};
+use super::resolution::Resolution;
 use crate::caller::Kernel;
 use crate::caller::resolver::Proofs;
 use crate::clock::Clock;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outcome::{Failure, NotReady, Resolution};
+use super::outcome::Failure;
 use super::request::Request;
+use super::resolution::{NotReady, Resolution};
 use super::{ActivePolicy, MetadataService};
 use crate::caller::Kernel;
 use crate::clock::Clock;
