@@ -17,7 +17,7 @@ pub fn main() -> ExitCode {
                 say(format_args!("removed: {what}"));
             }
             if removed.is_empty() {
-                say("podrole has not set up anything on this node");
+                say("nothing to remove: podrole has not set up anything on this node");
             }
             say(
                 "from now on every pod of this node reaches the node's own metadata service: the credentials of its role, user data and \

@@ -291,6 +291,6 @@ fn cleanup() -> Result<()> {
     ensure!(pod.agent("app")?.credentials()?.role == NODE_ROLE);
     leak(&rig)?;
     let again = rig.podrole(&["cleanup"])?;
-    ensure!(again.status.success() && said(&again).contains("nothing"), "{}", said(&again));
+    ensure!(again.status.success() && said(&again).contains("nothing to remove"), "{}", said(&again));
     Ok(())
 }
