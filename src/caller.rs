@@ -30,7 +30,7 @@ pub struct Connection {
     pub server: SocketAddr,
 }
 
-/// A network namespace, by its inode. The kernel does not reuse the number while podrole holds a socket in the namespace.
+/// A network namespace, by its inode. The kernel does not reuse the number while podrole has a socket in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetnsId(pub u64);
 
@@ -61,7 +61,7 @@ pub struct Proof {
 pub struct Sockets {
     /// The number of network namespaces that hold the peer's address.
     pub owners: usize,
-    /// The established client sockets found in them. If there is more than one, a namespace holds an address that is not its pod's.
+    /// The established client sockets found in them. If there is more than one, a netns holds an address that is not its pod's.
     pub found: Vec<ClientSocket>,
 }
 
@@ -70,7 +70,7 @@ pub trait Kernel: Send + Sync + 'static {
     /// Asks every network namespace that is known to hold the peer's address. Takes a few microseconds and never blocks.
     fn sockets(&self, connection: &Connection) -> io::Result<Sockets>;
 
-    /// Asks one network namespace again; `None` if the socket or the namespace is gone.
+    /// Asks one network namespace again; `None` if the socket or the netns is gone.
     fn socket_in(&self, netns: NetnsId, connection: &Connection) -> io::Result<Option<ClientSocket>>;
 
     /// The pod and container of a cgroup, if it is known to be a container's.

@@ -267,7 +267,7 @@ pub fn survey(directory: &Path) -> io::Result<(usize, usize)> {
     Ok((netns, others))
 }
 
-/// `None` if the name is not mounted yet, is gone again, or is not a namespace.
+/// `None` if the name is not mounted yet, is gone again, or is not an nsfs mount.
 fn open_nsfs(path: &Path) -> Option<File> {
     let file = File::open(path).ok()?;
     let kind = rustix::fs::fstatfs(&file).ok()?.f_type;

@@ -15,8 +15,8 @@ use crate::support::{SHORT, TEAM, no_leak, on_node, ready, refused, rig, served,
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_pod_that_answers_for_anothers_address_is_not_served", spoof),
     Trial::new("control_by_address_a_pod_that_answers_for_anothers_address_gets_its_role", spoof_by_address),
-    Trial::new("a_process_in_another_pods_network_gets_no_role", foreign_namespace),
-    Trial::new("control_by_address_a_process_in_another_pods_network_gets_its_role", foreign_namespace_by_address),
+    Trial::new("a_process_in_another_pods_network_gets_no_role", foreign_netns),
+    Trial::new("control_by_address_a_process_in_another_pods_network_gets_its_role", foreign_netns_by_address),
     Trial::new("static_pods_are_identified_by_their_hash", static_pods),
     Trial::new("of_two_netns_with_one_address_the_owner_is_served", claimant),
     Trial::new("of_two_netns_with_one_address_the_claimant_is_denied_even_if_the_node_routes_to_it", misled),
@@ -75,7 +75,7 @@ fn answer_for_another(rig: &Rig, family: Family) -> Result<Result<String, CredsE
     Ok(got)
 }
 
-fn foreign_namespace() -> Result<()> {
+fn foreign_netns() -> Result<()> {
     let rig = ready()?;
     for shape in [Shape::Bridge, Shape::PointToPoint] {
         let (host, guest) = two_pods(&rig, shape)?;
@@ -100,7 +100,7 @@ fn foreign_namespace() -> Result<()> {
     no_leak(&rig)
 }
 
-fn foreign_namespace_by_address() -> Result<()> {
+fn foreign_netns_by_address() -> Result<()> {
     let mut rig = rig()?;
     rig.start(&["--identity", "ip"])?;
     let (host, guest) = two_pods(&rig, Shape::Bridge)?;
