@@ -1,5 +1,5 @@
 //! The daemon's middle in one process: the real service, policy, index and cache, with a fake kernel and a fake issuer, in paused time.
-//! Every wait here is exact, which no test with real clocks can say.
+//! Waits are exact here, which no test with real clocks can check.
 #![expect(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
 #[path = "direct/denials.rs"]
@@ -33,7 +33,7 @@ async fn a_known_pod_gets_its_role_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_pod_is_held_750_ms_and_told_to_come_again() {
+async fn an_unknown_pod_is_held_750_ms_and_told_to_retry() {
     let test = Test::empty();
     test.socket(1, 1, WEB, "a");
     let begin = Instant::now();
@@ -42,7 +42,7 @@ async fn an_unknown_pod_is_held_750_ms_and_told_to_come_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_that_comes_in_time_is_served() {
+async fn a_pod_that_appears_in_time_is_served() {
     let test = Test::empty();
     test.socket(1, 1, WEB, "a");
     let path = credentials("web");
@@ -59,14 +59,14 @@ async fn a_fact_that_may_still_come_is_not_missing() {
     const PARTITION: &str = "/latest/meta-data/services/partition";
     const DOCUMENT: &str = "/latest/dynamic/instance-identity/document";
     let test = Test::new();
-    assert_eq!(test.get(PARTITION).await.0, 404, "all there is to know is known, and this is not");
+    assert_eq!(test.get(PARTITION).await.0, 404, "discovery has finished without this fact");
     let active_policy = test.active_policy.swap(None);
     assert_eq!(test.get("/latest/meta-data/placement/region").await, (200, "us-west-2".into()));
     let begin = Instant::now();
     assert_eq!(test.get(PARTITION).await.0, 503);
-    // In steps of 20 ms, none beyond the budget.
+    // Polls every 20 ms, and not beyond the budget.
     assert_eq!(begin.elapsed().as_millis(), 740);
-    assert_eq!(test.get(DOCUMENT).await.0, 503, "half a document is none");
+    assert_eq!(test.get(DOCUMENT).await.0, 503, "an incomplete document is not served");
     let known = after(300, || {
         test.facts.store(Arc::new(Facts { partition: Some("aws".into()), ..Facts::default() }));
         test.active_policy.store(active_policy);
@@ -86,7 +86,7 @@ async fn a_namespace_not_seen_is_not_a_denial() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_needs_nobody() {
+async fn a_token_needs_no_pod_object() {
     let test = Test::empty();
     test.socket(1, 1, WEB, "a");
     let begin = Instant::now();
@@ -96,7 +96,7 @@ async fn the_token_needs_nobody() {
     assert_eq!(test.get("/latest/meta-data/placement/region").await, (200, "us-west-2".into()));
 }
 
-/// Invariant 1, three ways: while STS was asked, the caller became somebody else.
+/// Invariant 1: while STS is called, the caller of the connection changes or loses its right.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_changed_hands_gets_nothing() {
     type Change = fn(&Test);
@@ -115,7 +115,7 @@ async fn a_connection_that_changed_hands_gets_nothing() {
         let (answer, ()) = tokio::join!(test.get(&path), after(300, || change(&test)));
         assert_eq!(answer, (503, String::new()), "{what}");
     }
-    // The control: nothing changed, and the same wait ends in credentials.
+    // Control: without a change the same wait ends with credentials.
     let test = Test::new();
     *test.issuer.takes.lock().unwrap() = Duration::from_millis(500);
     assert_eq!(test.get(&credentials("web")).await.0, 200);
@@ -124,41 +124,41 @@ async fn a_connection_that_changed_hands_gets_nothing() {
 #[tokio::test(start_paused = true)]
 async fn two_claimants_of_one_address() {
     let test = Test::new();
-    test.socket(2, 9, "squatter-uid", "b");
-    let mut squatter = pod("squatter-uid", json!({"iam.amazonaws.com/role": "db"}));
-    squatter["status"]["podIP"] = json!("10.0.0.99");
-    test.apply(squatter);
-    assert_eq!(test.get(LIST).await, (200, "web".into()), "the address's owner");
+    test.socket(2, 9, "claimant-uid", "b");
+    let mut claimant = pod("claimant-uid", json!({"iam.amazonaws.com/role": "db"}));
+    claimant["status"]["podIP"] = json!("10.0.0.99");
+    test.apply(claimant);
+    assert_eq!(test.get(LIST).await, (200, "web".into()), "the owner of the address");
 
     test.kernel.0.lock().unwrap().retain(|(socket, _)| socket.netns == NetnsId(2));
-    assert_eq!(test.get(LIST).await.0, 503, "the squatter alone");
+    assert_eq!(test.get(LIST).await.0, 503, "the other claimant alone");
 }
 
 /// The API server shows both with the address (a pod that ends beside the one that took its address over): nobody can say whose
 /// this connection is.
 #[tokio::test(start_paused = true)]
-async fn two_rightful_claimants_are_none() {
+async fn of_two_published_owners_neither_is_served() {
     let test = Test::new();
     test.socket(2, 9, "twin-uid", "b");
     test.apply(pod("twin-uid", json!({"iam.amazonaws.com/role": "db"})));
     let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "60")];
     assert_eq!(test.send("PUT", "/latest/api/token", &ttl).await.0, 503);
     test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"*\"]", "podrole.dev/imds-v1": "allow"}));
-    assert_eq!(test.send("GET", LIST, &[]).await.0, 503, "nor without a token, where that is allowed");
-    // One socket of the two is gone: the other is whose it is.
+    assert_eq!(test.send("GET", LIST, &[]).await.0, 503, "nor without a token, if that is allowed");
+    // Only one socket is left, so its pod is the caller.
     test.kernel.0.lock().unwrap().retain(|(socket, _)| socket.netns == NetnsId(2));
     assert_eq!(test.get(LIST).await, (200, "db".into()));
 }
 
 /// A client never comes past its first request, the one for a token: the denial must be told there already.
 #[tokio::test(start_paused = true)]
-async fn every_claimant_is_told_why_it_gets_nothing() {
+async fn every_claimant_gets_a_denial() {
     let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "60")];
     let twins = Test::new();
     twins.socket(2, 9, "twin-uid", "b");
     twins.apply(pod("twin-uid", json!({"iam.amazonaws.com/role": "db"})));
     assert_eq!(twins.send("PUT", "/latest/api/token", &ttl).await.0, 503);
-    assert!(twins.counted("podrole_denials_total{reason=\"AddressConflict\"} 2"), "both have the address");
+    assert!(twins.counted("podrole_denials_total{reason=\"AddressConflict\"} 2"), "both pods hold the address");
 
     let liars = Test::empty();
     let hash = "0123456789abcdef0123456789abcdef";
@@ -167,11 +167,11 @@ async fn every_claimant_is_told_why_it_gets_nothing() {
         liars.apply(pod(uid, json!({"kubernetes.io/config.mirror": hash, "iam.amazonaws.com/role": "web"})));
     }
     assert_eq!(liars.get(LIST).await.0, 503);
-    assert!(liars.counted("podrole_denials_total{reason=\"Ambiguous\"} 2"), "either may lie");
+    assert!(liars.counted("podrole_denials_total{reason=\"Ambiguous\"} 2"), "either annotation may be false");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_in_another_pods_namespace_is_nobody() {
+async fn a_process_in_another_pods_netns_is_not_identified() {
     let test = Test::new();
     let mut agent = pod("agent-uid", json!({"iam.amazonaws.com/role": "db"}));
     agent["status"]["podIP"] = json!("10.0.0.50");
@@ -197,7 +197,7 @@ async fn a_container_not_in_the_statuses_waits_and_never_gets_the_pods_role() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denial_by_sts_is_an_answer_and_a_failure_is_not() {
+async fn a_denial_by_sts_is_answered_and_a_failure_is_waited_out() {
     let test = Test::new();
     *test.issuer.refuses.lock().unwrap() = Some(Code::AccessDenied);
     let (status, body) = test.get(&credentials("web")).await;
@@ -208,11 +208,11 @@ async fn a_denial_by_sts_is_an_answer_and_a_failure_is_not() {
     *test.issuer.refuses.lock().unwrap() = Some(Code::Throttling);
     let begin = Instant::now();
     assert_eq!(test.get(&credentials("web")).await.0, 503);
-    assert_eq!(begin.elapsed().as_millis(), 750, "failures that may pass are waited out");
+    assert_eq!(begin.elapsed().as_millis(), 750, "temporary failures are waited out");
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_and_version_one() {
+async fn tokens_and_imds_v1() {
     let test = Test::new();
     assert_eq!(test.send("GET", LIST, &[]).await.0, 401);
     let (_, token) = test.send("PUT", "/latest/api/token", &[("x-aws-ec2-metadata-token-ttl-seconds", "60")]).await;
@@ -228,8 +228,8 @@ async fn tokens_and_version_one() {
     let forwarded = ("x-forwarded-for", "10.9.9.9");
     assert_eq!(test.send("GET", LIST, &[forwarded]).await.0, 403);
     let lost = ("x-aws-ec2-metadata-token", "lost");
-    assert_eq!(test.send("GET", LIST, &[lost]).await.0, 200, "a token that is lost is no worse than none");
-    assert_eq!(test.send("GET", LIST, &[lost, forwarded]).await.0, 401, "and no better either");
+    assert_eq!(test.send("GET", LIST, &[lost]).await.0, 200, "an invalid token counts as no token");
+    assert_eq!(test.send("GET", LIST, &[lost, forwarded]).await.0, 401, "and gives no rights");
 }
 
 async fn after(time: u64, change: impl FnOnce()) {

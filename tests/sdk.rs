@@ -1,8 +1,8 @@
 //! The whole chain with real parts: real SDKs in pods, the real kube-apiserver and etcd, real nft, the real kernel. Only AWS is a
-//! double, which has the last word on whose credentials a pod holds.
+//! double, which decides whose credentials a pod holds.
 //!
-//! What is not installed is skipped, never passed: `tests/sdk/build.sh` and `tests/cluster/build.sh` make it. Run as root:
-//! `cargo test -p podrole --test sdk`; with `-- --nocapture` the figures that are measured on the way are shown.
+//! Trials whose programs are not installed are reported as skipped; `tests/sdk/build.sh` and `tests/cluster/build.sh` install them. Run
+//! as root: `cargo test -p podrole --test sdk`. With `-- --nocapture` the measured figures are shown.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
 
 #[path = "sdk/bad_objects.rs"]

@@ -1,4 +1,4 @@
-//! What becomes of denials: Events that are few and never in anybody's way, whatever pods do.
+//! Denials become Events: few of them, and without delaying any request, whatever pods do.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::support::{LIST, Lines, Test, WEB, connection, credentials, pod, rules};
 
-/// Where Events go: what was written, or why nothing is.
+/// A sink that records attempts, and fails or hangs if configured to.
 #[derive(Clone, Default)]
 struct FakeSink {
     attempts: Arc<Mutex<Vec<Report>>>,
@@ -50,13 +50,13 @@ impl Test {
     }
 }
 
-/// Time for other tasks, and none besides.
+/// Lets other tasks run.
 async fn others() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_pod_is_told_at_once_what_and_how_to_mend_it() {
+async fn a_denied_pod_gets_an_event_with_the_reason_and_the_fix() {
     let test = Test::new();
     let sink = FakeSink::default();
     test.publish(&sink);
@@ -74,19 +74,19 @@ async fn a_denied_pod_is_told_at_once_what_and_how_to_mend_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_final_refusal_by_sts_is_told_and_a_passing_one_is_not() {
+async fn a_denial_by_sts_becomes_an_event_and_a_temporary_failure_does_not() {
     let test = Test::new();
     let sink = FakeSink::default();
     test.publish(&sink);
-    for passing in [Code::Throttling, Code::ServerError, Code::Network, Code::ExpiredToken] {
-        *test.issuer.refuses.lock().unwrap() = Some(passing);
+    for temporary in [Code::Throttling, Code::ServerError, Code::Network, Code::ExpiredToken] {
+        *test.issuer.refuses.lock().unwrap() = Some(temporary);
         assert_eq!(test.get(&credentials("web")).await.0, 503);
         others().await;
-        assert_eq!(sink.attempts(), [], "{passing}");
+        assert_eq!(sink.attempts(), [], "{temporary}");
     }
     *test.issuer.refuses.lock().unwrap() = Some(Code::AccessDenied);
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(test.get(&credentials("web")).await.0, 200, "a document that says why");
+    assert_eq!(test.get(&credentials("web")).await.0, 200, "a document with the error");
     others().await;
     let reports = sink.attempts();
     let [report] = reports.as_slice() else { panic!("{reports:?}") };
@@ -107,7 +107,7 @@ async fn no_request_waits_for_an_event() {
     }
     assert_eq!(begin.elapsed(), Duration::ZERO);
     assert_eq!(sink.attempts().len(), 1, "one write at a time");
-    // It is given up after ten seconds and tried again after as many.
+    // The write times out after ten seconds and is retried ten seconds later.
     tokio::time::sleep(Duration::from_secs(21)).await;
     assert_eq!(sink.attempts().len(), 2);
     assert!(test.counted("podrole_events_total{result=\"failed\"} 1"));
@@ -128,16 +128,17 @@ async fn a_missing_right_costs_a_few_attempts_an_hour_and_nothing_else() {
     assert!(test.counted(&format!("podrole_events_total{{result=\"forbidden\"}} {attempts}")));
     *sink.fails.lock().unwrap() = None;
     tokio::time::sleep(Duration::from_secs(601)).await;
-    assert!(test.counted("podrole_events_total{result=\"published\"} 1"), "and it is told once it can be");
+    assert!(test.counted("podrole_events_total{result=\"published\"} 1"), "the Event is written as soon as it can be");
 }
 
 // === floods ===
 
-/// Twenty times a second, every second.
+/// The time between two batches of requests.
 const TICK: Duration = Duration::from_millis(50);
+/// Requests per second.
 const A_SECOND: u32 = 20_000;
 
-/// Pods that are each denied for a reason of their own, with the path that they ask for.
+/// `copies` sets of pods, each pod of a set denied for another reason. Each has a name, an object and the path that it requests.
 fn denied_pods(copies: usize) -> Vec<(String, Value, &'static str)> {
     const ROLE: &str = "iam.amazonaws.com/role";
     let role = |role: &str| json!({ROLE: role});
@@ -170,14 +171,14 @@ fn denied_pods(copies: usize) -> Vec<(String, Value, &'static str)> {
     (0..copies).flat_map(copy).collect()
 }
 
-/// Thirty pods ask as often as told for as long; the pod `web` asks for its credentials once, in the middle.
+/// Thirty pods send requests for `seconds`; halfway through, the pod `web` requests its credentials once.
 async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
     let lines = Lines::default();
     let test = Test::with(rules(), false, limits, lines.clone());
     let sink = FakeSink::default();
     test.publish(&sink);
     tokio::spawn(test.audit.clone().sweep());
-    // Without session tokens: what is measured comes after them.
+    // Without session tokens, because the test measures what happens after their verification.
     let allowed = json!({"iam.amazonaws.com/allowed-roles": "[\"web\", \"refused\"]", "podrole.dev/imds-v1": "allow"});
     test.namespace(allowed);
     let pods = denied_pods(3);
@@ -188,7 +189,7 @@ async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
     let begin = Instant::now();
     let mut delivered = false;
     let mut ticks: u32 = 0;
-    // Made once: what is measured is what becomes of them.
+    // Built once, because the test does not measure the construction of requests.
     let request =
         |path: &str| http::Request::get(path).header("host", "169.254.169.254").body(()).unwrap().into_parts().0;
     let requests: Vec<Parts> = pods.iter().map(|(_, _, path)| request(path)).collect();
@@ -200,7 +201,7 @@ async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
             let (((uid, ..), owner), head) = asking.next().unwrap();
             test.kernel.0.lock().unwrap().clone_from(owner);
             let reply = test.service.handle(&connection, head).await;
-            // Permanent refusals by STS are documents that say so.
+            // A denial by STS is a 200 whose document contains the error.
             assert!(reply.status() != 200 || uid.starts_with("refused"), "{uid}: {reply:?}");
         }
         if !delivered && begin.elapsed() >= Duration::from_secs(seconds / 2) {
@@ -218,11 +219,11 @@ async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
     (test, sink, written)
 }
 
-/// All that the kernel knows: one pod's socket.
+/// The state of the fake kernel with one pod's socket.
 type Owner = Vec<(ClientSocket, KernelIdentity)>;
 
 impl Test {
-    /// This pod alone has a socket; the kernel's knowledge of it.
+    /// Makes this pod the only one with a socket, and returns the state of the fake kernel.
     fn only(&self, uid: &str) -> Owner {
         self.kernel.0.lock().unwrap().clear();
         self.socket(1, 1, uid, "a");
@@ -242,18 +243,18 @@ async fn a_million_denials_are_ten_events_and_a_little_audit() {
     assert!(written.len() < 1_000_000, "{} bytes", written.len());
     let issued: Vec<&Value> = lines.iter().filter(|line| line["action"] == "Deliver").collect();
     assert!(issued.len() == 1 && issued[0]["access_key_id"] == "ASIA-web", "{issued:?}");
-    // Nothing is lost by it: every denial by podrole is in some line's number, and a tenth, by STS, in the metric.
+    // Nothing is lost: the counts of the lines add up to all denials by podrole. The remaining tenth, denied by STS, is in the metric.
     assert_eq!(denied, 1_080_000);
     assert!(test.counted("podrole_denials_total{reason=\"AssumeRoleRefused\"} 120000"));
     assert!(test.counted(&format!("podrole_events_total{{result=\"published\"}} {}", reports.len())));
-    // And each went to another pod.
+    // Each Event is for another pod.
     let mut pods: Vec<&str> = reports.iter().map(|report| &*report.name).collect();
     pods.sort_unstable();
     pods.dedup();
     assert_eq!(pods.len(), reports.len());
 }
 
-/// The positive control: the same flood, a second of it, without the limits.
+/// Positive control: one second of the same flood, without limits.
 #[tokio::test(start_paused = true)]
 async fn control_without_limits_a_flood_is_hundreds_of_events() {
     let none = Limits {

@@ -1,5 +1,5 @@
-//! `podrole explain` against the daemon's own answers: the same objects and flags, the one by way of its subcommand, the other by
-//! way of watch, service and policy, for every container.
+//! Compares `podrole explain` with the daemon's answers for every container, given the same objects and flags. One side goes through
+//! the subcommand, the other through the watched objects, the metadata service and the policy.
 
 #[path = "explain/cases.rs"]
 mod cases;
@@ -12,12 +12,12 @@ use cases::Case;
 use sides::{Answer, Files, by_binary, by_daemon, by_explain, run_binary};
 
 const CASES: u64 = 1000;
-/// Through the real binary, as a process.
+/// The number of cases that also run the real binary.
 const BY_BINARY: u64 = 24;
-/// For each of the flags that are set differently on one side.
+/// The number of cases for each flag that is set differently on one side.
 const CONTROLS: u64 = 250;
 
-/// Fixed, so that a failure comes again; another one finds other things.
+/// The seed of the random cases. It is fixed so that failures are reproducible; set the variable to try other cases.
 fn seed() -> u64 {
     std::env::var("PODROLE_EXPLAIN_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_121)
 }
@@ -40,7 +40,7 @@ async fn explain_says_what_the_daemon_decides() {
         }
     }
     println!("{CASES} cases, {} containers: {seen:?}", seen.values().sum::<usize>());
-    // What was never asked was never compared.
+    // Every kind of answer must have been compared.
     for expected in [
         "allow",
         "AboveCeiling",
@@ -57,11 +57,11 @@ async fn explain_says_what_the_daemon_decides() {
         "namespace_unknown",
         "service_account_unknown",
     ] {
-        assert!(seen.get(expected).is_some_and(|count| *count >= 5), "{expected} hardly came up: {seen:?}");
+        assert!(seen.get(expected).is_some_and(|count| *count >= 5), "{expected} was compared too rarely: {seen:?}");
     }
 }
 
-/// The comparison can fail: with any one flag set differently on the side of `explain`, some answers differ.
+/// Control: the comparison can fail. With any one flag set differently for `explain`, some answers differ.
 #[tokio::test(start_paused = true)]
 async fn a_flag_that_differs_is_noticed() {
     let files = Files::new("control");
@@ -88,15 +88,15 @@ async fn a_flag_that_differs_is_noticed() {
             *differences.entry(flag).or_default() += usize::from(by_explain(&flags, &path) != daemon);
         }
     }
-    println!("of {CONTROLS} cases differ: {differences:?}");
+    println!("of {CONTROLS} cases, these differ: {differences:?}");
     for (flag, _) in changes {
         assert!(differences[flag] > 0, "{flag} makes no difference: {differences:?}");
     }
 }
 
-/// By the binary: exit codes, and mistakes all at once and on a line each.
+/// The binary reports all mistakes at once, one per line, with the right exit code.
 #[test]
-fn mistakes_are_said_with_what_to_do() {
+fn mistakes_are_reported_with_what_to_do() {
     let files = Files::new("mistakes");
     let missing = files.path("missing").display().to_string();
     let account = "--account=111122223333";

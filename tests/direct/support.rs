@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 pub(crate) const WEB: &str = "web-uid";
 pub(crate) const IP: [u8; 4] = [10, 0, 0, 1];
 
-/// Wall and boot time that tokio's paused clock moves.
+/// Wall clock and boot time, driven by tokio's paused clock.
 #[derive(Clone)]
 pub(crate) struct Anchored(Instant);
 
@@ -44,7 +44,7 @@ impl Clock for Anchored {
     }
 }
 
-/// What the kernel would say: sockets by namespace, each with its owner.
+/// A fake kernel: sockets by network namespace, each with the identity of its cgroup.
 #[derive(Clone, Default)]
 pub(crate) struct FakeKernel(pub(crate) Arc<Mutex<Vec<(ClientSocket, KernelIdentity)>>>);
 
@@ -96,7 +96,7 @@ impl Issuer for FakeIssuer {
     }
 }
 
-/// An audit log's lines, kept.
+/// A writer that records the lines of the audit log.
 #[derive(Clone, Default)]
 pub(crate) struct Lines(pub(crate) Arc<Mutex<Vec<u8>>>);
 
@@ -122,7 +122,7 @@ pub(crate) struct Test {
 }
 
 impl Test {
-    /// A node on which pod `web` (role `web`) is known, in a namespace that allows every role.
+    /// A node with a known pod `web`, which requests the role `web`, in a namespace that allows every role.
     pub(crate) fn new() -> Self {
         let test = Self::empty();
         test.socket(1, 1, WEB, "a");
@@ -135,7 +135,7 @@ impl Test {
         Self::with(rules(), false, Limits::default(), io::sink())
     }
 
-    /// No pod and no namespace; Events within `limits`, audit lines to `audit`.
+    /// A node without pods and namespaces. Events have `limits`; audit lines go to `audit`.
     pub(crate) fn with(
         rules: Rules,
         service_accounts: bool,
@@ -203,12 +203,12 @@ impl Test {
         self.store.update(|index| index.apply_namespace(namespace_entry(&object).unwrap()));
     }
 
-    /// Whether this line is among the metrics.
+    /// Whether the metrics page contains this line.
     pub(crate) fn counted(&self, series: &str) -> bool {
         String::from_utf8(self.metrics.render().1).unwrap().lines().any(|line| line == series)
     }
 
-    /// One request as this connection's caller; the token is asked for as the caller is at that moment.
+    /// Sends a request on this connection, with a session token that is requested just before.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let (_, token) = self.send("PUT", "/latest/api/token", &[("x-aws-ec2-metadata-token-ttl-seconds", "60")]).await;
         self.send("GET", path, &[("x-aws-ec2-metadata-token", &token)]).await

@@ -1,4 +1,4 @@
-//! One bad object, by mistake or on purpose: only its own pod or namespace suffers, and the audit log says why.
+//! An invalid object, by mistake or on purpose, affects only its own pod or namespace, and the audit log contains the reason.
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::cluster::Cluster;
@@ -23,9 +23,9 @@ pub(crate) const TRIALS: &[Trial] = &[
 const EXTERNAL_ID: &str = "iam.amazonaws.com/external-id";
 const SESSION_NAME: &str = "iam.amazonaws.com/session-name";
 const PERMITTED: &str = "iam.amazonaws.com/permitted";
-/// What the API server takes of one object's annotations, keys and values: `TotalAnnotationSizeLimitB`.
+/// The API server's limit on the size of one object's annotations, keys and values: `TotalAnnotationSizeLimitB`.
 const LIMIT: usize = 256 * 1024;
-/// What the buffers of one big event may leave behind in the allocator.
+/// The memory that the buffers of one large event may leave behind in the allocator.
 const GROWTH_KIB: u64 = 6 * 1024;
 
 fn bad_pods() -> Result<()> {
@@ -80,12 +80,12 @@ fn bad_namespaces() -> Result<()> {
             let pod = with_role(&rig, &name, "web", "web-1")?;
             hurt(&rig, &pod, reason).with_context(|| format!("{key}: {value:.80}"))?;
         }
-        // The control: the longest list that is one.
+        // Control: the longest valid list.
         ControlPlane::namespace(&rig.kube, "long", &[(ALLOWED_ROLES, &most)])?;
         let pod = with_role(&rig, "long", "web", "web-4095")?;
         becomes(&rig, pod.agent("app")?.v4(), "web-4095", &[]).map(drop)
     })?;
-    // And one that is put right is served, without anything being started anew.
+    // A namespace whose list is corrected is served without a restart.
     rig.kube.annotate("Namespace", "", "bad-5", ALLOWED_ROLES, Some("[\"web-*\"]"))?;
     let pod = with_role(&rig, "bad-5", "again", "web-1")?;
     becomes(&rig, pod.agent("app")?.v4(), "web-1", &[])?;
@@ -114,8 +114,8 @@ fn at_the_limit() -> Result<()> {
         big("big", "")?;
         let pod = with_role(&rig, "big", "web", "web-role")?;
         becomes(&rig, pod.agent("app")?.v4(), "web-role", &[])?;
-        // The control: that is where the limit is.
-        let refused = big("bigger", "f").err().context("the API server takes one byte more")?;
+        // Control: one byte more exceeds the limit.
+        let refused = big("bigger", "f").err().context("the API server accepts one byte more")?;
         ensure!(format!("{refused:#}").contains("Too long"), "{refused:#}");
         Ok(())
     })?;
@@ -123,7 +123,7 @@ fn at_the_limit() -> Result<()> {
     no_leak(&rig)
 }
 
-/// These annotations and one more, which fills what the API server still takes to the last byte.
+/// Adds an annotation that fills the API server's limit to the last byte.
 fn to_the_limit(own: &[(&str, &str)], mut more: Vec<(String, String)>) -> Vec<(String, String)> {
     let key = "example.com/filler";
     let own: usize = own.iter().map(|(key, value)| key.len() + value.len()).sum();
@@ -142,13 +142,13 @@ fn far_above_the_limit() -> Result<()> {
     grown(&rig, start, GROWTH_KIB, "one foreign annotation of 2 MB")?;
     bystander.served_while(&rig, || everywhere(&rig, &huge, 0))?;
     grown(&rig, start, 3 * GROWTH_KIB, "2 MB in every annotation that is read")?;
-    // What stays are the two watches' buffers, sized by the largest event. More of the same must not add to them.
+    // The buffers of the two watches keep the size of the largest event. More such events must not add to it.
     let first = rig.daemon()?.rss_kib()?;
     for round in 1..4 {
         bystander.served_while(&rig, || everywhere(&rig, &huge, round))?;
     }
     grown(&rig, first, GROWTH_KIB, "three times as many more")?;
-    // All of them at once, in the first list of a daemon that starts.
+    // All of them at once, in the first list after a restart.
     rig.daemon_mut()?.terminate()?;
     rig.restart()?;
     figure("RSS after a first list of 50 MB", format_args!("{} KiB", rig.daemon()?.rss_kib()?));
@@ -161,7 +161,7 @@ fn foreign(rig: &Rig, huge: &str, name: &str) -> Result<()> {
     becomes(rig, rig.pod(spec)?.agent("app")?.v4(), "huge-role", &[]).map(drop)
 }
 
-/// 2 MB in every place that podrole reads, and one that it does not.
+/// Puts 2 MB into every annotation that podrole reads, and into one that it does not.
 fn everywhere(rig: &Rig, huge: &str, round: usize) -> Result<()> {
     foreign(rig, huge, &format!("foreign-{round}"))?;
     let huge_role = |name: &str| spec(TEAM, &format!("{name}-{round}")).annotation(ROLE, "huge-role");
@@ -170,7 +170,7 @@ fn everywhere(rig: &Rig, huge: &str, round: usize) -> Result<()> {
     hurt(rig, &rig.pod(huge_role("session").annotation(SESSION_NAME, huge))?, "BadSessionName")?;
     hurt(rig, &rig.pod(huge_role("container").annotation("podrole.dev/role.app", huge))?, "BadRole")?;
     let list = json!(vec!["web-*"; 250_000]).to_string();
-    // A class of all letters: three characters that a parser makes kilobytes of.
+    // The class of all letters: three characters that a regular expression compiles to kilobytes.
     let classes = r"\pL".repeat(600_000);
     for (name, key, value) in [
         ("list", ALLOWED_ROLES, list.as_str()),
@@ -185,7 +185,7 @@ fn everywhere(rig: &Rig, huge: &str, round: usize) -> Result<()> {
     Ok(())
 }
 
-/// It is refused for that reason, and the audit line says so and not more than fits a line.
+/// The pod is denied for `reason`, and its audit line is complete and short.
 fn hurt<A: ControlPlane>(rig: &Rig<A>, pod: &Pod, reason: &str) -> Result<()> {
     let agent = pod.agent("app")?;
     becomes_refused(rig, agent.v4(), 404)?;
@@ -196,7 +196,7 @@ fn hurt<A: ControlPlane>(rig: &Rig<A>, pod: &Pod, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// The daemon's memory is by no more than so much above what it was.
+/// The daemon's memory has grown by at most `growth` KiB.
 fn grown<A: ControlPlane>(rig: &Rig<A>, before: u64, growth: u64, by: &str) -> Result<()> {
     let bound = before + growth;
     let settled = proc::until("the daemon's memory to settle", SOON, || {

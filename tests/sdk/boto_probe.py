@@ -1,14 +1,14 @@
-"""Finds credentials and its identity the way any boto3 program in a pod does, and prints one line of JSON.
+"""Finds credentials and its identity as any boto3 program in a pod does, and prints one line of JSON.
 
-    boto_probe.py            asks once; exit code 1 when that failed
-    boto_probe.py --serve    asks once for each line on standard input, until it ends
+    boto_probe.py            asks once; exit code 1 if that fails
+    boto_probe.py --serve    asks once for each line of standard input
 
-A line `ask` uses the session that is there, with whatever credentials it holds, as a long-running program does; `fresh` makes a new
+A line `ask` uses the existing session and the credentials that it holds, as a long-running program does. `fresh` creates a new
 session first. The fields are those of the Go program in `go/`.
 
 boto3 takes its region from AWS_DEFAULT_REGION or a profile only: not from AWS_REGION, and never from the metadata service. (In the
-`auto` defaults mode it reads the zone there, and still has no region.) `region` is null then, and STS is asked as in us-west-2, which
-`sts_region` says.
+`auto` defaults mode it reads the zone there, and still has no region.) `region` is null then, and STS is called in us-west-2, which
+`sts_region` shows.
 """
 
 import json
@@ -20,7 +20,7 @@ import boto3
 import botocore.exceptions
 
 FALLBACK_REGION = "us-west-2"
-# The bound on one answer, above everything that boto3 retries by itself: a probe must never outlive its test.
+# The time limit for one answer, longer than all of boto3's retries. A probe must not outlive its test.
 DEADLINE_SECONDS = 60
 
 
@@ -33,7 +33,7 @@ def on_alarm(_signal, _frame):
 
 
 def ask(session):
-    """What `session` finds; what was found before a failure stays in the answer."""
+    """Returns what `session` finds. After a failure, the answer contains what was found before it."""
     found = {
         "sdk": f"boto3/{boto3.__version__}",
         "region": session.region_name,
@@ -58,19 +58,19 @@ def ask(session):
 def fill(found, session):
     start = time.monotonic()
     credentials = session.get_credentials()
-    # What a request would be signed with: this refreshes a set that is about to end.
+    # The credentials that a request would be signed with. This refreshes them if they are about to expire.
     frozen = credentials.get_frozen_credentials() if credentials else None
     found["retrieve_ms"] = int((time.monotonic() - start) * 1000)
     if frozen is None:
         raise botocore.exceptions.NoCredentialsError
     found["access_key_id"] = frozen.access_key
     found["source"] = credentials.method
-    # The end of life has no public name; long-lived credentials have none at all.
+    # The expiration has no public name; long-lived credentials have none.
     expires = getattr(credentials, "_expiry_time", None)
     if expires is not None:
         found["expires"] = expires.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    # A client without a region can be made; it is the call that fails.
+    # Creating a client without a region succeeds; the call fails.
     sts = session.client("sts")
     try:
         identity = sts.get_caller_identity()

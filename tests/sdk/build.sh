@@ -1,12 +1,12 @@
 #!/bin/sh
 # Prepares the real AWS SDKs that the tests run inside pods, and prints the directory that holds them.
 #
-#   build.sh [PART...]     PART: gosdk, venv; both when none is named
+#   build.sh [PART...]     PART: gosdk, venv; both if none is given
 #
 # ${CARGO_TARGET_DIR:-target}/sdk/gosdk   the Go program of tests/sdk/go
 # ${CARGO_TARGET_DIR:-target}/sdk/venv    a Python environment with boto3 and the AWS CLI, as requirements.txt pins them
 #
-# What is there already and was made from the same is left alone.
+# Parts that exist and were built from the same inputs are left alone.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -19,7 +19,7 @@ target=${CARGO_TARGET_DIR:-$here/../../target}
 mkdir -p "$target/sdk"
 out=$(CDPATH='' cd -- "$target/sdk" && pwd)
 
-# Two callers must not write the same files; the lock goes with this process.
+# Two callers must not write the same files. The lock ends with this process.
 exec 9>"$out/.lock"
 flock 9
 
@@ -28,7 +28,7 @@ gosdk() {
     from=$("$here/../../.ci/fingerprint" "$(go version)" tests/sdk/build.sh tests/sdk/go)
     [ -x "$out/gosdk" ] && [ "$(cat "$out/.gosdk.from" 2>/dev/null)" = "$from" ] && return
     say "building gosdk"
-    # Without cgo, so that it runs in an image that has no C library.
+    # Without cgo, so that it runs in an image without a C library.
     (cd "$here/go" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false -ldflags "-s -w" \
         -o "$out/.gosdk.new" .) || fail "go build failed"
     rm -f "$out/.gosdk.from"
@@ -38,8 +38,8 @@ gosdk() {
 
 venv() {
     command -v python3 >/dev/null 2>&1 || fail "python3 is not installed: install Python 3.10 or newer with its venv module"
-    # A stamp of what went in: another Python or another pin makes another environment. An environment does not move, so
-    # its own place belongs to the stamp.
+    # The stamp records the inputs: another Python or another pin needs another environment. A venv cannot be moved, so its
+    # path is part of the stamp.
     stamp="$(python3 -c 'import sys; print(sys.version, sys.base_prefix)') $out $(cksum <"$here/requirements.txt")"
     [ -f "$out/venv/.stamp" ] && [ "$(cat "$out/venv/.stamp")" = "$stamp" ] && return
     say "preparing the Python environment"

@@ -1,4 +1,4 @@
-//! Another pod, which is served all the while: what happens to others is none of its business.
+//! A bystander: a pod that must be served throughout, whatever happens to others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,24 +10,24 @@ use podrole_lab::rig::{ControlPlane, ROLE, Rig};
 
 use crate::support::{BUDGET, TEAM, becomes, figure, spec};
 
-const ROLE_OF_IT: &str = "bystander-role";
+const BYSTANDER_ROLE: &str = "bystander-role";
 
-/// A pod that asks for its credentials over and over.
+/// A pod that requests its credentials in a loop.
 #[derive(Debug)]
 pub(crate) struct Bystander {
     agent: Agent,
 }
 
 impl Bystander {
-    /// Starts it; when this returns it is served.
+    /// Starts the pod and waits until it is served.
     pub(crate) fn start<A: ControlPlane>(rig: &Rig<A>) -> Result<Self> {
-        let pod = rig.pod(spec(TEAM, "bystander").annotation(ROLE, ROLE_OF_IT))?;
+        let pod = rig.pod(spec(TEAM, "bystander").annotation(ROLE, BYSTANDER_ROLE))?;
         let agent = pod.agent("app")?;
-        becomes(rig, agent.v4(), ROLE_OF_IT, &[])?;
+        becomes(rig, agent.v4(), BYSTANDER_ROLE, &[])?;
         Ok(Self { agent })
     }
 
-    /// Does `work`; an error, whatever came of that, if the pod was not served correctly and in time throughout.
+    /// Runs `work`. Fails, regardless of the result of `work`, unless the pod was served correctly and in time throughout.
     pub(crate) fn served_while<A, T>(&self, rig: &Rig<A>, work: impl FnOnce() -> Result<T>) -> Result<T>
     where
         A: ControlPlane,
@@ -35,7 +35,7 @@ impl Bystander {
         let done = AtomicBool::new(false);
         let (result, seen) = thread::scope(|scope| {
             let asking = scope.spawn(|| self.ask_until(&done));
-            // Set also when `work` panics, or the scope would wait for ever.
+            // Also set if `work` panics; otherwise the scope would never end.
             let end = SetOnDrop(&done);
             let result = work();
             drop(end);
@@ -44,10 +44,10 @@ impl Bystander {
         let seen = seen.map_err(|_| anyhow::anyhow!("the bystander's thread panicked"))?;
         let slowest = seen.iter().map(|(took, _)| *took).max().unwrap_or_default();
         figure("bystander", format_args!("{} times served, slowest {slowest:?}", seen.len()));
-        ensure!(!seen.is_empty(), "it never asked");
+        ensure!(!seen.is_empty(), "the bystander sent no request");
         for (took, answer) in seen {
             let credentials = answer.map_err(|error| anyhow::anyhow!("the bystander was not served: {error}"))?;
-            ensure!(rig.role_of(&credentials).as_deref() == Some(ROLE_OF_IT), "the bystander got {credentials:?}");
+            ensure!(rig.role_of(&credentials).as_deref() == Some(BYSTANDER_ROLE), "the bystander got {credentials:?}");
             ensure!(took < BUDGET, "the bystander waited {took:?}");
         }
         result

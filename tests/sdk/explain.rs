@@ -1,5 +1,4 @@
-//! `podrole explain` beside a running daemon, against the real API server: what it says is what the pods get, and what it cannot
-//! know it says.
+//! `podrole explain` next to a running daemon, with the real API server: it predicts what the pods get, and says what it cannot know.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -17,10 +16,10 @@ use crate::support::{
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("explain_says_what_pods_of_a_real_cluster_get", says_what_they_get),
-    Trial::new("explain_says_what_is_in_its_way", says_what_is_in_its_way),
+    Trial::new("explain_says_why_it_has_no_answer", says_why_it_has_no_answer),
 ];
 
-/// The daemon's flags, so `explain`'s.
+/// The flags of both the daemon and `explain`.
 const FLAGS: [&str; 2] = ["--allow", "shop=web-*"];
 
 fn says_what_they_get() -> Result<()> {
@@ -42,7 +41,7 @@ fn says_what_they_get() -> Result<()> {
         let (code, report) = explain(&rig, pod)?;
         let app = container(&report, "app")?;
         ensure!(code == Some(0) && report["decision"] == "allow" && app["role"] == role_arn("web-role"), "{report:#}");
-        // The session's name is the one that STS was given.
+        // The session name is the one that STS received.
         let given = rig.sts.assume_calls().into_iter().filter_map(|call| call.session_name);
         ensure!(given.into_iter().any(|name| app["session_name"] == name), "{report:#}");
     }
@@ -58,11 +57,11 @@ fn says_what_they_get() -> Result<()> {
     let (code, report) = explain(&rig, &mixed)?;
     ensure!(code == Some(1) && container(&report, "app")?["decision"] == "allow", "{report:#}");
     ensure!(container(&report, "side")?["reason"] == "NoRole", "{report:#}");
-    // One container alone.
+    // Only one container.
     let output = run(&rig, &["-n", TEAM, "mixed", "--container", "app"])?;
     ensure!(output.status.code() == Some(0), "{output:?}");
 
-    // The command that it gives helps.
+    // The command that it suggests works.
     let (_, report) = explain(&rig, &denied)?;
     let command = container(&report, "app")?["command"].as_str().context("a command")?.to_owned();
     let list = command.strip_prefix("kubectl annotate namespace shop 'iam.amazonaws.com/allowed-roles=");
@@ -71,7 +70,7 @@ fn says_what_they_get() -> Result<()> {
     becomes(&rig, denied.agent("app")?.v4(), "db-role", &[])?;
     ensure!(explain(&rig, &denied)?.0 == Some(0));
 
-    // As a file of that moment, its objects say the same without an API server.
+    // With the same objects in a file, the answer is the same without an API server.
     let objects =
         [rig.kube.get(User::Admin, "Pod", "shop", "denied")?, rig.kube.get(User::Admin, "Namespace", "", "shop")?];
     let file = scratch().join("objects.json");
@@ -83,7 +82,7 @@ fn says_what_they_get() -> Result<()> {
     no_leak(&rig)
 }
 
-fn says_what_is_in_its_way() -> Result<()> {
+fn says_why_it_has_no_answer() -> Result<()> {
     let rig = real_ready()?;
     let pod = with_role(&rig, TEAM, "web", "web-role")?;
     fails(
@@ -95,7 +94,7 @@ fn says_what_is_in_its_way() -> Result<()> {
     fails(&run(&rig, &["-n", "../team", "web"])?, &["not a name"])?;
     fails(&run(&rig, &["-n", TEAM, "web", "--context", "ghost"])?, &["cannot use the kubeconfig", "ghost"])?;
 
-    // A user whom the server knows and who may nothing: the pod's own service account.
+    // A known user without any rights: the pod's own service account.
     let token = rig.kube.token_request(TEAM, "default", &rig.kube.url(), (pod.name(), pod.uid()))?;
     let path = kubeconfig("without-rights", |config| config["users"][0]["user"]["token"] = json!(token))?;
     let output = by_kubeconfig(&rig, &path, &["-n", TEAM, "web"])?;
@@ -113,7 +112,7 @@ fn says_what_is_in_its_way() -> Result<()> {
     let nothing = rig.podrole(&["explain", "--account", ACCOUNT, "web"])?;
     fails(&nothing, &["no --kubeconfig, no KUBECONFIG, no ~/.kube/config", "not in a pod"])?;
 
-    // With a login program, as managed clusters' kubeconfigs have it.
+    // With a login program, as in the kubeconfigs of managed clusters.
     let path = kubeconfig("login", |config| {
         let token = config["users"][0]["user"]["token"].clone();
         let version = "client.authentication.k8s.io/v1";
@@ -127,7 +126,7 @@ fn says_what_is_in_its_way() -> Result<()> {
     let output = by_kubeconfig(&rig, &path, &["-n", TEAM, "web"])?;
     ensure!(output.status.code() == Some(0), "{output:?}");
 
-    // The control: the same user as the daemon, by KUBECONFIG and the context's namespace.
+    // Control: the same user as the daemon, with KUBECONFIG and the namespace of the context.
     let path = kubeconfig("good", |config| config["contexts"][0]["context"]["namespace"] = json!(TEAM))?;
     let mut options = rig.options().clone();
     let missing = scratch().join("missing");
@@ -139,7 +138,7 @@ fn says_what_is_in_its_way() -> Result<()> {
     no_leak(&rig)
 }
 
-/// As the daemon is told, with the daemon's kubeconfig: the exit code and the document.
+/// Runs `explain` with the daemon's flags and kubeconfig. Returns the exit code and the document.
 fn explain(rig: &Rig<Cluster>, pod: &Pod) -> Result<(Option<i32>, Value)> {
     let output = run(rig, &[&["-o", "json", "-n", pod.namespace(), pod.name()], &FLAGS[..]].concat())?;
     let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
@@ -158,7 +157,7 @@ fn by_kubeconfig(rig: &Rig<Cluster>, path: &std::path::Path, args: &[&str]) -> R
     rig.podrole(&[&common[..], args].concat())
 }
 
-/// The daemon's kubeconfig, changed.
+/// A modified copy of the daemon's kubeconfig.
 fn kubeconfig(name: &str, change: impl FnOnce(&mut Value)) -> Result<PathBuf> {
     let text = std::fs::read_to_string(scratch().join("kubeconfig")).context("the daemon's kubeconfig")?;
     let mut config: Value = serde_json::from_str(&text).context("the lab writes JSON")?;
@@ -173,7 +172,7 @@ fn container<'a>(report: &'a Value, name: &str) -> Result<&'a Value> {
     containers.iter().find(|container| container["name"] == name).with_context(|| format!("{name}: {report:#}"))
 }
 
-/// It gave no answer, said why in one line each, and nothing else.
+/// `explain` gave no answer and printed one line with the reason, containing `says`.
 fn fails(output: &Output, says: &[&str]) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(3) && output.stdout.is_empty(), "{output:?}");

@@ -1,4 +1,4 @@
-//! STS fails in its ways, and the real SDKs say something useful, or never notice.
+//! Failures of STS: the real SDKs report something useful, or do not notice.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,15 @@ use crate::support::{
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_role_that_sts_denies_is_told_in_the_sdks_own_errors", denied),
+    Trial::new("a_role_that_sts_denies_shows_in_the_sdks_own_errors", denied),
     Trial::new("throttling_is_not_noticed_while_credentials_are_valid", throttled).waits(),
     Trial::new("sts_down_from_the_start_is_waited_out", down_at_start).alone(),
-    Trial::new("slow_sts_costs_one_answer_of_come_again", slow).alone(),
+    Trial::new("slow_sts_costs_one_not_ready_answer", slow).alone(),
 ];
 
-/// Refusals of STS are remembered for ten seconds at first.
-const FORGIVEN: Duration = Duration::from_secs(30);
-/// Long enough for three SDKs after the refresh at 48 % of it, at the latest.
+/// Denials by STS are cached for ten seconds at first.
+const DENIAL_EXPIRED: Duration = Duration::from_secs(30);
+/// Long enough to run three SDKs after the refresh, which is due at 48 % of it at the latest.
 const LIFE_SECONDS: u32 = 60;
 
 fn denied() -> Result<()> {
@@ -43,16 +43,16 @@ fn denied() -> Result<()> {
         figure("Go says", &go);
         figure("boto3 says", &boto);
         figure("the AWS CLI says", cli.trim());
-        ensure!(go.contains("podrole may not assume") && go.contains(&arn), "Go does not tell: {go}");
+        ensure!(go.contains("podrole may not assume") && go.contains(&arn), "Go does not say why: {go}");
         ensure!(boto.contains("NoCredentialsError"), "boto3 says {boto}");
         ensure!(cli.contains("Unable to locate credentials"), "the AWS CLI says {cli}");
         Ok(())
     })?;
     let calls = calls_for(&rig, "denied-role");
     ensure!(calls <= 2, "{calls} calls for a role that is denied");
-    // The trust policy is put right, and nobody touches the node.
+    // The trust policy is corrected; nothing changes on the node.
     rig.sts.fail_role(&arn, None);
-    proc::until("the refusal to be forgotten", FORGIVEN, || Ok(pod.agent("app")?.credentials().ok()))?;
+    proc::until("the cached denial to expire", DENIAL_EXPIRED, || Ok(pod.agent("app")?.credentials().ok()))?;
     programs.run(&rig, &pod, Sdk::Go)?.is(&session_arn(&pod, "denied-role")?)?;
     no_leak(&rig)
 }
@@ -69,15 +69,15 @@ fn throttled() -> Result<()> {
     let refreshed = rig.sts.wait(Duration::from_secs(LIFE_SECONDS.into()), |calls| {
         calls.iter().any(|call| call.error() == Some("Throttling"))
     });
-    ensure!(refreshed, "it never asked STS again: {:?}", rig.sts.assume_calls());
+    ensure!(refreshed, "podrole did not try to refresh: {:?}", rig.sts.assume_calls());
     for sdk in ALL {
         programs.run(&rig, &pod, sdk)?.is(&session_arn(&pod, "web-role")?).with_context(|| format!("{sdk:?}"))?;
     }
     let still = served(&rig, agent.v4(), "web-role")?;
-    ensure!(still.access_key_id == first.access_key_id, "new credentials from a STS that is throttling");
+    ensure!(still.access_key_id == first.access_key_id, "new credentials although STS throttles");
     rig.sts.set_lifetime(0);
     rig.sts.fail_role(&role_arn("web-role"), None);
-    proc::until("new credentials once it has stopped", Duration::from_secs(60), || {
+    proc::until("new credentials after the throttling", Duration::from_secs(60), || {
         let now = served(&rig, agent.v4(), "web-role")?;
         Ok((now.access_key_id != first.access_key_id).then_some(()))
     })?;
@@ -89,7 +89,7 @@ fn down_at_start() -> Result<()> {
     let mut rig = double()?;
     rig.sts.down(true)?;
     let pod = with_role(&rig, TEAM, "web", "web-role")?;
-    // As the init container does: from here on nothing reaches the cloud's metadata, whoever answers.
+    // As the init container does. From here on nothing reaches the cloud's metadata service.
     let guard = rig.podrole(&["guard"])?;
     ensure!(guard.status.success(), "{guard:?}");
     rig.launch(&[])?;
@@ -100,7 +100,7 @@ fn down_at_start() -> Result<()> {
         let error = refused(&rig, client)?;
         ensure!(error.status() == Some(503) && begin.elapsed() < BUDGET, "{error} after {:?}", begin.elapsed());
     }
-    ensure!(!rig.daemon()?.is_ready(), "it says that it is ready");
+    ensure!(!rig.daemon()?.is_ready(), "the daemon reports that it is ready");
     rig.sts.down(false)?;
     let begin = Instant::now();
     rig.daemon_mut()?.wait_ready(Duration::from_secs(60))?;
@@ -122,7 +122,7 @@ fn slow() -> Result<()> {
     let begin = Instant::now();
     let error = refused(&rig, agent.v4())?;
     ensure!(error.status() == Some(503) && begin.elapsed() < BUDGET, "{error} after {:?}", begin.elapsed());
-    // The call goes on without the client, whose next attempt has the benefit: Go makes one by itself.
+    // The STS call continues without the client, whose next attempt gets the result. Go retries by itself.
     programs.run(&rig, &pod, Sdk::Go)?.is(&session_arn(&pod, "web-role")?)?;
     programs.run(&rig, &pod, Sdk::Boto)?.is(&session_arn(&pod, "web-role")?)?;
     ensure!(calls_for(&rig, "web-role") == 1, "{:?}", rig.sts.assume_calls());

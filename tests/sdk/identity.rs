@@ -1,4 +1,4 @@
-//! Whatever finds its credentials by itself finds those of its pod's own role, and nobody else's.
+//! Programs that find credentials by default settings find those of their pod's own role, and no others.
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::agent::Target;
@@ -10,10 +10,10 @@ use crate::programs::{ALL, Programs, Sdk};
 use crate::support::{ACCOUNT, TEAM, double, no_leak, real, served, session_arn, spec};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("every_sdk_is_its_pods_own_role", every_sdk),
-    Trial::new("sdks_over_ipv6_and_mapped_sockets_are_their_pods_own_role", address_families),
-    Trial::new("sdks_of_pods_without_a_role_are_nobody", without_role),
-    Trial::new("control_without_podrole_sdks_are_the_node", control),
+    Trial::new("every_sdk_gets_its_pods_own_role", every_sdk),
+    Trial::new("sdks_over_ipv6_and_mapped_sockets_get_their_pods_own_role", address_families),
+    Trial::new("sdks_of_pods_without_a_role_get_no_credentials", without_role),
+    Trial::new("control_without_podrole_sdks_get_the_nodes_role", control),
 ];
 
 const NODE_ARN: &str = "arn:aws:sts::111122223333:assumed-role/node-role/i-0a1b2c3d4e5f60718";
@@ -29,7 +29,7 @@ fn every_sdk() -> Result<()> {
             let found = programs.run(&rig, pod, sdk)?;
             found.is(&expected).with_context(|| format!("{sdk:?} in {}", pod.name()))?;
             if sdk == Sdk::Go {
-                // It has no region but what the metadata service says.
+                // Its region comes only from the metadata service.
                 ensure!(found.region.as_deref() == Some("us-west-2"), "{found:?}");
             }
         }
@@ -44,7 +44,7 @@ fn address_families() -> Result<()> {
     rig.start(&[])?;
     for (pod, role) in &pods {
         let agent = pod.agent("app")?;
-        // As the JVM does: an AF_INET6 socket with an IPv4 address in it.
+        // As the JVM does: an AF_INET6 socket with an IPv4-mapped address.
         let mapped = served(&rig, agent.to(Target::v4().mapped()), role).context("mapped")?;
         let v6 = served(&rig, agent.v6(), role).context("over IPv6")?;
         ensure!(mapped.access_key_id == v6.access_key_id, "two sessions of one pod");
@@ -81,7 +81,7 @@ fn control() -> Result<()> {
     Ok(())
 }
 
-/// One pod behind a bridge, one on a cable of its own, as the two families of CNI plugins have it.
+/// One pod behind a bridge and one with a point-to-point link, as the two families of CNI plugins connect them.
 fn pods<A: ControlPlane>(rig: &Rig<A>) -> Result<Vec<(Pod, &'static str)>> {
     let web = spec(TEAM, "web").annotation(ROLE, "web-role");
     let batch = spec(TEAM, "batch").annotation(ROLE, "batch-role");

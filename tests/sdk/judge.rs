@@ -1,4 +1,4 @@
-//! Rigs, and the judgements that the SDKs' trials and those of Events make alike.
+//! Rigs and checks that the trials of SDKs and of Events share.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use podrole_lab::proc;
 use podrole_lab::rig::{ControlPlane, ROLE, Rig, RigOptions};
 use podrole_lab::world;
 
-/// The namespace of most trials' pods: it allows every role.
+/// The namespace of most trials' pods. It allows every role.
 pub(crate) const TEAM: &str = "team";
-/// The account of the node, and so of the roles.
+/// The account of the node and of the roles.
 pub(crate) const ACCOUNT: &str = "111122223333";
-/// For what happens within milliseconds on an idle machine.
+/// A generous bound for what takes milliseconds on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// A rig with a real API server and no daemon yet; the trial is skipped where there is none.
+/// A rig with a real API server and no daemon yet. The trial is skipped if the API server is not installed.
 pub(crate) fn real() -> Result<Rig<Cluster>> {
     if let Err(missing) = Assets::find() {
         return world::skip(&format!("{missing:#}"));
@@ -28,7 +28,7 @@ pub(crate) fn real() -> Result<Rig<Cluster>> {
     Ok(rig)
 }
 
-/// A rig with the API double, for what no real server does on demand.
+/// A rig with the API double, for behavior that no real server shows on demand.
 pub(crate) fn double() -> Result<Rig> {
     let rig = Rig::new(options())?;
     rig.namespace(TEAM, &["*"])?;
@@ -39,17 +39,17 @@ fn options() -> RigOptions {
     RigOptions { binary: Some(PathBuf::from(env!("CARGO_BIN_EXE_podrole"))), ..RigOptions::default() }
 }
 
-/// A pod as the API server takes it: without requests of resources it is of the lowest class, which the server alone decides.
+/// A pod without resource requests, whose QoS class is therefore `BestEffort` for a real API server too.
 pub(crate) fn spec(namespace: &str, name: &str) -> PodSpec {
     PodSpec::new(namespace, name).qos(Qos::BestEffort)
 }
 
-/// Such a pod that asks for a role.
+/// Creates such a pod with a role.
 pub(crate) fn with_role<A: ControlPlane>(rig: &Rig<A>, namespace: &str, name: &str, role: &str) -> Result<Pod> {
     rig.pod(spec(namespace, name).annotation(ROLE, role))
 }
 
-/// The ARN of a role's name.
+/// The ARN of the role with this name.
 pub(crate) fn role_arn(role: &str) -> String {
     format!("arn:aws:iam::{ACCOUNT}:role/{role}")
 }
@@ -64,7 +64,7 @@ pub(crate) fn refused<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>) -> Resu
     rig.refused(client)
 }
 
-/// Waits until `client` is refused with this status; the time it took. Until then it may be served, or told to come again.
+/// Waits until `client` is refused with this status, and returns the time it took. Until then it may be served or get a 503.
 pub(crate) fn becomes_refused<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, status: u16) -> Result<Duration> {
     let begin = Instant::now();
     proc::until(&format!("status {status}"), SOON, || match client.credentials() {
@@ -72,13 +72,13 @@ pub(crate) fn becomes_refused<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>,
         Err(error) if error.status() == Some(503) => Ok(None),
         Err(error) => bail!("neither served nor {status}: {error}"),
         Ok(credentials) => {
-            ensure!(rig.role_of(&credentials).is_some(), "credentials that STS never gave: {credentials:?}");
+            ensure!(rig.role_of(&credentials).is_some(), "credentials that STS has not issued: {credentials:?}");
             Ok(None)
         }
     })
 }
 
-/// Says a measured figure, for those who run with `--nocapture` and for the report of a failure.
+/// Prints a measured figure, which is shown with `--nocapture` and when a trial fails.
 pub(crate) fn figure(what: &str, value: impl std::fmt::Display) {
     println!("figure: {what}: {value}");
 }

@@ -1,4 +1,4 @@
-//! What podrole asks of an API server, with how few rights, and what its absence costs.
+//! What podrole requests from an API server, with which rights, and what happens while the API server is down.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("lists_are_asked_of_the_api_servers_cache_by_name_and_as_metadata", lists),
+    Trial::new("lists_come_from_the_api_servers_cache_by_node_name_and_as_metadata", lists),
     Trial::new("the_limited_user_suffices", limited_user),
     Trial::new("pods_are_served_while_the_api_server_is_gone_and_after", gone_and_back),
     Trial::new("start_to_ready_with_250_pods", start_up),
@@ -50,7 +50,7 @@ fn lists() -> Result<()> {
         let lists = of(plural, false)?;
         ensure!(lists.len() == 1, "listed more than once: {lists:#?}");
         for list in &lists {
-            // Without a version, or by pages, every node of a large cluster would read through to etcd.
+            // Without a version, or in pages, every node of a large cluster would read from etcd.
             ensure!(list.path.contains("resourceVersion=0&") || list.path.ends_with("resourceVersion=0"), "{list:?}");
             ensure!(!list.path.contains("limit=") && !list.path.contains("continue="), "{list:?}");
         }
@@ -76,14 +76,14 @@ fn limited_user() -> Result<()> {
     let by_account = rig.pod(spec(TEAM, "irsa").service_account("deploy"))?;
     becomes(&rig, by_pod.agent("app")?.v4(), "web-role", &[])?;
     becomes(&rig, by_account.agent("app")?.v4(), "sa-role", &[])?;
-    // One without a role: to tell its owner takes a right as well.
+    // A pod without a role: writing its Event needs a right as well.
     becomes_refused(&rig, rig.pod(spec(TEAM, "plain"))?.agent("app")?.v4(), 404)?;
     proc::until("an Event", UP, || {
         let events = |labels: &[(&str, &str)]| rig.daemon()?.metric("podrole_events_total", labels);
         Ok((events(&[])? == 1.0 && events(&[("result", "published")])? == 1.0).then_some(()))
     })?;
     ensure!(rig.daemon()?.metric("podrole_watch_errors_total", &[])? == 0.0, "{}", rig.daemon()?.logs());
-    // The control: this user is a limited one.
+    // Control: the user has no other rights.
     for (kind, query) in [("Secret", ""), ("ConfigMap", ""), ("Node", ""), ("Event", "")] {
         match rig.kube.list(User::Podrole, kind, "", query) {
             Err(error) if is_status(&error, 403) => {}
@@ -97,7 +97,7 @@ fn gone_and_back() -> Result<()> {
     let programs = Programs::find()?;
     let rig = real_ready()?;
     let warm = with_role(&rig, TEAM, "warm", "warm-role")?;
-    // Known to the watch, and without credentials yet.
+    // Known to the watch, but without cached credentials.
     let cold = with_role(&rig, TEAM, "cold", "cold-role")?;
     let (warm_agent, cold_agent) = (warm.agent("app")?, cold.agent("app")?);
     becomes(&rig, warm_agent.v4(), "warm-role", &[])?;
@@ -119,7 +119,7 @@ fn gone_and_back() -> Result<()> {
     for sdk in ALL {
         programs.run(&rig, &warm, sdk)?.is(&session_arn(&warm, "warm-role")?)?;
     }
-    ensure!(rig.daemon()?.is_ready(), "it is not ready, so an upgrade or a rollout would wait for the API server");
+    ensure!(rig.daemon()?.is_ready(), "not ready, so a rollout would wait for the API server");
 
     let begin = Instant::now();
     let _again = server.start()?;
@@ -128,7 +128,7 @@ fn gone_and_back() -> Result<()> {
     let late = with_role(&rig, TEAM, "late", "late-role")?;
     let back = Instant::now();
     let late_agent = late.agent("app")?;
-    proc::until("a pod made after that to be served", UP, || Ok(late_agent.credentials().ok()))?;
+    proc::until("a pod created after that to be served", UP, || Ok(late_agent.credentials().ok()))?;
     figure("a new pod is served after", format_args!("{:.1} s", back.elapsed().as_secs_f64()));
     served(&rig, late_agent.v4(), "late-role")?;
     rig.kube.annotate("Pod", TEAM, "warm", ROLE, Some("other-role"))?;
@@ -139,7 +139,7 @@ fn gone_and_back() -> Result<()> {
 fn start_up() -> Result<()> {
     let mut rig = double()?;
     for number in 0..PODS {
-        // Only its object: what a start reads. Its network and cgroup are read when it asks.
+        // Only the object, which is all that a start reads. Network and cgroup are read when a pod sends a request.
         let spec = spec(TEAM, &format!("pod-{number}")).annotation(ROLE, "web-role");
         let mut object = spec.scheduled("node-1");
         let (high, low) = (number / 250, number % 250 + 2);
@@ -155,21 +155,21 @@ fn start_up() -> Result<()> {
     let begin = Instant::now();
     rig.start(&[])?;
     let took = begin.elapsed();
-    let profile = if cfg!(debug_assertions) { "debug" } else { "optimised" };
+    let profile = if cfg!(debug_assertions) { "debug" } else { "optimized" };
     figure("start to ready with 250 pods", format_args!("{} ms, {profile} build", took.as_millis()));
     let log = rig.daemon()?.logs();
     ensure!(log.contains("objects=250"), "the list was not complete when it was ready: {log}");
     Ok(())
 }
 
-/// The API server as a process, to be killed and started anew as a rolling update of a control plane does.
+/// The process of the API server, to be killed and restarted as in a rolling update of a control plane.
 struct ApiServer {
     pid: i32,
     arguments: Vec<String>,
 }
 
 impl ApiServer {
-    /// The one in this world: other trials have theirs in network namespaces of their own.
+    /// Finds the API server of this trial, by its network namespace: each trial has a separate one.
     fn find() -> Result<Self> {
         let netns = |dir: PathBuf| fs::metadata(dir.join("ns/net")).map(|namespace| namespace.ino()).ok();
         let own = netns("/proc/self".into());
@@ -178,7 +178,7 @@ impl ApiServer {
             let Some(pid) = dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // A process may end while it is looked at.
+            // The process may have ended meanwhile.
             let Ok(line) = fs::read_to_string(dir.join("cmdline")) else { continue };
             let arguments: Vec<String> = line.split_terminator('\0').map(str::to_owned).collect();
             let is_server = arguments.iter().any(|argument| argument.starts_with("--etcd-servers="));
@@ -194,7 +194,7 @@ impl ApiServer {
         kill_process(pid, Signal::KILL).context("kill the API server")
     }
 
-    /// The same program with the same arguments, on the same etcd.
+    /// Starts the same program with the same arguments, and so on the same etcd.
     fn start(&self) -> Result<Process> {
         let (program, arguments) = self.arguments.split_first().context("a command line has a program")?;
         let mut command = std::process::Command::new(program);

@@ -1,4 +1,4 @@
-//! What is changed or deleted on the real API server counts within moments, in both directions.
+//! Changes and deletions on the real API server take effect quickly, in both directions.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use crate::support::{
 };
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("an_annotation_of_a_running_pod_counts_at_once", pod_annotation),
-    Trial::new("an_annotation_of_a_namespace_counts_at_once", namespace_annotation),
+    Trial::new("an_annotation_of_a_running_pod_takes_effect_at_once", pod_annotation),
+    Trial::new("an_annotation_of_a_namespace_takes_effect_at_once", namespace_annotation),
     Trial::new("a_deleted_pod_has_no_right_and_its_credentials_are_forgotten", deleted),
     Trial::new("a_pod_that_terminates_is_served_to_its_end", terminating),
 ];
 
-/// From the API server's answer to the pod's next one: a watch event away, and the daemon's hold more where the pod is not known any
-/// more, which the client waits out. A busy machine needs more than the 10 ms of an idle one.
+/// The longest time from the API server's answer to the pod's first answer that shows the change: one watch event, plus the time that
+/// a request of an unknown pod is held. An idle machine needs 10 ms for the event, a busy one more.
 const LIVE: Duration = Duration::from_secs(2);
 const ENTRIES: &str = "podrole_credential_cache_entries";
 
@@ -33,7 +33,7 @@ fn pod_annotation() -> Result<()> {
     let (pod, agent) = served_pod(&rig, "web", "first-role")?;
     rig.kube.annotate("Pod", TEAM, "web", ROLE, Some("second-role"))?;
     soon("another role, pod annotation", becomes(&rig, agent.v4(), "second-role", &["first-role"])?)?;
-    // From now on never again the old one, by any way.
+    // From now on the old role is never served again, over any address family.
     for client in [agent.v4(), agent.v6()] {
         served(&rig, client, "second-role")?;
     }
@@ -56,7 +56,7 @@ fn namespace_annotation() -> Result<()> {
     let rig = real_ready()?;
     let (pod, agent) = served_pod(&rig, "web", "web-role")?;
     rig.kube.annotate("Namespace", "", TEAM, ALLOWED_ROLES, Some(r#"["other-*"]"#))?;
-    // It held the credentials, and asks for the same ones: the right counts, not the cache.
+    // The pod had these credentials, but its rights decide, not the cache.
     soon("forbidden, namespace annotation", becomes_refused(&rig, agent.v4(), 404)?)?;
     denial(&rig, &pod, "NamespaceNotPermitted")?;
     rig.kube.annotate("Namespace", "", TEAM, ALLOWED_ROLES, Some(r#"["web-*"]"#))?;
@@ -72,12 +72,12 @@ fn deleted() -> Result<()> {
     let (pod, agent) = served_pod(&rig, "web", "web-role")?;
     let entries = || rig.daemon()?.metric(ENTRIES, &[]);
     let before = entries()?;
-    ensure!(before >= 2.0, "{before} identities are in the cache");
-    // Its processes run on: the API server is faster than a kubelet.
+    ensure!(before >= 2.0, "{before} entries are in the cache");
+    // The pod's processes keep running, because deletion on the API server precedes the kubelet.
     rig.kube.delete("Pod", TEAM, "web")?;
-    soon("deleted, the hold included", becomes_refused(&rig, agent.v4(), 503)?)?;
+    soon("deleted, including the hold", becomes_refused(&rig, agent.v4(), 503)?)?;
     proc::until("its credentials to be forgotten", SOON, || Ok((entries()? == before - 1.0).then_some(())))?;
-    // Somebody else of the same name has a right of its own, and this one still has none.
+    // A new pod of the same name is served, and the old one still is not.
     let again = with_role(&rig, TEAM, "web", "web-role")?;
     ensure!(again.uid() != pod.uid());
     let of_new = served(&rig, again.agent("app")?.v4(), "web-role")?;
@@ -92,12 +92,13 @@ fn terminating() -> Result<()> {
     let rig = real_ready()?;
     let (_pod, agent) = served_pod(&rig, "web", "web-role")?;
     rig.kube.delete_with_grace("Pod", TEAM, "web", 30)?;
-    // It may need its role to write down what it has. The next annotation shows that the watch has told of the mark.
+    // A terminating pod may need its role to save its state. When the next pod is served, the watch has also delivered the deletion
+    // mark.
     let kept = with_role(&rig, TEAM, "kept", "kept-role")?;
     becomes(&rig, kept.agent("app")?.v4(), "kept-role", &[])?;
     served(&rig, agent.v4(), "web-role")?;
     rig.kube.delete("Pod", TEAM, "web")?;
-    soon("deleted at last, the hold included", becomes_refused(&rig, agent.v4(), 503)?)?;
+    soon("deleted after its grace period, including the hold", becomes_refused(&rig, agent.v4(), 503)?)?;
     no_leak(&rig)
 }
 

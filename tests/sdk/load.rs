@@ -1,4 +1,4 @@
-//! Many ask at once for what nobody has yet.
+//! Many concurrent requests for credentials that are not cached yet.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, calls_for, figure, no_leak, real, with_role};
 
 pub(crate) const TRIALS: &[Trial] =
-    &[Trial::new("500_concurrent_cold_requests_of_one_identity_are_one_call_to_sts", one_call).alone()];
+    &[Trial::new("500_concurrent_cold_requests_for_one_key_are_one_call_to_sts", one_call).alone()];
 
-/// From each pod: below what the daemon allows one pod at once.
+/// Requests per pod, below the daemon's limit for one pod.
 const EACH: usize = 250;
-/// Long enough for every request to be there before the first answer, short of what a client waits.
+/// Long enough for every request to arrive before the first answer, and short enough that no client gives up.
 const STS_TAKES: Duration = Duration::from_millis(500);
 const LOOKUPS: &str = "podrole_credential_cache_lookups_total";
 
 fn one_call() -> Result<()> {
     let mut rig = real()?;
     rig.start(&["--session-scope", "service-account"])?;
-    // Two pods, one service account, one identity.
+    // Two pods of one service account have the same cache key.
     let pods = [with_role(&rig, TEAM, "a", "shared-role")?, with_role(&rig, TEAM, "b", "shared-role")?];
     rig.sts.set_delay(STS_TAKES);
     let agents = [pods[0].agent("app")?, pods[1].agent("app")?];
@@ -31,8 +31,8 @@ fn one_call() -> Result<()> {
         Ok(Load::new(Target::v4(), &request).workers(EACH).requests(EACH as u64))
     };
     let (plan_a, plan_b) = (plan(&agents[0])?, plan(&agents[1])?);
-    ensure!(calls_for(&rig, "shared-role") == 0, "it was not cold");
-    // All requests of both are on their way before either is waited for.
+    ensure!(calls_for(&rig, "shared-role") == 0, "the key was already cached");
+    // Start the requests of both pods before waiting for either.
     let (a, b) = (agents[0].start_load(&plan_a)?, agents[1].start_load(&plan_b)?);
     let reports: [LoadReport; 2] = [a.wait()?, b.wait()?];
 
@@ -41,16 +41,13 @@ fn one_call() -> Result<()> {
     for report in &reports {
         figure("cold latency p50, p99, max in us", format_args!("{:?}", report.latency));
     }
-    figure(
-        "cold requests of one identity",
-        format_args!("{} answered, {waited} at once, {calls} calls to STS", 2 * EACH),
-    );
+    figure("cold requests for one key", format_args!("{} answered, {waited} at once, {calls} calls to STS", 2 * EACH));
     for report in &reports {
         ensure!(report.with_status(200) == EACH as u64 && report.bodies.len() == 1, "{report:?}");
     }
-    ensure!(reports[0].bodies.keys().eq(reports[1].bodies.keys()), "two sets of credentials for one identity");
+    ensure!(reports[0].bodies.keys().eq(reports[1].bodies.keys()), "two sets of credentials for one key");
     ensure!(calls == 1, "{calls} calls: {:#?}", rig.sts.assume_calls());
-    // What makes the figure worth something: all of them were there while the one call was under way.
+    // All requests must have arrived while the one call was under way, or the result shows nothing.
     ensure!(waited == (2 * EACH) as f64, "only {waited} waited for it");
     no_leak(&rig)
 }

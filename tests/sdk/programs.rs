@@ -1,4 +1,4 @@
-//! The real SDKs: where they are, and how one runs in a container with nothing but defaults.
+//! The real SDKs: finds them and runs them in a container with default settings.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,15 +15,15 @@ use podrole_lab::rig::{ControlPlane, Rig};
 use podrole_lab::{proc, world};
 use serde::Deserialize;
 
-/// Names the directory of the programs, wherever they would be looked for.
+/// The variable that sets the directory of the programs instead of the default places.
 const DIRECTORY: &str = "PODROLE_SDK";
-/// Above the bound that the programs give themselves.
+/// Longer than the programs' own time limit.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A program in a pod.
+/// A program that runs in a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sdk {
-    /// boto3, which has its region from nowhere.
+    /// boto3, without a region.
     Boto,
     /// `aws sts get-caller-identity`
     Cli,
@@ -31,10 +31,10 @@ pub(crate) enum Sdk {
     Go,
 }
 
-/// All of them.
+/// All programs.
 pub(crate) const ALL: [Sdk; 3] = [Sdk::Boto, Sdk::Cli, Sdk::Go];
 
-/// Where the programs are.
+/// The paths of the programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     python: PathBuf,
@@ -42,7 +42,7 @@ pub(crate) struct Programs {
     go: PathBuf,
 }
 
-/// What a program found.
+/// The answer of a program.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Found {
@@ -54,7 +54,7 @@ pub(crate) struct Found {
 }
 
 impl Programs {
-    /// Finds them; the trial is skipped where one is missing.
+    /// Finds the programs. The trial is skipped if one is missing.
     pub(crate) fn find() -> Result<Self> {
         let Some(dir) = places().into_iter().find(|dir| dir.is_dir()) else {
             return world::skip(&format!("no SDKs: run tests/sdk/build.sh, or set {DIRECTORY}"));
@@ -69,12 +69,12 @@ impl Programs {
         Ok(programs)
     }
 
-    /// Runs one in the container `app` to its end.
+    /// Runs a program in the container `app` until it ends.
     pub(crate) fn run<A: ControlPlane>(&self, rig: &Rig<A>, pod: &Pod, sdk: Sdk) -> Result<Found> {
         self.run_with(rig, pod, sdk, &[])
     }
 
-    /// The same with more environment.
+    /// The same with additional environment variables.
     pub(crate) fn run_with<A: ControlPlane>(
         &self,
         rig: &Rig<A>,
@@ -101,16 +101,16 @@ impl Programs {
         parse(&out).with_context(|| format!("{sdk:?} ended with {} and said {err}", output.status))
     }
 
-    /// Starts one that answers questions for as long as it is kept, as a long-running program would ask them.
+    /// Starts a program that answers questions until it is dropped, like a long-running program.
     pub(crate) fn serve<A: ControlPlane>(&self, rig: &Rig<A>, pod: &Pod, sdk: Sdk) -> Result<Serving> {
-        ensure!(sdk != Sdk::Cli, "the AWS CLI does not stay");
+        ensure!(sdk != Sdk::Cli, "the AWS CLI is not a long-running program");
         let mut command = self.command(rig, pod, sdk)?;
         command.arg("--serve").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
         let questions = child.stdin.take().context("its input is a pipe")?;
         let out = BufReader::new(child.stdout.take().context("its output is a pipe")?);
         let (said, answers) = channel();
-        // A thread of its own, so that an answer that never comes ends the trial and not the test.
+        // Reads in a separate thread, so that a missing answer fails the trial by its timeout.
         thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
                 if said.send(line).is_err() {
@@ -123,14 +123,14 @@ impl Programs {
 
     fn command<A: ControlPlane>(&self, rig: &Rig<A>, pod: &Pod, sdk: Sdk) -> Result<Command> {
         let mut command = pod.command("app")?;
-        // Where AWS is, and nothing else: no region, no role, no credentials, no endpoint of the metadata service.
+        // The address of STS and nothing else: no region, role, credentials or metadata endpoint.
         command.env("AWS_ENDPOINT_URL_STS", rig.sts.endpoint());
         match sdk {
             Sdk::Boto => {
                 command.arg(&self.python).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/boto_probe.py"));
             }
             Sdk::Cli => {
-                // It takes a region from nowhere else, and does not start without one.
+                // The AWS CLI does not start without a region and does not read it from the metadata service.
                 command.env("AWS_DEFAULT_REGION", "us-west-2");
                 command.arg(&self.cli).args(["sts", "get-caller-identity", "--output", "json"]);
             }
@@ -142,7 +142,7 @@ impl Programs {
     }
 }
 
-/// A program that stays. It is killed when dropped.
+/// A running program, killed on drop.
 #[derive(Debug)]
 pub(crate) struct Serving {
     sdk: Sdk,
@@ -152,12 +152,12 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Who is it, with what it holds?
+    /// Asks for its identity, with the credentials that it holds.
     pub(crate) fn ask(&mut self) -> Result<Found> {
         self.question("ask\n")
     }
 
-    /// Who is it, with credentials that it has to fetch?
+    /// Asks for its identity, with newly fetched credentials.
     pub(crate) fn fresh(&mut self) -> Result<Found> {
         self.question("fresh\n")
     }
@@ -171,13 +171,13 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // One that has ended already is as good; there is nobody to tell about anything else.
+        // Fails if the process has already ended. Other errors cannot be reported here.
         self.child.kill().and_then(|()| self.child.wait()).ok();
     }
 }
 
 impl Found {
-    /// It is this one, in STS's words.
+    /// Checks that STS identified the program as `arn`.
     pub(crate) fn is(&self, arn: &str) -> Result<()> {
         if !self.error.is_empty() {
             bail!("not {arn}: {}", self.error);
@@ -197,7 +197,7 @@ fn places() -> Vec<PathBuf> {
         return vec![dir];
     }
     let program = env::current_exe().unwrap_or_default();
-    // target/PROFILE/deps/NAME, and one level more with --target.
+    // The program is target/PROFILE/deps/NAME, or one level deeper with --target.
     let near = program.ancestors().skip(3).take(2).map(Path::to_owned);
     set("CARGO_TARGET_DIR").into_iter().chain(near).map(|target| target.join("sdk")).collect()
 }

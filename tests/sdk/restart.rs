@@ -1,4 +1,4 @@
-//! The daemon ends and comes back under programs that run on, with what they hold.
+//! Restarts of the daemon while programs keep running with the credentials and tokens that they hold.
 
 use std::fs;
 
@@ -12,9 +12,9 @@ use crate::programs::{Programs, Sdk, Serving};
 use crate::support::{TEAM, no_leak, real_ready, session_arn, with_role};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("programs_run_on_through_an_orderly_restart", orderly),
-    Trial::new("programs_run_on_through_a_crash", crash),
-    Trial::new("programs_run_on_when_the_token_keys_are_lost", keys_lost),
+    Trial::new("programs_keep_working_through_an_orderly_restart", orderly),
+    Trial::new("programs_keep_working_through_a_crash", crash),
+    Trial::new("programs_keep_working_when_the_token_keys_are_lost", keys_lost),
 ];
 
 const REQUESTS: &str = "podrole_http_requests_total";
@@ -38,9 +38,9 @@ fn keys_lost() -> Result<()> {
     rig.daemon_mut()?.kill9()?;
     fs::remove_dir_all(world::scratch().join("state")).context("remove the state directory")?;
     held.go_on(&mut rig)?;
-    // The control of the other two: here the token that Go held was refused, and a new one asked for.
-    let refused = rig.daemon()?.metric(REQUESTS, &[("outcome", "bad_token")])?;
-    ensure!(refused >= 1.0, "nobody held a token, so the other trials show nothing about tokens");
+    // Control for the other two trials: here the token that Go held was rejected, and Go requested a new one.
+    let rejected = rig.daemon()?.metric(REQUESTS, &[("outcome", "bad_token")])?;
+    ensure!(rejected >= 1.0, "no program held a token, so the other trials show nothing about tokens");
     no_leak(&rig)
 }
 
@@ -50,7 +50,7 @@ struct Held {
     go: Serving,
 }
 
-/// A ready rig and two programs that have been served once.
+/// Starts a ready rig and two programs, and checks that each has been served once.
 fn running() -> Result<(Rig<Cluster>, Held)> {
     let programs = Programs::find()?;
     let rig = real_ready()?;
@@ -67,13 +67,13 @@ impl Held {
         session_arn(&self.pod, "web-role")
     }
 
-    /// Both are served while the daemon is gone, from what they hold, and after it is back.
+    /// Checks both programs while the daemon is down, when they use what they hold, and after it is back.
     fn go_on(&mut self, rig: &mut Rig<Cluster>) -> Result<()> {
         let arn = self.arn()?;
-        self.go.ask()?.is(&arn).context("Go, while it is gone")?;
-        self.boto.ask()?.is(&arn).context("boto3, while it is gone")?;
+        self.go.ask()?.is(&arn).context("Go, while the daemon is down")?;
+        self.boto.ask()?.is(&arn).context("boto3, while the daemon is down")?;
         rig.restart()?;
-        // Go first: it asks with the token that it holds.
+        // Go first, because it uses the token that it holds.
         self.go.ask()?.is(&arn).context("Go, after the restart")?;
         self.go.fresh()?.is(&arn).context("Go, with fresh credentials")?;
         self.boto.ask()?.is(&arn).context("boto3, after the restart")?;
@@ -82,9 +82,9 @@ impl Held {
     }
 }
 
-/// No token was refused after the restart.
+/// Checks that no token was rejected after the restart.
 fn tokens_were_good(rig: &Rig<Cluster>) -> Result<()> {
-    let refused = rig.daemon()?.metric(REQUESTS, &[("outcome", "bad_token")])?;
-    ensure!(refused == 0.0, "{refused} tokens were refused after the restart");
+    let rejected = rig.daemon()?.metric(REQUESTS, &[("outcome", "bad_token")])?;
+    ensure!(rejected == 0.0, "{rejected} tokens were rejected after the restart");
     no_leak(rig)
 }

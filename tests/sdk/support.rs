@@ -1,4 +1,4 @@
-//! What the SDKs' trials have in common, besides what [`judge`](crate::judge) has for others too.
+//! Helpers of the trials with SDKs, in addition to the shared ones in [`judge`](crate::judge).
 
 use std::time::{Duration, Instant};
 
@@ -14,22 +14,24 @@ pub(crate) use crate::judge::{
     ACCOUNT, SOON, TEAM, becomes_refused, double, figure, real, refused, role_arn, served, spec, with_role,
 };
 
-/// What the daemon may take before it tells a client to come again, and what measuring adds.
+/// The time within which the daemon promises an answer, plus a margin for the measurement.
 pub(crate) const BUDGET: Duration = Duration::from_millis(800 + 150);
-/// The same with a daemon that is ready.
+
+/// A rig with a real API server and a ready daemon.
 pub(crate) fn real_ready() -> Result<Rig<Cluster>> {
     let mut rig = real()?;
     rig.start(&[])?;
     Ok(rig)
 }
 
-/// Who a pod is in AWS when its role is `role`: the session names the pod by namespace, service account and UID.
+/// The ARN of a pod's session when its role is `role`. The session name contains the namespace, the service account and the UID.
 pub(crate) fn session_arn(pod: &Pod, role: &str) -> Result<String> {
     let uid = pod.uid().get(..8).context("a UID has eight characters")?;
     Ok(format!("arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{}.default.{uid}", pod.namespace()))
 }
 
-/// Waits until `client` is served with `role`; the time it took. Until then it may be refused or have one of `before`, nothing else.
+/// Waits until `client` is served with `role`, and returns the time it took. Until then it may be refused or get a role of `before`,
+/// but nothing else.
 pub(crate) fn becomes<A: ControlPlane>(
     rig: &Rig<A>,
     client: Client<'_>,
@@ -42,12 +44,12 @@ pub(crate) fn becomes<A: ControlPlane>(
         Ok(credentials) => match rig.role_of(&credentials) {
             Some(now) if now == role => Ok(Some(begin.elapsed())),
             Some(old) if before.contains(&old.as_str()) => Ok(None),
-            other => bail!("on the way to {role} it got {other:?}"),
+            other => bail!("got {other:?} while waiting for {role}"),
         },
     })
 }
 
-/// Waits for the audit line of a pod's denial for this reason.
+/// Waits for the audit line of a denial of `pod` for `reason`.
 pub(crate) fn denial<A: ControlPlane>(rig: &Rig<A>, pod: &Pod, reason: &str) -> Result<Value> {
     let line = proc::until(&format!("a denial of {} for {reason}", pod.name()), SOON, || {
         let lines = rig.daemon()?.audit()?;
@@ -61,7 +63,7 @@ pub(crate) fn no_leak<A: ControlPlane>(rig: &Rig<A>) -> Result<()> {
     rig.no_leak()
 }
 
-/// How often STS was asked for a role.
+/// The number of STS calls for a role.
 pub(crate) fn calls_for<A: ControlPlane>(rig: &Rig<A>, role: &str) -> usize {
     let arn = role_arn(role);
     rig.sts.assume_calls().iter().filter(|call| call.role_arn.as_deref() == Some(&arn)).count()

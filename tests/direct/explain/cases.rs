@@ -1,4 +1,4 @@
-//! Random pods, namespaces, service accounts and flags: each drawn from what decides something, bad spellings included.
+//! Random pods, namespaces, service accounts and flags, drawn from values that affect decisions, including invalid ones.
 
 use podrole::types::{BaseArn, RoleArn};
 use serde_json::{Map, Value, json};
@@ -7,22 +7,22 @@ pub(super) const UID: &str = "3f0c9a52-1111-4222-8333-444455556666";
 pub(super) const NODE: &str = "node-7";
 const ACCOUNT: &str = "111122223333";
 
-/// One pod and everything that decides about it.
+/// One pod and everything that its decision depends on.
 #[derive(Debug)]
 pub(super) struct Case {
     pub(super) number: u64,
     pub(super) flags: Vec<String>,
-    /// What the daemon knows of itself and `explain` is told.
+    /// The daemon's own roles, which discovery would find and `explain` takes as flags.
     pub(super) own_roles: Vec<String>,
     pub(super) pod: Value,
     pub(super) namespace: Option<Value>,
     pub(super) service_account: Option<Value>,
-    /// Names, and ids as far as the statuses show them.
+    /// Container names, with the IDs of those that the statuses show.
     pub(super) containers: Vec<(String, Option<String>)>,
     pub(super) host_network: bool,
 }
 
-/// What `iam.amazonaws.com/role` and its like say.
+/// Values of the annotations that name a role.
 const ROLES: &[&str] = &[
     "web",
     "web",
@@ -40,7 +40,7 @@ const ROLES: &[&str] = &[
     "arn:aws:iam::111122223333:role/hop",
     "hop",
 ];
-/// What is no role.
+/// Invalid values of the same annotations.
 const NO_ROLES: &[&str] = &[
     "",
     "a b",
@@ -103,7 +103,7 @@ impl Case {
         Self { number, flags, own_roles, pod, namespace, service_account, containers, host_network }
     }
 
-    /// In no particular order, as files are.
+    /// The objects in varying order, because files have no particular order.
     pub(super) fn objects(&self) -> Vec<Value> {
         let all = [self.service_account.clone(), Some(self.pod.clone()), self.namespace.clone()];
         let mut all: Vec<Value> = all.into_iter().flatten().collect();
@@ -112,14 +112,14 @@ impl Case {
         all
     }
 
-    /// The account that the daemon would have found: that of who signs.
+    /// The account that discovery would have found: that of the signing identity.
     pub(super) fn account(&self) -> BaseArn {
         let hop = self.flags.iter().find_map(|flag| flag.strip_prefix("--assume-role-arn="));
         let hop = hop.map(|text| RoleArn::parse(text).unwrap());
         BaseArn::of_account("aws", hop.as_ref().map_or(ACCOUNT, RoleArn::account)).unwrap()
     }
 
-    /// The daemon's flags, and what the daemon finds out by itself.
+    /// The daemon's flags, and flags for what the daemon discovers.
     pub(super) fn explain_flags(&self) -> Vec<String> {
         let mut flags = self.flags.clone();
         flags.push(format!("--account={ACCOUNT}"));
@@ -212,7 +212,7 @@ fn namespace_annotations(random: &mut Random) -> Map<String, Value> {
     annotations
 }
 
-/// (names and ids, the pod's spec, the pod's status)
+/// Returns container names and IDs, the pod's spec, and the pod's status.
 fn containers(random: &mut Random, host_network: bool) -> (Vec<(String, Option<String>)>, Value, Value) {
     let mut containers = Vec::new();
     let mut spec = json!({"nodeName": NODE});
@@ -261,7 +261,7 @@ fn push(list: &mut Value, item: Value) {
     }
 }
 
-/// SplitMix64.
+/// The SplitMix64 generator.
 struct Random(u64);
 
 impl Random {

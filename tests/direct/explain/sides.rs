@@ -1,4 +1,4 @@
-//! The two sides: the daemon's middle, asked by request, and `explain`, asked by its arguments.
+//! The two sides of the comparison: the daemon's request path and `explain`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::cases::{Case, NODE, UID};
 use crate::support::{LIST, Lines, Test, credentials};
 
-/// What one container is told.
+/// The answer for one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Allow { role: String, session_name: String, external_id: bool },
@@ -43,13 +43,13 @@ struct Run {
     args: RunArgs,
 }
 
-/// Each container asks a daemon that was started with the case's flags and has seen the case's objects.
+/// The answers of a daemon that was started with the case's flags and has seen the case's objects.
 pub(super) async fn by_daemon(case: &Case) -> BTreeMap<String, Answer> {
     let flags = ["run".to_owned(), format!("--node-name={NODE}")].into_iter().chain(case.flags.iter().cloned());
     let config = Config::new(Run::try_parse_from(flags).unwrap().args, &HashMap::new()).unwrap();
     let mut answers = BTreeMap::new();
     for (container, id) in &case.containers {
-        // Not in the statuses: the kernel shows an id that nobody knows.
+        // A container that the statuses do not show has an ID that no object contains.
         let id = id.as_deref().unwrap_or("unheard-of");
         answers.insert(container.clone(), ask_daemon(case, &config, id).await);
     }
@@ -57,7 +57,7 @@ pub(super) async fn by_daemon(case: &Case) -> BTreeMap<String, Answer> {
 }
 
 async fn ask_daemon(case: &Case, config: &Config, container: &str) -> Answer {
-    // What discovery would have found.
+    // The results of discovery.
     let own_roles = case.own_roles.iter().map(|role| RoleArn::parse(role).unwrap());
     let rules = config.policy.rules(case.account(), own_roles, config.node.clone()).unwrap();
     let lines = Lines::default();
@@ -103,7 +103,7 @@ async fn ask_daemon(case: &Case, config: &Config, container: &str) -> Answer {
     }
 }
 
-/// The label by which the request for the role was counted.
+/// The outcome label with which the request for the role was counted.
 fn outcome(test: &Test) -> String {
     let page = String::from_utf8(test.metrics.render().1).unwrap();
     let mut counted = page.lines().filter(|line| {
@@ -122,7 +122,7 @@ struct Explain {
     args: ExplainArgs,
 }
 
-/// By what the subcommand calls.
+/// The answers of the function that the subcommand calls.
 pub(super) fn by_explain(flags: &[String], file: &Path) -> BTreeMap<String, Answer> {
     let file = ["--file".to_owned(), file.display().to_string()];
     let arguments = ["explain".to_owned()].into_iter().chain(flags.iter().cloned()).chain(file);
@@ -130,7 +130,7 @@ pub(super) fn by_explain(flags: &[String], file: &Path) -> BTreeMap<String, Answ
     answers(&report(args, &HashMap::new()).unwrap())
 }
 
-/// By a process of its own, with half of the flags in the environment. Its document says the same, field by field, as `expected`.
+/// Runs the binary with half of the flags in the environment, and compares its document with `expected`, field by field.
 pub(super) fn by_binary(case: &Case, file: &Path, expected: &BTreeMap<String, Answer>) {
     #[expect(clippy::disallowed_methods, reason = "the rule is the daemon's; this is the binary under test")]
     let mut command = Command::new(env!("CARGO_BIN_EXE_podrole"));
@@ -174,10 +174,10 @@ pub(super) fn by_binary(case: &Case, file: &Path, expected: &BTreeMap<String, An
     };
     assert_eq!(output.status.code(), Some(code), "{document:#}");
     let printable = |byte: &u8| *byte == b'\n' || *byte == b' ' || byte.is_ascii_graphic();
-    assert!(output.stdout.iter().all(printable), "a terminal would obey something in this document");
+    assert!(output.stdout.iter().all(printable), "the document contains control characters");
 }
 
-/// With nothing in the environment but one variable, if any.
+/// Runs `podrole explain` with nothing but `variable`, if any, in the environment.
 pub(super) fn run_binary(args: &[&str], variable: Option<&str>) -> std::process::Output {
     #[expect(clippy::disallowed_methods, reason = "the rule is the daemon's; this is the binary under test")]
     let mut command = Command::new(env!("CARGO_BIN_EXE_podrole"));
@@ -203,7 +203,7 @@ fn answer(container: &ContainerReport) -> Answer {
     }
 }
 
-/// A directory for the objects' files, which goes with this.
+/// A temporary directory for the objects' files, removed on drop.
 pub(super) struct Files(PathBuf);
 
 impl Files {
@@ -217,7 +217,7 @@ impl Files {
         self.0.join(name)
     }
 
-    /// As YAML, as JSON documents one after the other, or as a list, in turn.
+    /// Writes the objects, in turn as YAML documents, as consecutive JSON documents, or as a list.
     pub(super) fn write(&self, case: &Case) -> PathBuf {
         let path = self.0.join("objects");
         let objects = case.objects();
@@ -237,7 +237,7 @@ impl Drop for Files {
     }
 }
 
-/// Block YAML, with scalars in JSON's quotes, which are YAML's too.
+/// Block YAML, with scalars quoted as in JSON, which is valid YAML.
 fn yaml(value: &Value, depth: usize) -> String {
     let indent = "  ".repeat(depth);
     let field = |(key, value): (&String, &Value)| {

@@ -1,4 +1,4 @@
-//! Pods and namespaces as the API server sends them, with whatever their owners wrote.
+//! Pods and namespaces as the API server sends them, with arbitrary annotations.
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// It goes into logs and audit lines.
+/// The error text goes into logs and audit lines.
 fn one_line(error: &BadAnnotation) {
     let text = error.to_string();
     assert!(text.len() < 1024 && !text.contains(char::is_control), "{text:?}");

@@ -1,4 +1,4 @@
-//! Names of cgroup directories: a container that may make its own can call them what it likes.
+//! Names of cgroup directories. A container that may create cgroups chooses their names.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use podrole::caller::cgroup_path::{container_id, is_kubepods_root, is_qos_class,
 fuzz_target!(|data: &str| {
     for name in data.split('/') {
         let (class, pod, container) = (is_qos_class(name), pod_uid(name), container_id(name));
-        // What is looked for side by side. A root is looked for at the top alone, and may be called like a pod there.
+        // Names that are looked up on the same level. A root is looked up only at the top, so it may be named like a pod.
         assert!(!(class && pod.is_some()), "{name} is a class and a pod");
         assert!(pod.is_none() || container.is_none(), "{name} is a pod and a container");
         assert!(!(is_kubepods_root(name) && container.is_some()), "{name} is a root and a container");

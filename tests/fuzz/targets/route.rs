@@ -1,4 +1,4 @@
-//! The head of a request: whatever is asked, credentials and tokens are only for the canonical spelling.
+//! The head of a request: credentials and tokens are served only for the canonical spelling of their paths.
 #![no_main]
 
 use http::request::Parts;
@@ -34,7 +34,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// What every request has that is answered at all.
+/// Properties of every request that is not rejected.
 fn direct(head: &Parts) {
     assert!(head.uri.query().is_none() && head.uri.authority().is_none() && head.uri.scheme().is_none());
     for name in ["transfer-encoding", "upgrade", "origin", "sec-fetch-site"] {
@@ -48,7 +48,7 @@ fn direct(head: &Parts) {
     }
 }
 
-/// `METHOD TARGET VERSION`, then a header in each line: as far as `http` lets it become a request.
+/// Parses `METHOD TARGET VERSION` and then one header per line. `None` if the `http` crate does not accept them.
 fn head(data: &[u8]) -> Option<Parts> {
     let mut lines = data.split(|b| *b == b'\n');
     let mut words = lines.next()?.splitn(3, |b| *b == b' ');

@@ -1,4 +1,4 @@
-//! Session tokens: only what was sealed opens, and only for whom.
+//! Session tokens: only a sealed token opens, and only for the caller that it was sealed for.
 #![no_main]
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let binding = TokenBinding::Kernel(&caller);
     let token = ring.issue(binding, 60, NOW, [3; 12]).into_bytes();
     assert_eq!(ring.verify(&token, binding, NOW), Ok(60));
-    // As it comes, and as damage to one that is good: pairs of a place and a value.
+    // Test the input itself, and as changes to a valid token: pairs of a position and a value.
     let mut damaged = token.clone();
     for pair in data.chunks_exact(2) {
         if let Some(byte) = damaged.get_mut(usize::from(pair[0])) {

@@ -1,11 +1,11 @@
-// Command gosdk finds credentials and its identity the way any Go program in a pod does: default settings, nothing but what the
-// SDK finds by itself. It prints one line of JSON, whatever happens, so that a test compares fields and not prose.
+// Command gosdk finds credentials and its identity as any Go program in a pod does, with default settings. It always prints one line
+// of JSON, so that tests compare fields.
 //
-//	gosdk            asks once; exit code 1 when that failed
-//	gosdk --serve    asks once for each line on standard input, until it ends
+//	gosdk            asks once; exit code 1 if that fails
+//	gosdk --serve    asks once for each line of standard input
 //
-// A line `ask` uses the configuration that is there, with whatever credentials it holds, as a long-running program does; `fresh`
-// drops the credentials first and keeps the rest: the metadata client then asks anew with the session token that it holds.
+// A line `ask` uses the existing configuration and the credentials that it holds, as a long-running program does. `fresh` drops the
+// credentials first and keeps the rest: the metadata client then fetches new ones with the session token that it holds.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 )
 
-// The bound on everything together: a probe must never outlive its test.
+// The time limit for everything together. A probe must not outlive its test.
 const deadline = 60 * time.Second
 
 type report struct {
@@ -71,11 +71,11 @@ func serve() error {
 	return lines.Err()
 }
 
-// load does what a program does at its start, once.
+// load does what a program does once, at its start.
 func load() (aws.Config, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	// The one option that is not a default: without it this SDK never asks the metadata service for the region.
+	// The only option that is not a default: without it this SDK does not read the region from the metadata service.
 	cfg, err := config.LoadDefaultConfig(ctx, config.WithEC2IMDSRegion())
 	if err != nil {
 		return cfg, fmt.Errorf("load configuration: %w", err)
@@ -83,7 +83,7 @@ func load() (aws.Config, error) {
 	return cfg, nil
 }
 
-// answer prints what cfg finds, unless it could not be loaded.
+// answer prints what cfg finds, or err if cfg could not be loaded.
 func answer(cfg aws.Config, err error) report {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
@@ -100,7 +100,7 @@ func answer(cfg aws.Config, err error) report {
 	return found
 }
 
-// fill asks in the order a program does and leaves what was found before a failure in the report.
+// fill asks in the order of a program. After a failure, the report contains what was found before it.
 func (r *report) fill(ctx context.Context, cfg aws.Config) error {
 	start := time.Now()
 	credentials, err := cfg.Credentials.Retrieve(ctx)
