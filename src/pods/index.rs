@@ -6,15 +6,20 @@ use std::sync::Arc;
 use crate::types::{NamespaceEntry, PodEntry, PodUid, ServiceAccountEntry};
 
 /// One consistent snapshot of the watched objects. A relist replaces it as a whole, so no reader ever sees a partial list.
+///
+/// Snapshots share what they have in common: a clone costs four reference counts, and an update copies only the map that it changes.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    pods: HashMap<PodUid, Arc<PodEntry>>,
+    pods: Arc<HashMap<PodUid, Arc<PodEntry>>>,
     /// Static pods by the UID that their cgroups carry. If several pods claim one UID, at least one of them is false, so the index
     /// believes none.
-    aliases: HashMap<PodUid, Vec<PodUid>>,
-    namespaces: HashMap<Arc<str>, Arc<NamespaceEntry>>,
-    service_accounts: HashMap<(Arc<str>, Arc<str>), Arc<ServiceAccountEntry>>,
+    aliases: Arc<HashMap<PodUid, Vec<PodUid>>>,
+    namespaces: Arc<HashMap<Arc<str>, Arc<NamespaceEntry>>>,
+    /// By namespace: a large cluster has tens of thousands, and an update copies only one namespace's.
+    service_accounts: Arc<HashMap<Arc<str>, AccountsByName>>,
 }
+
+type AccountsByName = Arc<HashMap<Arc<str>, Arc<ServiceAccountEntry>>>;
 
 /// The pod that a cgroup's UID belongs to.
 #[derive(Clone, Debug)]
@@ -74,8 +79,8 @@ impl Index {
     }
 
     /// The service account, once the watch has shown it.
-    pub fn service_account(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Arc<ServiceAccountEntry>> {
-        self.service_accounts.get(&(namespace.clone(), name.clone()))
+    pub fn service_account(&self, namespace: &str, name: &str) -> Option<&Arc<ServiceAccountEntry>> {
+        self.service_accounts.get(namespace)?.get(name)
     }
 
     /// All pods.
@@ -83,106 +88,162 @@ impl Index {
         self.pods.values()
     }
 
-    // Every update returns what it means for pods, at most one change per pod.
+    /// Whether this is the same snapshot as `other`: an update that changed nothing leaves it so.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pods, &other.pods)
+            && Arc::ptr_eq(&self.namespaces, &other.namespaces)
+            && Arc::ptr_eq(&self.service_accounts, &other.service_accounts)
+    }
+
+    // Every update returns what it means for pods, at most one change per pod. An object that is equal to the known one changes
+    // nothing: API servers send many such events.
 
     /// Adds or replaces a pod. A pod of the same name with another UID is gone: its deletion was missed.
     pub fn apply_pod(&mut self, pod: PodEntry) -> Vec<PodChange> {
         let same_name = |old: &PodEntry| old.name == pod.name && old.namespace == pod.namespace && old.uid != pod.uid;
         let replaced: Vec<PodUid> =
             self.pods.values().filter(|old| same_name(old)).map(|old| old.uid.clone()).collect();
-        for uid in &replaced {
-            self.pods.remove(uid);
+        let old = self.pods.get(&pod.uid);
+        if replaced.is_empty() && old.is_some_and(|old| **old == pod) {
+            return Vec::new();
         }
-        let mut changes: Vec<PodChange> = replaced.into_iter().map(PodChange::gone).collect();
-        let pod = Arc::new(pod);
-        let old = self.pods.insert(pod.uid.clone(), pod.clone());
-        changes.extend(change_between(old.as_deref(), &pod));
+        let change = change_between(old.map(|old| &**old), &pod);
+        let pods = Arc::make_mut(&mut self.pods);
+        pods.retain(|uid, _| !replaced.contains(uid));
+        pods.insert(pod.uid.clone(), Arc::new(pod));
         self.index_aliases();
-        changes
+        replaced.into_iter().map(PodChange::gone).chain(change).collect()
     }
 
     /// Deletes a pod. No change if there is none with this UID.
     pub fn delete_pod(&mut self, uid: &PodUid) -> Vec<PodChange> {
-        let deleted = self.pods.remove(uid);
+        if !self.pods.contains_key(uid) {
+            return Vec::new();
+        }
+        Arc::make_mut(&mut self.pods).remove(uid);
         self.index_aliases();
-        deleted.map(|pod| PodChange::gone(pod.uid.clone())).into_iter().collect()
+        vec![PodChange::gone(uid.clone())]
     }
 
     /// Replaces all pods by a new list.
     pub fn reset_pods(&mut self, pods: Vec<PodEntry>) -> Vec<PodChange> {
-        let mut old = std::mem::take(&mut self.pods);
+        let old = std::mem::take(&mut self.pods);
         let mut changes = Vec::new();
+        let mut new = HashMap::with_capacity(pods.len());
         for pod in pods {
-            changes.extend(change_between(old.remove(&pod.uid).as_deref(), &pod));
-            self.pods.insert(pod.uid.clone(), Arc::new(pod));
+            let known = old.get(&pod.uid);
+            changes.extend(change_between(known.map(|known| &**known), &pod));
+            new.insert(pod.uid.clone(), kept(known, pod));
         }
-        changes.extend(old.into_keys().map(PodChange::gone));
+        changes.extend(old.keys().filter(|uid| !new.contains_key(uid)).cloned().map(PodChange::gone));
+        self.pods = Arc::new(new);
         self.index_aliases();
         changes
     }
 
     /// Adds or replaces a namespace.
     pub fn apply_namespace(&mut self, namespace: NamespaceEntry) -> Vec<PodChange> {
-        let new = Arc::new(namespace);
-        let old = self.namespaces.insert(new.name.clone(), new.clone());
+        let old = self.namespaces.get(&namespace.name);
+        if old.is_some_and(|old| **old == namespace) {
+            return Vec::new();
+        }
         // Nothing was granted before the namespace was known.
-        if old.is_none_or(|old| old == new) { Vec::new() } else { self.pods_of_namespace(&new.name).collect() }
+        let was_known = old.is_some();
+        let name = namespace.name.clone();
+        Arc::make_mut(&mut self.namespaces).insert(name.clone(), Arc::new(namespace));
+        if was_known { self.pods_of_namespace(&name).collect() } else { Vec::new() }
     }
 
     /// Deletes a namespace.
     pub fn delete_namespace(&mut self, name: &str) -> Vec<PodChange> {
-        self.namespaces.remove(name);
+        if !self.namespaces.contains_key(name) {
+            return Vec::new();
+        }
+        Arc::make_mut(&mut self.namespaces).remove(name);
         self.pods_of_namespace(name).collect()
     }
 
     /// Replaces all namespaces by a new list.
     pub fn reset_namespaces(&mut self, namespaces: Vec<NamespaceEntry>) -> Vec<PodChange> {
-        let new = namespaces.into_iter().map(|namespace| (namespace.name.clone(), Arc::new(namespace))).collect();
-        let mut old = std::mem::replace(&mut self.namespaces, new);
-        old.retain(|name, old| self.namespaces.get(name) != Some(old));
-        old.keys().flat_map(|name| self.pods_of_namespace(name)).collect()
+        let old = std::mem::take(&mut self.namespaces);
+        let entries = namespaces.into_iter().map(|new| (new.name.clone(), kept(old.get(&new.name), new)));
+        self.namespaces = Arc::new(entries.collect());
+        let differs = |(name, entry): &(&Arc<str>, &Arc<NamespaceEntry>)| self.namespaces.get(*name) != Some(entry);
+        old.iter().filter(differs).flat_map(|(name, _)| self.pods_of_namespace(name)).collect()
     }
 
     /// Adds or replaces a service account.
     pub fn apply_service_account(&mut self, account: ServiceAccountEntry) -> Vec<PodChange> {
-        let (key, new) = ((account.namespace.clone(), account.name.clone()), Arc::new(account));
-        let old = self.service_accounts.insert(key.clone(), new.clone());
-        if old.is_none_or(|old| old == new) { Vec::new() } else { self.pods_of_service_account(&key).collect() }
+        let old = self.service_account(&account.namespace, &account.name);
+        if old.is_some_and(|old| **old == account) {
+            return Vec::new();
+        }
+        let was_known = old.is_some();
+        let (namespace, name) = (account.namespace.clone(), account.name.clone());
+        let of_namespace = Arc::make_mut(&mut self.service_accounts).entry(namespace.clone()).or_default();
+        Arc::make_mut(of_namespace).insert(name.clone(), Arc::new(account));
+        if was_known { self.pods_of_service_account(&namespace, &name).collect() } else { Vec::new() }
     }
 
     /// Deletes a service account.
     pub fn delete_service_account(&mut self, namespace: &str, name: &str) -> Vec<PodChange> {
-        let key = (namespace.into(), name.into());
-        self.service_accounts.remove(&key);
-        self.pods_of_service_account(&key).collect()
+        if self.service_account(namespace, name).is_none() {
+            return Vec::new();
+        }
+        let all = Arc::make_mut(&mut self.service_accounts);
+        if let Some(of_namespace) = all.get_mut(namespace) {
+            let of_namespace = Arc::make_mut(of_namespace);
+            of_namespace.remove(name);
+            if of_namespace.is_empty() {
+                all.remove(namespace);
+            }
+        }
+        self.pods_of_service_account(namespace, name).collect()
     }
 
     /// Replaces all service accounts by a new list.
     pub fn reset_service_accounts(&mut self, accounts: Vec<ServiceAccountEntry>) -> Vec<PodChange> {
-        let key = |account: &ServiceAccountEntry| (account.namespace.clone(), account.name.clone());
-        let new = accounts.into_iter().map(|account| (key(&account), Arc::new(account))).collect();
-        let mut old = std::mem::replace(&mut self.service_accounts, new);
-        old.retain(|key, old| self.service_accounts.get(key) != Some(old));
-        old.keys().flat_map(|key| self.pods_of_service_account(key)).collect()
+        let old = std::mem::take(&mut self.service_accounts);
+        let mut new: HashMap<Arc<str>, HashMap<Arc<str>, Arc<ServiceAccountEntry>>> = HashMap::new();
+        for account in accounts {
+            let known = old.get(&account.namespace).and_then(|of_namespace| of_namespace.get(&account.name));
+            let (namespace, name) = (account.namespace.clone(), account.name.clone());
+            new.entry(namespace).or_default().insert(name, kept(known, account));
+        }
+        self.service_accounts = Arc::new(new.into_iter().map(|(name, accounts)| (name, Arc::new(accounts))).collect());
+        old.values()
+            .flat_map(|of_namespace| of_namespace.values())
+            .filter(|old| self.service_account(&old.namespace, &old.name) != Some(*old))
+            .flat_map(|old| self.pods_of_service_account(&old.namespace, &old.name))
+            .collect()
     }
 
     fn pods_of_namespace(&self, name: &str) -> impl Iterator<Item = PodChange> {
         self.pods().filter(move |pod| *pod.namespace == *name).map(|pod| PodChange::changed(pod.uid.clone()))
     }
 
-    fn pods_of_service_account(&self, (namespace, name): &(Arc<str>, Arc<str>)) -> impl Iterator<Item = PodChange> {
-        let uses_it = move |pod: &&Arc<PodEntry>| pod.namespace == *namespace && pod.service_account == *name;
+    fn pods_of_service_account(&self, namespace: &str, name: &str) -> impl Iterator<Item = PodChange> {
+        let uses_it = move |pod: &&Arc<PodEntry>| *pod.namespace == *namespace && *pod.service_account == *name;
         self.pods().filter(uses_it).map(|pod| PodChange::changed(pod.uid.clone()))
     }
 
     /// Rebuilds the aliases after every change: a node has a handful of static pods, and a rebuilt map cannot drift.
     fn index_aliases(&mut self) {
-        self.aliases.clear();
+        let mut aliases: HashMap<PodUid, Vec<PodUid>> = HashMap::new();
         for pod in self.pods.values() {
             if let Some(alias) = &pod.cgroup_uid {
-                self.aliases.entry(alias.clone()).or_default().push(pod.uid.clone());
+                aliases.entry(alias.clone()).or_default().push(pod.uid.clone());
             }
         }
+        self.aliases = Arc::new(aliases);
+    }
+}
+
+/// The entry to keep for an object of a new list: the known one if it is equal, so that what was derived from it stays valid.
+fn kept<T: PartialEq>(known: Option<&Arc<T>>, new: T) -> Arc<T> {
+    match known {
+        Some(known) if **known == new => known.clone(),
+        Some(_) | None => Arc::new(new),
     }
 }
 

@@ -36,14 +36,18 @@ impl Store {
         self.version.subscribe()
     }
 
-    /// Replaces the snapshot by one to which `update` has been applied; `update` returns what it means for pods.
+    /// Replaces the snapshot by one to which `update` has been applied; `update` returns what it means for pods. Nothing is published
+    /// if nothing changed.
     pub fn update(&self, update: impl FnOnce(&mut Index) -> Vec<PodChange>) {
         let changes = {
             let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            // A clone of a few hundred `Arc`s is cheap compared with the JSON that brought the change, and readers never wait.
-            let mut index = Index::clone(&self.snapshot.load());
-            let changes = update(&mut index);
-            self.snapshot.store(Arc::new(index));
+            let old = self.snapshot.load();
+            let mut new = Index::clone(&old);
+            let changes = update(&mut new);
+            if new.is_same(&old) {
+                return;
+            }
+            self.snapshot.store(Arc::new(new));
             changes
         };
         self.version.send_modify(|version| *version += 1);
@@ -54,5 +58,44 @@ impl Store {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Store(version {})", *self.version.borrow())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::pods::convert::{SlimPod, pod_entry};
+    use crate::types::PodEntry;
+
+    fn pod(role: &str) -> PodEntry {
+        let object: SlimPod = serde_json::from_value(json!({"metadata": {
+            "name": "p", "namespace": "n", "uid": "u", "annotations": {"iam.amazonaws.com/role": role}
+        }}))
+        .unwrap();
+        pod_entry(&object).unwrap()
+    }
+
+    #[test]
+    fn only_a_change_is_published() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let counted = told.clone();
+        let store = Store::new(Box::new(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }));
+        let mut changes = store.changes();
+        let mut is_published = |entry: PodEntry| {
+            store.update(|index| index.apply_pod(entry));
+            let published = changes.has_changed().unwrap();
+            changes.borrow_and_update();
+            published
+        };
+        assert!(is_published(pod("web")));
+        assert!(!is_published(pod("web")), "an equal object");
+        assert!(is_published(pod("other")));
+        assert_eq!(told.load(Ordering::SeqCst), 2);
     }
 }
