@@ -134,8 +134,8 @@ async fn two_claimants_of_one_address() {
     assert_eq!(test.get(LIST).await.0, 503, "the other claimant alone");
 }
 
-/// The API server shows both with the address (a pod that ends beside the one that took its address over): nobody can say whose
-/// this connection is.
+/// The API server shows both pods with the address, for example one that ends next to one that took its address over. The connection
+/// may be of either.
 #[tokio::test(start_paused = true)]
 async fn of_two_published_owners_neither_is_served() {
     let test = Test::new();
@@ -150,7 +150,7 @@ async fn of_two_published_owners_neither_is_served() {
     assert_eq!(test.get(LIST).await, (200, "db".into()));
 }
 
-/// A client never comes past its first request, the one for a token: the denial must be told there already.
+/// A client that gets no token sends no other request, so the denial must be reported on the token request.
 #[tokio::test(start_paused = true)]
 async fn every_claimant_gets_a_denial() {
     let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "60")];
@@ -199,13 +199,13 @@ async fn a_container_not_in_the_statuses_waits_and_never_gets_the_pods_role() {
 #[tokio::test(start_paused = true)]
 async fn a_denial_by_sts_is_answered_and_a_failure_is_waited_out() {
     let test = Test::new();
-    *test.issuer.refuses.lock().unwrap() = Some(Code::AccessDenied);
+    *test.issuer.fails_with.lock().unwrap() = Some(Code::AccessDenied);
     let (status, body) = test.get(&credentials("web")).await;
     assert!(status == 200 && body.contains("AssumeRoleUnauthorizedAccess"), "{status} {body}");
     assert!(!body.contains("AccessKeyId"));
 
     let test = Test::new();
-    *test.issuer.refuses.lock().unwrap() = Some(Code::Throttling);
+    *test.issuer.fails_with.lock().unwrap() = Some(Code::Throttling);
     let begin = Instant::now();
     assert_eq!(test.get(&credentials("web")).await.0, 503);
     assert_eq!(begin.elapsed().as_millis(), 750, "temporary failures are waited out");

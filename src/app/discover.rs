@@ -3,9 +3,11 @@
 //! Until discovery has finished, pods get "not ready" for roles and credentials. It retries without end, so a metadata service or
 //! an STS that is down at the start does not stop the daemon, which serves session tokens meanwhile.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
@@ -54,8 +56,7 @@ pub(super) async fn run(
     let (sts, rules, terms) = loop {
         match attempt(&config, &discovered, &audit, &metrics).await {
             Ok((sts, rules, terms)) => {
-                let base = rules.base.as_str().to_owned();
-                info!(region = %terms.region, base, "Ready to assume roles");
+                info!(region = %terms.region, base = rules.base.as_str(), "Ready to assume roles");
                 break (sts, rules, terms);
             }
             Err(error) => {
@@ -91,18 +92,22 @@ async fn attempt(
         region: region.clone(),
         first_hop: config.policy.assume_role.clone(),
         node_session: SessionName::of_node(&config.node),
-        ca_bundle: config.ca_bundle.as_ref().map(std::fs::read).transpose()?,
+        ca_bundle: config.ca_bundle.as_deref().map(read_ca_bundle).transpose()?,
     };
     let sts = Sts::new(settings, SystemClock, on_call(audit, metrics)).await.map_err(anyhow::Error::from_boxed)?;
-    let (signer, own) = sts.caller_identities().await?;
-    complete_facts(config, discovered, node.facts.clone(), own.as_ref().unwrap_or(&signer));
-    let rules = rules(config, &signer, own.as_ref(), &node)?;
+    let (signer, base) = sts.caller_identities().await?;
+    complete_facts(config, discovered, node.facts.clone(), base.as_ref().unwrap_or(&signer));
+    let rules = rules(config, &signer, base.as_ref(), &node)?;
     let terms = IssueTerms {
         source: Source::AssumeRole { first_hop: config.policy.assume_role.clone() },
         duration: config.session_duration,
         region,
     };
     Ok((Arc::new(sts), rules, terms))
+}
+
+fn read_ca_bundle(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read AWS_CA_BUNDLE {}", path.display()))
 }
 
 async fn node_facts(config: &Config) -> anyhow::Result<NodeFacts> {
@@ -117,9 +122,9 @@ async fn node_facts(config: &Config) -> anyhow::Result<NodeFacts> {
 }
 
 /// Outside EC2 the account and partition come from STS.
-fn complete_facts(config: &Config, discovered: &Discovered, facts: Facts, own: &CallerIdentity) {
+fn complete_facts(config: &Config, discovered: &Discovered, facts: Facts, base: &CallerIdentity) {
     if config.platform == Platform::None {
-        let facts = Facts { account: Some(own.account.clone()), partition: Some(own.partition.clone()), ..facts };
+        let facts = Facts { account: Some(base.account.clone()), partition: Some(base.partition.clone()), ..facts };
         discovered.facts.store(Arc::new(facts));
     }
 }
@@ -127,21 +132,21 @@ fn complete_facts(config: &Config, discovered: &Discovered, facts: Facts, own: &
 fn rules(
     config: &Config,
     signer: &CallerIdentity,
-    own: Option<&CallerIdentity>,
+    base: Option<&CallerIdentity>,
     node: &NodeFacts,
 ) -> anyhow::Result<Rules> {
     // With a first hop, the first hop signs, and its account is the base of pods' role names.
     let account = BaseArn::of_account(&signer.partition, &signer.account)?;
     let own_roles =
-        [signer.role.clone(), own.and_then(|own| own.role.clone()), node_role(node, own.unwrap_or(signer))?];
+        [signer.role.clone(), base.and_then(|base| base.role.clone()), node_role(node, base.unwrap_or(signer))?];
     Ok(config.policy.rules(account, own_roles.into_iter().flatten(), config.node.clone())?)
 }
 
 /// The role of the node's instance profile. It belongs to the node's account, which may differ from the signer's.
-fn node_role(node: &NodeFacts, own: &CallerIdentity) -> anyhow::Result<Option<RoleArn>> {
+fn node_role(node: &NodeFacts, base: &CallerIdentity) -> anyhow::Result<Option<RoleArn>> {
     let Some(name) = &node.node_role else { return Ok(None) };
-    let account = node.facts.account.as_ref().unwrap_or(&own.account);
-    let partition = node.facts.partition.as_ref().unwrap_or(&own.partition);
+    let account = node.facts.account.as_ref().unwrap_or(&base.account);
+    let partition = node.facts.partition.as_ref().unwrap_or(&base.partition);
     Ok(Some(RoleArn::parse(&format!("arn:{partition}:iam::{account}:role/{name}"))?))
 }
 

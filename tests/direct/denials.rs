@@ -79,12 +79,12 @@ async fn a_denial_by_sts_becomes_an_event_and_a_temporary_failure_does_not() {
     let sink = FakeSink::default();
     test.publish(&sink);
     for temporary in [Code::Throttling, Code::ServerError, Code::Network, Code::ExpiredToken] {
-        *test.issuer.refuses.lock().unwrap() = Some(temporary);
+        *test.issuer.fails_with.lock().unwrap() = Some(temporary);
         assert_eq!(test.get(&credentials("web")).await.0, 503);
         others().await;
         assert_eq!(sink.attempts(), [], "{temporary}");
     }
-    *test.issuer.refuses.lock().unwrap() = Some(Code::AccessDenied);
+    *test.issuer.fails_with.lock().unwrap() = Some(Code::AccessDenied);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(test.get(&credentials("web")).await.0, 200, "a document with the error");
     others().await;
@@ -151,7 +151,7 @@ fn denied_pods(copies: usize) -> Vec<(String, Value, &'static str)> {
         ("bad-session-name", with("iam.amazonaws.com/session-name", "no spaces"), LIST),
         ("bad-external-id", with("iam.amazonaws.com/external-id", "no spaces"), LIST),
         ("wrong-role", role("web"), "/latest/meta-data/iam/security-credentials/other"),
-        ("refused", role("refused"), "/latest/meta-data/iam/security-credentials/refused"),
+        ("denied", role("denied"), "/latest/meta-data/iam/security-credentials/denied"),
         ("finished", role("web"), LIST),
         ("foreign", role("web"), LIST),
     ];
@@ -179,7 +179,7 @@ async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
     test.publish(&sink);
     tokio::spawn(test.audit.clone().sweep());
     // Without session tokens, because the test measures what happens after their verification.
-    let allowed = json!({"iam.amazonaws.com/allowed-roles": "[\"web\", \"refused\"]", "podrole.dev/imds-v1": "allow"});
+    let allowed = json!({"iam.amazonaws.com/allowed-roles": "[\"web\", \"denied\"]", "podrole.dev/imds-v1": "allow"});
     test.namespace(allowed);
     let pods = denied_pods(3);
     for (_, object, _) in &pods {
@@ -202,7 +202,7 @@ async fn flood(limits: Limits, seconds: u64) -> (Test, FakeSink, Vec<u8>) {
             test.kernel.0.lock().unwrap().clone_from(owner);
             let reply = test.service.handle(&connection, head).await;
             // A denial by STS is a 200 whose document contains the error.
-            assert!(reply.status() != 200 || uid.starts_with("refused"), "{uid}: {reply:?}");
+            assert!(reply.status() != 200 || uid.starts_with("denied"), "{uid}: {reply:?}");
         }
         if !delivered && begin.elapsed() >= Duration::from_secs(seconds / 2) {
             test.only(WEB);

@@ -67,7 +67,7 @@ impl Kernel for FakeKernel {
 pub(crate) struct FakeIssuer {
     pub(crate) clock: Anchored,
     pub(crate) takes: Arc<Mutex<Duration>>,
-    pub(crate) refuses: Arc<Mutex<Option<Code>>>,
+    pub(crate) fails_with: Arc<Mutex<Option<Code>>>,
     pub(crate) calls: Arc<AtomicU64>,
     pub(crate) last: Arc<Mutex<Option<IssueRequest>>>,
 }
@@ -78,10 +78,10 @@ impl Issuer for FakeIssuer {
         *self.last.lock().unwrap() = Some(request.clone());
         let takes = *self.takes.lock().unwrap();
         tokio::time::sleep(takes).await;
-        if request.role.name() == "refused" {
+        if request.role.name() == "denied" {
             return Err(IssueError::from_code(Code::AccessDenied));
         }
-        if let Some(code) = *self.refuses.lock().unwrap() {
+        if let Some(code) = *self.fails_with.lock().unwrap() {
             return Err(IssueError::from_code(code));
         }
         let now = self.clock.boot();
@@ -148,7 +148,7 @@ impl Test {
         let issuer = FakeIssuer {
             clock: clock.clone(),
             takes: Arc::default(),
-            refuses: Arc::default(),
+            fails_with: Arc::default(),
             calls: Arc::default(),
             last: Arc::default(),
         };

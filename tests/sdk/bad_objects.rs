@@ -16,8 +16,8 @@ use crate::support::{
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("unreadable_annotations_of_a_pod_hurt_that_pod_only", bad_pods),
     Trial::new("unreadable_lists_of_a_namespace_hurt_that_namespace_only", bad_namespaces),
-    Trial::new("annotations_at_the_api_servers_limit_cost_nobody", at_the_limit),
-    Trial::new("annotations_of_two_megabytes_cost_nobody", far_above_the_limit),
+    Trial::new("annotations_at_the_api_servers_limit_affect_no_other_pod", at_the_limit),
+    Trial::new("annotations_of_two_megabytes_affect_no_other_pod", far_above_the_limit),
 ];
 
 const EXTERNAL_ID: &str = "iam.amazonaws.com/external-id";
