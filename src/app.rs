@@ -33,12 +33,11 @@ use crate::events::api::KubeEvents;
 use crate::events::schedule::Limits;
 use crate::imds::{Facts, KeyRing};
 use crate::metrics::Metrics;
-use crate::pods::index::{ChangeKind, PodChange};
-use crate::pods::store::{OnChange, Store};
+use crate::pods::store::Store;
 use crate::pods::{client, taint, watch};
 use crate::readiness::{BlockReady, Readiness};
 use crate::server::Server;
-use crate::service::{Deps, Identity, MetadataService};
+use crate::service::{Deps, Identity, MetadataService, on_pod_change};
 use crate::state;
 use crate::tasks::{Drain, Supervisor};
 
@@ -168,7 +167,8 @@ impl Shared {
         let events = events.map(Arc::new);
         let discovered = Discovered::default();
         let keys = Arc::new(ArcSwap::from_pointee(keys::load(&config.state_dir, &[], &metrics)?));
-        let store = Arc::new(Store::new(on_pod_change(&discovered, &audit, &events)));
+        let store =
+            Arc::new(Store::new(on_pod_change(discovered.active_policy.clone(), audit.clone(), events.clone())));
         let config = Arc::new(config);
         Ok(Self { config, clock, metrics, readiness, supervisor, audit, events, discovered, keys, store })
     }
@@ -177,7 +177,6 @@ impl Shared {
         MetadataService::new(Deps {
             identity,
             store: self.store.clone(),
-            service_accounts: self.config.policy.service_account_roles,
             active_policy: self.discovered.active_policy.clone(),
             keys: self.keys.clone(),
             facts: self.discovered.facts.clone(),
@@ -308,21 +307,4 @@ async fn stop(shared: &Shared, drain: &Drain) {
         policy.cache.settle(CALLS).await;
     }
     shared.audit.flush(FLUSH);
-}
-
-/// What the daemon forgets about a pod that is gone, or whose credentials are decided differently from now on.
-fn on_pod_change(discovered: &Discovered, audit: &Arc<Audit>, events: &Option<Arc<Events>>) -> OnChange {
-    let (active_policy, audit, events) = (discovered.active_policy.clone(), audit.clone(), events.clone());
-    Box::new(move |PodChange { uid, kind }| match kind {
-        ChangeKind::Added => {}
-        ChangeKind::Changed | ChangeKind::Gone => {
-            if let Some(policy) = active_policy.load_full() {
-                policy.forget(uid);
-            }
-            audit.forget(uid);
-            if let Some(events) = &events {
-                events.forget(uid);
-            }
-        }
-    })
 }

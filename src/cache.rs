@@ -174,12 +174,13 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         let _ = tokio::time::timeout(patience, self.shared.calls.wait()).await;
     }
 
-    /// Ends the slots that only `pod` used: it is gone, or its credentials are decided differently from now on.
-    pub fn forget(&self, pod: &PodUid) {
+    /// Ends the slots that only `pod` used, except those of `kept`: the pod is gone, or it has lost its right to them.
+    pub fn forget_all_but(&self, pod: &PodUid, kept: &[Arc<IssueRequest>]) {
         let mut slots = self.lock();
         let mut unused = Vec::new();
         for (request, slot) in slots.iter_mut() {
-            if slot.users.remove(pod) && slot.users.is_empty() {
+            let is_kept = kept.iter().any(|kept| **kept == *request);
+            if !is_kept && slot.users.remove(pod) && slot.users.is_empty() {
                 unused.push(request.clone());
             }
         }

@@ -5,7 +5,9 @@
 //! handle -> classify -> identify -> session -> one function per route -> report -> reply
 //! ```
 
+mod active_policy;
 mod caller_pod;
+mod changes;
 mod decisions;
 mod deps;
 mod grant;
@@ -16,7 +18,9 @@ mod resolution;
 mod session;
 mod wait;
 
-pub use deps::{ActivePolicy, Deps, Identity, IssueTerms};
+pub use active_policy::{ActivePolicy, IssueTerms};
+pub use changes::on_pod_change;
+pub use deps::{Deps, Identity};
 pub use outcome::Reply;
 
 use http::Method;
@@ -155,7 +159,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             // A HEAD request has been given nothing.
             Ok(Answer::Credentials { granted, issued, .. }) if head.method != Method::HEAD => {
                 self.deps.audit.delivery(&Delivery {
-                    subject: Subject { pod: &granted.caller.pod, container: granted.caller.container() },
+                    subject: Subject { pod: granted.caller.pod(), container: granted.caller.container() },
                     role: granted.request.role.as_str(),
                     session_name: granted.request.session_name.as_str(),
                     access_key_id: &issued.credentials.access_key_id,

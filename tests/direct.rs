@@ -236,3 +236,25 @@ async fn after(time: u64, change: impl FnOnce()) {
     tokio::time::sleep(Duration::from_millis(time)).await;
     change();
 }
+
+/// While STS throttles, an edit that takes no right away must not cost the credentials that are still valid. The control: an edit
+/// that does take the right away ends them, for good.
+#[tokio::test(start_paused = true)]
+async fn a_harmless_edit_keeps_valid_credentials() {
+    let test = Test::new();
+    let path = credentials("web");
+    assert_eq!(test.get(&path).await.0, 200);
+    *test.issuer.refuses.lock().unwrap() = Some(Code::Throttling);
+    let calls = || test.issuer.calls.load(std::sync::atomic::Ordering::SeqCst);
+    test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"web\", \"other\"]"}));
+    assert_eq!(test.get(&path).await.0, 200, "another list that allows the role");
+    test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"*\"]", "iam.amazonaws.com/permitted": ".*"}));
+    assert_eq!(test.get(&path).await.0, 200, "one list more");
+    assert_eq!(calls(), 1);
+
+    test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"other\"]"}));
+    assert_eq!(test.get(&path).await.0, 404, "the right is gone");
+    test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"web\"]"}));
+    assert_eq!(test.get(&path).await.0, 503, "and the credentials with it");
+    assert!(calls() > 1);
+}

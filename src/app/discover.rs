@@ -68,7 +68,8 @@ pub(super) async fn run(
         }
     };
     let cache = CredentialCache::new(sts.clone(), SystemClock, plumbing::jitter, runtime, metrics.clone());
-    discovered.active_policy.store(Some(Arc::new(ActivePolicy::new(rules, terms, cache))));
+    let policy = ActivePolicy::new(rules, config.policy.service_account_roles, terms, cache);
+    discovered.active_policy.store(Some(Arc::new(policy)));
     drop(unknown);
     loop {
         if let Some(left) = sts.base_remaining() {

@@ -181,7 +181,7 @@ async fn a_call_under_way_is_not_cut_when_its_pod_goes() {
     let test = Test::new();
     let pending = test.pending("a");
     tokio::time::sleep(Duration::from_millis(10)).await;
-    test.cache.forget(&uid("a"));
+    test.cache.forget_all_but(&uid("a"), &[]);
     assert!(test.held() == 0);
     let late = test.cache.wait(pending, &mut Deadline::after(Duration::from_millis(800))).await;
     assert!(late.is_ok(), "the call ended, and with it its record");
@@ -234,9 +234,9 @@ async fn an_identity_ends_with_its_last_pod() {
     let test = Test::new();
     assert!(test.ask("a").await.is_ok());
     assert!(test.hits("a", "b"));
-    test.cache.forget(&uid("a"));
+    test.cache.forget_all_but(&uid("a"), &[]);
     assert_eq!(test.held(), 1, "b still uses it");
-    test.cache.forget(&uid("b"));
+    test.cache.forget_all_but(&uid("b"), &[]);
     assert!(test.held() == 0);
     advance(60).await;
     assert_eq!(test.calls(), 1, "no refresh for nobody");

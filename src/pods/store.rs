@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::index::{Index, PodChange};
 
-/// Called with each change of a pod, after readers see the new snapshot.
-pub type OnChange = Box<dyn Fn(&PodChange) + Send + Sync>;
+/// Called with each change of a pod and the snapshot that brought it, after readers see that snapshot.
+pub type OnChange = Box<dyn Fn(&Index, &PodChange) + Send + Sync>;
 
 /// Shared access to the [`Index`].
 pub struct Store {
@@ -39,7 +39,7 @@ impl Store {
     /// Replaces the snapshot by one to which `update` has been applied; `update` returns what it means for pods. Nothing is published
     /// if nothing changed.
     pub fn update(&self, update: impl FnOnce(&mut Index) -> Vec<PodChange>) {
-        let changes = {
+        let (index, changes) = {
             let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             let old = self.snapshot.load();
             let mut new = Index::clone(&old);
@@ -47,11 +47,12 @@ impl Store {
             if new.is_same(&old) {
                 return;
             }
-            self.snapshot.store(Arc::new(new));
-            changes
+            let new = Arc::new(new);
+            self.snapshot.store(new.clone());
+            (new, changes)
         };
         self.version.send_modify(|version| *version += 1);
-        changes.iter().for_each(&self.on_change);
+        changes.iter().for_each(|change| (self.on_change)(&index, change));
     }
 }
 
@@ -83,7 +84,7 @@ mod tests {
     fn only_a_change_is_published() {
         let told = Arc::new(AtomicUsize::new(0));
         let counted = told.clone();
-        let store = Store::new(Box::new(move |_| {
+        let store = Store::new(Box::new(move |_, _| {
             counted.fetch_add(1, Ordering::SeqCst);
         }));
         let mut changes = store.changes();

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-use super::caller_pod::CallerPod;
+use super::caller_pod::PodObjects;
 use crate::issuer::IssueRequest;
 use crate::policy::{DenyReason, NotYet};
-use crate::types::{ContainerId, NamespaceEntry, PodEntry, PodUid, ServiceAccountEntry};
+use crate::types::{ContainerId, PodUid};
 
 /// Far more than the pods of one node.
 const MAX_PODS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
@@ -26,31 +26,33 @@ pub(super) enum Verdict {
     Denied(DenyReason),
 }
 
-/// Verdicts by pod and container. All of one table are made by the same policy.
+/// Verdicts by pod and container. All of one table are reached by the same policy.
 #[derive(Debug)]
 pub(super) struct Decisions(Mutex<LruCache<PodUid, PodDecisions>>);
 
-/// The decisions for one pod and the objects that they were made from. While these are the current ones the decisions hold, since
-/// the policy is pure. Keeping the objects alive makes comparing their addresses exact.
+/// The verdicts on one pod's containers. They hold while these objects are the current ones, since the policy is pure.
 #[derive(Debug)]
 struct PodDecisions {
-    pod: Arc<PodEntry>,
-    namespace: Arc<NamespaceEntry>,
-    service_account: Option<Arc<ServiceAccountEntry>>,
+    /// Keeping the objects alive makes comparing their addresses exact.
+    objects: PodObjects,
     by_container: Vec<(Option<ContainerId>, Verdict)>,
 }
 
 // === impl Decisions ===
 
 impl Decisions {
-    /// The verdict on `caller`: the one that was reached before from the same objects, or else what `decide` returns.
-    pub(super) fn verdict(&self, caller: &CallerPod, decide: impl FnOnce() -> Verdict) -> Verdict {
+    /// The verdict on a container: the one that was reached before from the same objects, or else what `decide` returns.
+    pub(super) fn verdict(
+        &self,
+        objects: &PodObjects,
+        container: Option<&ContainerId>,
+        decide: impl FnOnce() -> Verdict,
+    ) -> Verdict {
         let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = pods.get_or_insert_mut_ref(&caller.pod.uid, || PodDecisions::of(caller));
-        if !known.are_of(caller) {
-            *known = PodDecisions::of(caller);
+        let known = pods.get_or_insert_mut_ref(&objects.pod.uid, || PodDecisions::new(objects));
+        if !known.objects.is_same(objects) {
+            *known = PodDecisions::new(objects);
         }
-        let container = caller.container();
         if let Some((_, verdict)) = known.by_container.iter().find(|(of, _)| of.as_ref() == container) {
             return verdict.clone();
         }
@@ -59,9 +61,15 @@ impl Decisions {
         verdict
     }
 
-    /// Drops what is kept for `pod`, which is gone or has changed.
-    pub(super) fn forget(&self, pod: &PodUid) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(pod);
+    /// Removes the verdicts on `pod`, which is gone or has changed, and returns the grants among them.
+    pub(super) fn take_grants(&self, pod: &PodUid) -> Vec<(Option<ContainerId>, Arc<IssueRequest>)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(pod);
+        let verdicts = known.into_iter().flat_map(|known| known.by_container);
+        let grant = |(container, verdict)| match verdict {
+            Verdict::Granted(request) => Some((container, request)),
+            Verdict::NotReady(_) | Verdict::Denied(_) => None,
+        };
+        verdicts.filter_map(grant).collect()
     }
 }
 
@@ -71,22 +79,9 @@ impl Default for Decisions {
     }
 }
 
-// === impl PodDecisions ===
-
 impl PodDecisions {
-    fn of(caller: &CallerPod) -> Self {
-        let CallerPod { pod, namespace, service_account, proof: _ } = caller;
-        let (pod, namespace) = (pod.clone(), namespace.clone());
-        Self { pod, namespace, service_account: service_account.clone(), by_container: Vec::new() }
-    }
-
-    fn are_of(&self, caller: &CallerPod) -> bool {
-        let same_account = match (&self.service_account, &caller.service_account) {
-            (Some(then), Some(now)) => Arc::ptr_eq(then, now),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        same_account && Arc::ptr_eq(&self.pod, &caller.pod) && Arc::ptr_eq(&self.namespace, &caller.namespace)
+    fn new(objects: &PodObjects) -> Self {
+        Self { objects: objects.clone(), by_container: Vec::new() }
     }
 }
 
@@ -97,56 +92,48 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::caller::{ClientSocket, NetnsId, Proof};
     use crate::pods::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry, service_account_entry};
-    use crate::types::KernelIdentity;
+    use crate::types::{NamespaceEntry, PodEntry};
 
     fn meta() -> SlimMeta {
         serde_json::from_value(json!({"metadata": {"name": "n", "namespace": "n"}})).unwrap()
     }
 
-    fn caller() -> CallerPod {
+    fn objects() -> PodObjects {
         let object: SlimPod =
             serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}})).unwrap();
         let (pod, namespace) = (Arc::new(pod_entry(&object).unwrap()), Arc::new(namespace_entry(&meta()).unwrap()));
-        CallerPod { pod, namespace, service_account: None, proof: None }
+        PodObjects { pod, namespace, service_account: None }
     }
 
-    fn in_container(caller: &CallerPod, id: &str) -> CallerPod {
-        let identity = KernelIdentity { pod: caller.pod.uid.clone(), container: ContainerId::parse(id).unwrap() };
-        let socket = ClientSocket { netns: NetnsId(1), host: false, cookie: 1, cgroup: 1 };
-        let CallerPod { pod, namespace, service_account, proof: _ } = caller;
-        let (pod, namespace, service_account) = (pod.clone(), namespace.clone(), service_account.clone());
-        CallerPod { pod, namespace, service_account, proof: Some(Proof { socket, identity }) }
-    }
-
-    /// Whatever the decision depends on makes a new one; nothing else does.
+    /// A change of anything that the decision depends on leads to a new one; nothing else does.
     #[test]
     fn one_decision_for_one_caller_and_one_set_of_objects() {
         let (decisions, made) = (Decisions::default(), Cell::new(0));
-        let made_after = |caller: &CallerPod| {
-            let verdict = decisions.verdict(caller, || {
+        let made_after = |objects: &PodObjects, container: Option<&ContainerId>| {
+            let verdict = decisions.verdict(objects, container, || {
                 made.set(made.get() + 1);
                 Verdict::Denied(DenyReason::NoRole)
             });
             assert!(matches!(verdict, Verdict::Denied(DenyReason::NoRole)));
             made.get()
         };
-        let mut caller = caller();
-        assert_eq!((made_after(&caller), made_after(&caller)), (1, 1));
-        let (a, b) = (in_container(&caller, "a"), in_container(&caller, "b"));
-        assert_eq!((made_after(&a), made_after(&b), made_after(&a), made_after(&caller)), (2, 3, 3, 3));
+        let mut objects = objects();
+        assert_eq!((made_after(&objects, None), made_after(&objects, None)), (1, 1));
+        let (a, b) = (ContainerId::parse("a").unwrap(), ContainerId::parse("b").unwrap());
+        assert_eq!((made_after(&objects, Some(&a)), made_after(&objects, Some(&b))), (2, 3));
+        assert_eq!((made_after(&objects, Some(&a)), made_after(&objects, None)), (3, 3));
 
-        // An equal object is another one: what it was made from may differ.
-        caller.pod = Arc::new(PodEntry::clone(&caller.pod));
-        assert_eq!((made_after(&caller), made_after(&caller)), (4, 4));
-        caller.namespace = Arc::new(NamespaceEntry::clone(&caller.namespace));
-        assert_eq!((made_after(&caller), made_after(&caller)), (5, 5));
-        caller.service_account = Some(Arc::new(service_account_entry(&meta()).unwrap()));
-        assert_eq!((made_after(&caller), made_after(&caller)), (6, 6));
-        caller.service_account = Some(Arc::new(service_account_entry(&meta()).unwrap()));
-        assert_eq!((made_after(&caller), made_after(&caller)), (7, 7));
-        decisions.forget(&caller.pod.uid);
-        assert_eq!(made_after(&caller), 8);
+        // An equal object counts as another one: comparing addresses is exact and cheap, and a needless decision does no harm.
+        objects.pod = Arc::new(PodEntry::clone(&objects.pod));
+        assert_eq!((made_after(&objects, None), made_after(&objects, None)), (4, 4));
+        objects.namespace = Arc::new(NamespaceEntry::clone(&objects.namespace));
+        assert_eq!((made_after(&objects, None), made_after(&objects, None)), (5, 5));
+        objects.service_account = Some(Arc::new(service_account_entry(&meta()).unwrap()));
+        assert_eq!((made_after(&objects, None), made_after(&objects, None)), (6, 6));
+        objects.service_account = Some(Arc::new(service_account_entry(&meta()).unwrap()));
+        assert_eq!((made_after(&objects, None), made_after(&objects, None)), (7, 7));
+        assert!(decisions.take_grants(&objects.pod.uid).is_empty(), "a denial is no grant");
+        assert_eq!(made_after(&objects, None), 8);
     }
 }

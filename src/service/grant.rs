@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::caller_pod::{CallerPod, Granted};
+use super::caller_pod::{CallerPod, Granted, PodObjects};
 use super::decisions::Verdict;
 use super::outcome::Failure;
 use super::owner::resolve_owner;
@@ -13,8 +13,7 @@ use crate::cache::{Cached, Issued, WaitError};
 use crate::caller::Kernel;
 use crate::clock::Clock;
 use crate::issuer::{IssueError, Issuer};
-use crate::pods::index::{Index, Lookup};
-use crate::types::PodEntry;
+use crate::pods::index::Index;
 
 // === impl MetadataService ===
 
@@ -60,12 +59,14 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         granted: &Granted,
         policy: &ActivePolicy<I, C>,
     ) -> Result<Arc<Issued>, Failure> {
-        let pod = &granted.caller.pod;
-        let cached = policy.cache.get(&granted.request, &pod.uid);
-        if !self.is_current(pod) {
-            // The cache may have been told to forget the pod before it learned of the pod just now.
-            policy.forget(&pod.uid);
+        let objects = &granted.caller.objects;
+        let cached = policy.cache.get(&granted.request, &objects.pod.uid);
+        let index = self.deps.store.snapshot();
+        if !objects.are_current(&index) {
+            // The pod may have been reconsidered just before the cache learned that the pod uses these credentials.
+            policy.reconsider(&index, &objects.pod.uid);
         }
+        drop(index);
         let unchecked = match cached {
             Cached::Ready(unchecked) => unchecked,
             Cached::Denied(error) => return Err(issuer_failure(granted, error)),
@@ -82,22 +83,14 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     }
 
     fn find_pod(&self, index: &Index, request: &Request<'_>) -> Resolution<CallerPod> {
-        resolve_owner(index, &request.caller, request.peer()).and_then(|owner| {
-            let pod = owner.pod;
-            let Some(namespace) = index.namespace(&pod.namespace) else {
-                return Resolution::NotReady(NotReady::Namespace);
-            };
-            Resolution::Found(CallerPod {
-                pod: pod.clone(),
-                namespace: namespace.clone(),
-                service_account: index.service_account(&pod.namespace, &pod.service_account).cloned(),
-                proof: owner.proof.cloned(),
-            })
+        resolve_owner(index, &request.caller, request.peer()).and_then(|owner| match PodObjects::of(index, owner.pod) {
+            Some(objects) => Resolution::Found(CallerPod { objects, proof: owner.proof.cloned() }),
+            None => Resolution::NotReady(NotReady::Namespace),
         })
     }
 
     fn find_grant(&self, index: &Index, request: &Request<'_>, policy: &ActivePolicy<I, C>) -> Resolution<Granted> {
-        self.find_pod(index, request).and_then(|caller| match policy.verdict(&caller, self.deps.service_accounts) {
+        self.find_pod(index, request).and_then(|caller| match policy.verdict(&caller.objects, caller.container()) {
             Verdict::Granted(request) => Resolution::Found(Granted { caller, request }),
             Verdict::NotReady(what) => Resolution::NotReady(NotReady::Decision(what)),
             Verdict::Denied(reason) => Resolution::Denied(caller.denied(DeniedReason::Policy(reason))),
@@ -113,16 +106,13 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             return Err(changed);
         }
         match self.find_grant(&self.deps.store.snapshot(), request, policy) {
-            Resolution::Found(now) if now.request == before.request && now.caller.pod.uid == before.caller.pod.uid => {
+            Resolution::Found(now)
+                if now.request == before.request && now.caller.pod().uid == before.caller.pod().uid =>
+            {
                 Ok(())
             }
             Resolution::Found(_) | Resolution::NotReady(_) | Resolution::Denied(_) => Err(changed),
         }
-    }
-
-    /// Whether the index still has this very entry.
-    fn is_current(&self, pod: &Arc<PodEntry>) -> bool {
-        matches!(self.deps.store.snapshot().pod(&pod.uid), Lookup::Found(now) if Arc::ptr_eq(now, pod))
     }
 }
 

@@ -22,7 +22,7 @@ use podrole::metrics::Metrics;
 use podrole::pods::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry};
 use podrole::pods::store::Store;
 use podrole::policy::{ContainerRoles, Rules, SessionScope};
-use podrole::service::{ActivePolicy, Deps, Identity, IssueTerms, MetadataService};
+use podrole::service::{ActivePolicy, Deps, Identity, IssueTerms, MetadataService, on_pod_change};
 use podrole::types::{BaseArn, ContainerId, Credentials, Glob, KernelIdentity, PodUid, Secret};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -154,7 +154,6 @@ impl Test {
         };
         let runtime = tokio::runtime::Handle::current();
         let cache = CredentialCache::new(issuer.clone(), clock.clone(), || 0.5, runtime, metrics.clone());
-        let store = Arc::new(Store::new(Box::new(|_| {})));
         let terms = IssueTerms {
             source: Source::AssumeRole { first_hop: None },
             duration: Duration::from_secs(3600),
@@ -163,13 +162,15 @@ impl Test {
         let key = Key { id: [1; 4], secret: Zeroizing::new([1; 32]), made: Duration::ZERO };
         let audit = Arc::new(Audit::new(audit, "n".into(), Arc::new(clock.clone()), metrics.clone()).unwrap());
         let events = Arc::new(Events::new(limits, Arc::new(clock.clone()), metrics.clone()));
-        let active_policy = Arc::new(ArcSwapOption::from_pointee(ActivePolicy::new(rules, terms, cache)));
+        let active_policy =
+            Arc::new(ArcSwapOption::from_pointee(ActivePolicy::new(rules, service_accounts, terms, cache)));
+        let on_change = on_pod_change(active_policy.clone(), audit.clone(), Some(events.clone()));
+        let store = Arc::new(Store::new(on_change));
         let facts = Facts { region: Some("us-west-2".into()), ..Facts::default() };
         let facts = Arc::new(ArcSwap::from_pointee(facts));
         let service = Arc::new(MetadataService::new(Deps {
             identity: Identity::Kernel(Resolver::new(kernel.clone())),
             store: store.clone(),
-            service_accounts,
             active_policy: active_policy.clone(),
             keys: Arc::new(ArcSwap::from_pointee(KeyRing::new(vec![key]))),
             facts: facts.clone(),

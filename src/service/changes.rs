@@ -1,0 +1,33 @@
+//! What a change of a pod means for everything that the daemon remembers about it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use super::active_policy::ActivePolicy;
+use crate::audit::Audit;
+use crate::clock::Clock;
+use crate::events::Events;
+use crate::issuer::Issuer;
+use crate::pods::index::{ChangeKind, PodChange};
+use crate::pods::store::OnChange;
+
+/// The callback for the store: a pod that is gone or has changed is reconsidered by the policy and forgotten by audit log and Events.
+pub fn on_pod_change<I: Issuer, C: Clock + Clone>(
+    active_policy: Arc<ArcSwapOption<ActivePolicy<I, C>>>,
+    audit: Arc<Audit>,
+    events: Option<Arc<Events>>,
+) -> OnChange {
+    Box::new(move |index, PodChange { uid, kind }| match kind {
+        ChangeKind::Added => {}
+        ChangeKind::Changed | ChangeKind::Gone => {
+            if let Some(policy) = active_policy.load_full() {
+                policy.reconsider(index, uid);
+            }
+            audit.forget(uid);
+            if let Some(events) = &events {
+                events.forget(uid);
+            }
+        }
+    })
+}
