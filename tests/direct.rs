@@ -244,7 +244,7 @@ async fn a_harmless_edit_keeps_valid_credentials() {
     let test = Test::new();
     let path = credentials("web");
     assert_eq!(test.get(&path).await.0, 200);
-    *test.issuer.refuses.lock().unwrap() = Some(Code::Throttling);
+    *test.issuer.fails_with.lock().unwrap() = Some(Code::Throttling);
     let calls = || test.issuer.calls.load(std::sync::atomic::Ordering::SeqCst);
     test.namespace(json!({"iam.amazonaws.com/allowed-roles": "[\"web\", \"other\"]"}));
     assert_eq!(test.get(&path).await.0, 200, "another list that allows the role");
