@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::clock::Clock;
@@ -28,6 +29,10 @@ const STUCK: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a whole connection.
 const LIFETIME: Duration = Duration::from_secs(30);
+/// Open connections per listener. Probes and scrapers need a handful; anybody on the network may open as many as they like.
+const MAX_CONNECTIONS: usize = 32;
+/// The smallest buffer that hyper allows.
+const MAX_HEAD: usize = 8192;
 
 /// The time of the data plane's last pulse, in seconds since boot. Clones share state.
 #[derive(Clone, Debug, Default)]
@@ -79,12 +84,18 @@ impl Admin {
         TcpListener::bind(address).await
     }
 
-    /// Serves `listener`. Never ends.
+    /// Serves `listener`, at most [`MAX_CONNECTIONS`] at a time; closes any further connection at once. Never ends.
     pub async fn serve(self, listener: TcpListener, endpoints: Endpoints) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(self.clone().connection(stream, endpoints));
+                    let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+                    let connection = self.clone().connection(stream, endpoints);
+                    tokio::spawn(async move {
+                        connection.await;
+                        drop(slot);
+                    });
                 }
                 Err(error) => {
                     warn!(%error, "Cannot accept an admin connection; retrying");
@@ -101,6 +112,7 @@ impl Admin {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
         // An error here means that the client closed the connection early, which is not worth a log line.
         let _ = tokio::time::timeout(LIFETIME, connection).await;
@@ -177,6 +189,36 @@ mod tests {
         assert_eq!(status(&admin, "/metrics", Endpoints::MetricsOnly), 200);
         for path in ["/livez", "/readyz", "/", "/latest/meta-data/iam/security-credentials/"] {
             assert_eq!(status(&admin, path, Endpoints::MetricsOnly), 404, "{path}");
+        }
+    }
+
+    /// Unfinished requests cost memory, so their number is bounded; when they go, others are served again.
+    #[tokio::test]
+    async fn connections_are_bounded() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let listener = Admin::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(admin().serve(listener, Endpoints::MetricsOnly));
+        let ask = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            let mut answer = Vec::new();
+            // Both fail where the listener has closed the connection already.
+            let _ = stream.write_all(request).await;
+            let _ = stream.read_to_end(&mut answer).await;
+            answer.starts_with(b"HTTP/1.1 200")
+        };
+        assert!(ask().await, "the control");
+        let mut held = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            held.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert!(!ask().await);
+        drop(held);
+        // The listener learns of the closed connections one by one.
+        while !ask().await {
+            tokio::task::yield_now().await;
         }
     }
 
