@@ -2,6 +2,9 @@
 //!
 //! `UPDATE_DOCS=1 cargo test --test docs` writes the pages anew.
 
+#[path = "docs/words.rs"]
+mod words;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
