@@ -1,6 +1,6 @@
 //! The instance metadata protocol as EC2 speaks it, without sockets: requests in, routes and documents out.
 //!
-//! We are an origin with an allow-list, never a proxy: a path that [`route`] does not know does not exist.
+//! podrole answers an allow-list of paths by itself and forwards nothing: a path that [`route`] does not know does not exist.
 
 mod document;
 mod facts;
@@ -14,7 +14,7 @@ pub use token::{KEY_LIFE, Key, KeyRing, MAX_TTL, TokenBinding, TokenError};
 
 use http::HeaderName;
 
-/// Carries the session token on a GET.
+/// The header with the session token of a GET.
 pub const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
-/// Carries the wanted lifetime on the PUT, and the granted or remaining one on every answer.
+/// The header with the requested lifetime of a PUT, and with the granted or remaining lifetime of every answer.
 pub const TOKEN_TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");

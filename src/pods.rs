@@ -1,7 +1,7 @@
-//! What the watch has shown of this node's pods, their namespaces and service accounts.
+//! This node's pods, and namespaces and service accounts, as the watches show them.
 //!
 //! ```text
-//! API server --watch--> convert (drop what is not used) --store--> index (one immutable snapshot) --lookup--> service
+//! API server --watch--> convert (drops unused fields) --store--> index (immutable snapshots) --lookup--> service
 //! ```
 
 pub mod access;

@@ -1,4 +1,4 @@
-//! The documents, byte for byte as EC2 lays them out: shell scripts cut them with `grep` and `cut`.
+//! Renders the documents byte for byte as EC2 does: shell scripts cut them with `grep` and `cut`.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -11,25 +11,25 @@ use zeroize::Zeroizing;
 use super::Facts;
 use crate::types::{Credentials, RoleArn};
 
-/// The answer for one set of credentials, rendered once and shared by every request. Wiped when the last holder lets go.
+/// The documents of one set of credentials, rendered once and shared by all requests. Wiped when the last reference is dropped.
 #[derive(Clone)]
 pub struct CredentialsDocument {
     /// For `security-credentials/<role>`.
     pub plain: Bytes,
-    /// For `security-credentials-extended/<role>`: the same and the role's account.
+    /// For `security-credentials-extended/<role>`: the same, with the role's account.
     pub extended: Bytes,
-    /// When it was rendered, as a header has it: also once, not for every answer.
+    /// The `Last-Modified` header, also rendered once.
     pub last_modified: HeaderValue,
 }
 
 // === impl CredentialsDocument ===
 
 impl CredentialsDocument {
-    /// Renders `credentials` of `role`, as received at `updated`.
+    /// Renders `credentials` of `role`, which were received at `updated`.
     pub fn render(credentials: &Credentials, role: &RoleArn, updated: SystemTime) -> Self {
         let render = |account: Option<&str>| {
             let (key, token) = (credentials.secret_access_key.expose(), credentials.session_token.expose());
-            // Room for everything at once, escapes included: a buffer that grows leaves a copy behind that nobody wipes.
+            // Room for everything, with escapes: a buffer that grows would leave a copy behind that is never wiped.
             let mut body = Zeroizing::new(String::with_capacity(512 + 6 * (key.len() + token.len())));
             body.push_str("{\n  \"Code\" : \"Success\",\n");
             field(&mut body, "LastUpdated", &imds_date(updated));
@@ -62,7 +62,7 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-/// What EC2 answers, with status 200, when a role may not be assumed: SDKs show `message` to their users.
+/// The document that EC2 answers, with status 200, if a role cannot be assumed. SDKs show `message` to their users.
 pub fn error_document(code: &str, message: &str, updated: SystemTime) -> String {
     let mut body = String::from("{\n");
     field(&mut body, "Code", code);
@@ -72,8 +72,8 @@ pub fn error_document(code: &str, message: &str, updated: SystemTime) -> String 
     body
 }
 
-/// `iam/info`. Some signers cut the role's name from the profile's ARN, so it ends in that name; the id is made up from the ARN
-/// and always the same for it.
+/// The document of `iam/info`. The profile's ARN ends in the role's name, which some clients take from there. The id is derived from
+/// the role's ARN.
 pub fn iam_info(role: &RoleArn, updated: SystemTime) -> String {
     let hash = digest::digest(&digest::SHA256, role.as_str().as_bytes());
     let id: String = hash
@@ -91,7 +91,8 @@ pub fn iam_info(role: &RoleArn, updated: SystemTime) -> String {
     body
 }
 
-/// The identity document, with what SDKs read in it and nothing that proves the node to anybody. `None` without a region.
+/// The identity document, with the fields that SDKs read and without a signature that could prove the node's identity. `None` if
+/// the region is not known.
 pub fn identity_document(facts: &Facts) -> Option<String> {
     facts.region.as_ref()?;
     let mut body = String::from("{\n");
@@ -109,15 +110,15 @@ pub fn identity_document(facts: &Facts) -> Option<String> {
     Some(body)
 }
 
-/// `2026-11-20T11:08:02Z`: seconds, UTC, a literal `Z`. Clients parse exactly this.
+/// The time as `2026-11-20T11:08:02Z`, the only form that all clients parse.
 pub fn imds_date(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// `Fri, 20 Nov 2026 11:08:02 GMT`.
+/// The time as `Fri, 20 Nov 2026 11:08:02 GMT`.
 pub fn http_date(time: SystemTime) -> HeaderValue {
     let text = jiff::Timestamp::try_from(time).map(|t| t.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
-    // Only a clock outside the years that anybody can write has none.
+    // Only a time far outside of any real date cannot be formatted.
     text.ok().and_then(|text| HeaderValue::from_str(&text).ok()).unwrap_or(HeaderValue::from_static(""))
 }
 
@@ -136,7 +137,7 @@ fn field(body: &mut String, name: &str, value: &str) {
     body.push_str("\",\n");
 }
 
-/// Ends the object: the last field's comma goes, and there is no newline at the end.
+/// Ends the object: removes the last field's comma and adds no newline.
 fn close(body: &mut String) {
     body.truncate(body.len() - 2);
     body.push_str("\n}");

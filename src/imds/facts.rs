@@ -1,10 +1,10 @@
-//! Static facts about the node that pods may know.
+//! Static facts about the node that pods may read.
 
 use std::sync::Arc;
 
 use super::Fact;
 
-/// A snapshot taken once at start. What is `None` is not known here and is answered 404: a wrong region is worse than none.
+/// Taken once at start. A fact that is `None` does not exist here and is answered with 404: a wrong region is worse than none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// `us-west-2`.
@@ -26,7 +26,7 @@ pub struct Facts {
 // === impl Facts ===
 
 impl Facts {
-    /// One of those that have a path of their own, as far as it is known.
+    /// The value of `fact`, if it is known.
     pub fn get(&self, fact: Fact) -> Option<&str> {
         match fact {
             Fact::Region => self.region.as_deref(),

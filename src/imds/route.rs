@@ -1,6 +1,6 @@
-//! From the bytes of a request's head to the one thing it asks for.
+//! Classifies a request by its head.
 //!
-//! Nothing is normalised: a spelling that is not on the list is refused, so that there is no second spelling to forget.
+//! Paths are not normalized. Only exact spellings are accepted, so no second spelling can slip past a check.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Version};
 use super::{MAX_TTL, TOKEN, TOKEN_TTL, TokenError};
 use crate::types::{METADATA_PORT, is_metadata};
 
-/// The versions that EC2 lists at `/`. Each of them is a spelling of `latest` here.
+/// The versions that EC2 lists at `/`. Here each of them means `latest`.
 const VERSIONS: [&str; 25] = [
     "1.0",
     "2007-01-19",
@@ -43,36 +43,36 @@ const VERSIONS: [&str; 25] = [
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `PUT /latest/api/token` with this many seconds to live.
+    /// `PUT /latest/api/token`.
     Token {
-        /// 1 to 21600 seconds.
+        /// The requested lifetime: 1 to 21600 seconds.
         ttl: u32,
     },
     /// A directory.
     Listing(Listing),
     /// The name of the caller's role.
     RoleList {
-        /// The `-extended` twin.
+        /// Whether it is the `-extended` list.
         extended: bool,
     },
-    /// The caller's credentials, asked for by this role name.
+    /// The caller's credentials.
     Credentials {
-        /// As the caller spelt it.
+        /// The role name in the path.
         role: Box<str>,
-        /// The `-extended` twin, which carries the account as well.
+        /// Whether it is the `-extended` document, which also has the account.
         extended: bool,
     },
     /// `iam/info`.
     IamInfo,
     /// One static fact.
     Fact(Fact),
-    /// The synthetic identity document.
+    /// The synthetic, unsigned identity document.
     IdentityDocument,
-    /// Nothing that we serve.
+    /// A path that podrole does not serve.
     Unknown,
 }
 
-/// The directories we serve.
+/// The directories that podrole serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listing {
     /// `/`
@@ -93,7 +93,7 @@ pub enum Listing {
     InstanceIdentity,
 }
 
-/// The static facts we serve.
+/// The static facts that podrole serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// `placement/region`
@@ -130,16 +130,16 @@ pub enum Rejection {
     },
 }
 
-/// What a request brought as its session token.
+/// The session token of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionToken<'a> {
-    /// Nothing: IMDSv1.
+    /// No token: IMDSv1.
     Absent,
-    /// A text that looks like one of ours.
+    /// A token, not verified yet.
     Present(&'a [u8]),
 }
 
-/// Classifies the head of a request, or says why it is refused. Total: never panics, whatever the bytes.
+/// Classifies a request or rejects it. Never panics, whatever the bytes.
 pub fn classify(head: &Parts) -> Result<Route, Rejection> {
     check_framing(head)?;
     check_origin(head)?;
@@ -156,11 +156,11 @@ pub fn classify(head: &Parts) -> Result<Route, Rejection> {
     Ok(get(path))
 }
 
-/// The session token of a GET. Two of them are refused: which one counted would be ours to guess.
+/// The session token of a GET. A request with two tokens is rejected: either could be the valid one.
 pub fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Rejection> {
     let mut tokens = headers.get_all(TOKEN).iter();
     let Some(token) = tokens.next() else {
-        // Tokens are what stops a forged request; without one a forwarded request has no excuse at all.
+        // The token is what stops forged requests, so a forwarded request without one is rejected.
         return if is_forwarded(headers) {
             Err(Rejection::Forwarded("a forwarded request without a session token"))
         } else {
@@ -173,7 +173,7 @@ pub fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Rejection>
     Ok(SessionToken::Present(token.as_bytes()))
 }
 
-/// What hyper lets through and a metadata client never sends: the raw material of request smuggling.
+/// Rejects what hyper accepts and no metadata client sends: it could be used for request smuggling.
 fn check_framing(head: &Parts) -> Result<(), Rejection> {
     if head.version != Version::HTTP_11 && head.version != Version::HTTP_10 {
         return Err(Rejection::Malformed("not HTTP/1.1 or HTTP/1.0"));
@@ -193,7 +193,8 @@ fn check_framing(head: &Parts) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Whether the request was meant for us: a browser or proxy that was talked into sending it names its own host, or says so.
+/// Rejects requests that were not meant for the metadata service. A browser or proxy that was tricked into sending one names another
+/// host or adds headers of its own.
 fn check_origin(head: &Parts) -> Result<(), Rejection> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -211,7 +212,7 @@ fn check_origin(head: &Parts) -> Result<(), Rejection> {
 
 fn is_our_host(host: &str) -> bool {
     let (address, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        // Brackets are for IPv6 alone.
+        // Only IPv6 addresses have brackets.
         Some((address, port)) => (address.parse().ok().map(IpAddr::V6), port),
         None => {
             let address = host.split_once(':').map_or(host, |(address, _)| address);
@@ -222,13 +223,13 @@ fn is_our_host(host: &str) -> bool {
     port_ok && address.is_some_and(is_metadata)
 }
 
-/// Whether the request says that somebody else sent it. Only a session token that holds excuses that.
+/// Whether a header says that the request was forwarded. Such a request needs a valid session token.
 pub fn is_forwarded(headers: &HeaderMap) -> bool {
     ["x-forwarded-for", "forwarded", "x-real-ip"].iter().any(|name| headers.contains_key(*name))
         || headers.contains_key(VIA)
 }
 
-/// The path as it stands in the request, if every byte of it could stand in a path of ours.
+/// The path of the request, if it has only bytes that occur in podrole's paths.
 fn check_path(head: &Parts) -> Result<&str, Rejection> {
     if head.uri.query().is_some() {
         return Err(Rejection::Malformed("a query"));
@@ -290,7 +291,7 @@ fn meta_data(path: &str) -> Route {
             None => continue,
             Some(role) => role,
         };
-        // Real clients put the listed name here, some of them with a slash behind it.
+        // Clients put the listed name here; some add a slash.
         let name = role.strip_suffix('/').unwrap_or(role);
         return match name {
             "" if role.is_empty() => Route::RoleList { extended },
@@ -299,7 +300,7 @@ fn meta_data(path: &str) -> Route {
             name => Route::Credentials { role: name.into(), extended },
         };
     }
-    // A leaf keeps both spellings: boto asks for `availability-zone/`, the C++ SDK without the slash.
+    // Leaves have both spellings: boto asks for `availability-zone/`, the C++ SDK for the same without the slash.
     match path.strip_suffix('/').unwrap_or(path) {
         "" => Route::Listing(Listing::MetaData),
         "iam" => Route::Listing(Listing::Iam),
@@ -319,7 +320,7 @@ fn meta_data(path: &str) -> Route {
 // === impl Listing ===
 
 impl Listing {
-    /// The directory's body: names one a line, no newline at the end.
+    /// The body: one name per line, no newline at the end.
     pub fn body(self) -> String {
         match self {
             Self::Versions => format!("{}\nlatest", VERSIONS.join("\n")),
@@ -353,7 +354,7 @@ impl Rejection {
 // === impl Route ===
 
 impl Route {
-    /// The stable name of the kind of request: a metric label.
+    /// The stable name: the `route` label of `podrole_http_requests_total`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Token { .. } => "token",

@@ -1,8 +1,8 @@
-//! IMDSv2 session tokens without a table of tokens: sealed with a key that only this node has.
+//! IMDSv2 session tokens without a table: sealed with a key that only this node has.
 //!
-//! A token is `key id (4) | nonce (12) | sealed expiry (8) | tag (16)`, 40 bytes, 56 characters in base64url: the very shape of
-//! EC2's. The seal covers the caller's kernel identity, so a token is worth nothing in another container. Because nothing is
-//! stored, a restart loses no token and no pod can fill a table; several SDKs keep a token for six hours and never ask again.
+//! A token is `key id (4) | nonce (12) | sealed expiry (8) | tag (16)`: 40 bytes or 56 characters in base64url, like EC2's. The seal
+//! covers the caller's kernel identity, so a token is worthless in another container. Since nothing is stored, no pod can fill a
+//! table, and a restart loses no token: some SDKs keep a token for six hours and do not ask for another.
 
 use std::time::Duration;
 
@@ -16,50 +16,50 @@ use crate::types::KernelIdentity;
 
 /// EC2's limit: six hours.
 pub const MAX_TTL: u32 = 21_600;
-/// How long a key seals new tokens. It opens old ones for [`MAX_TTL`] more.
+/// How long a key seals new tokens. After that it opens old ones for another [`MAX_TTL`].
 pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 const RAW: usize = 4 + NONCE_LEN + 8 + 16;
 const TEXT: usize = RAW.div_ceil(3) * 4;
 
-/// One key and when it was made, in `Clock::boot` time.
+/// One key.
 #[derive(Clone)]
 pub struct Key {
-    /// Tells keys apart inside a token; random.
+    /// Names the key inside a token; random.
     pub id: [u8; 4],
-    /// AES-256.
+    /// The AES-256 key.
     pub secret: Zeroizing<[u8; 32]>,
-    /// When it was made.
+    /// When the key was made, in boot time.
     pub made: Duration,
 }
 
-/// The keys in use: the newest seals, all open.
+/// The keys in use: the newest seals tokens, all open them.
 pub struct KeyRing {
     keys: Vec<(Key, LessSafeKey)>,
 }
 
-/// What a token is bound to.
+/// The caller that a token is bound to.
 #[derive(Clone, Copy, Debug)]
 pub enum TokenBinding<'a> {
-    /// A container, proven by the kernel.
+    /// A container, identified by the kernel.
     Kernel(&'a KernelIdentity),
-    /// An address: the weaker mode.
+    /// An address (`--identity=ip`).
     Address(std::net::IpAddr),
 }
 
-/// Why a token is not good. EC2 answers 401 for all of them.
+/// Why a token is rejected. EC2 answers 401 in every case.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum TokenError {
-    /// Not a text we ever gave out.
+    /// Not a token that podrole issues.
     #[error("not a token of this node")]
     Malformed,
-    /// Sealed with a key this node does not have (any more).
+    /// Sealed with a key that this node does not have, or has no longer.
     #[error("sealed with an unknown key")]
     UnknownKey,
-    /// Forged, or another caller's.
-    #[error("forged, or given to another caller")]
+    /// Forged, or issued to another caller.
+    #[error("forged, or issued to another caller")]
     Foreign,
-    /// Too old.
+    /// Expired.
     #[error("expired")]
     Expired,
 }
@@ -67,10 +67,10 @@ pub enum TokenError {
 // === impl KeyRing ===
 
 impl KeyRing {
-    /// A ring of `keys`, of which there is at least one; the newest seals.
+    /// A ring of `keys`.
     ///
     /// # Panics
-    /// Without a key.
+    /// If `keys` is empty.
     pub fn new(mut keys: Vec<Key>) -> Self {
         assert!(!keys.is_empty(), "a ring needs a key");
         keys.sort_by_key(|key| key.made);
@@ -86,7 +86,7 @@ impl KeyRing {
         self.keys.iter().map(|(key, _)| key)
     }
 
-    /// A token that `caller` can use until `now + ttl` seconds. `nonce` must be fresh and random.
+    /// Issues a token that `caller` can use for `ttl` seconds from `now`. `nonce` must be fresh and random.
     pub fn issue(&self, caller: TokenBinding<'_>, ttl: u32, now: Duration, nonce: [u8; NONCE_LEN]) -> String {
         let (key, cipher) = self.keys.last().expect("a ring is never empty");
         let mut sealed = (now + Duration::from_secs(ttl.into())).as_secs().to_be_bytes();
@@ -101,9 +101,9 @@ impl KeyRing {
         URL_SAFE.encode(raw)
     }
 
-    /// How many seconds `token` is still good for, if it is `caller`'s.
+    /// The remaining seconds of `token`, if it is valid for `caller`.
     pub fn verify(&self, token: &[u8], caller: TokenBinding<'_>, now: Duration) -> Result<u32, TokenError> {
-        // The length first: nothing of a caller's choosing is decoded or decrypted at any other size.
+        // Check the length first, so that nothing of another size is decoded or decrypted.
         if token.len() != TEXT {
             return Err(TokenError::Malformed);
         }
@@ -132,7 +132,7 @@ impl std::fmt::Debug for KeyRing {
 // === impl TokenBinding ===
 
 impl TokenBinding<'_> {
-    /// Unambiguous: the first byte tells the form, and neither a UID nor an id holds a NUL.
+    /// The additional data of the seal. Unambiguous: the first byte names the form, and neither a UID nor an id contains a NUL.
     fn aad(&self) -> Vec<u8> {
         match self {
             Self::Kernel(KernelIdentity { pod, container }) => {

@@ -1,5 +1,5 @@
-//! What `podrole check` asks the API server: whether it answers, what we may do there, whether our node has pods. Never a write: an
-//! access review is a question that happens to be a POST.
+//! What `podrole check` asks the API server: whether it answers, which rights podrole has, and whether the node has pods. Writes
+//! nothing: an access review is a question that is sent by POST.
 
 use anyhow::Context as _;
 use k8s_openapi::api::authorization::v1::{
@@ -9,18 +9,18 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 
-/// A right, as RBAC names it; in every namespace.
+/// A right in every namespace, in RBAC's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Right {
     /// The API group; empty for the core group.
     pub group: &'static str,
-    /// The plural.
+    /// The plural name of the resource.
     pub resource: &'static str,
     /// The verb.
     pub verb: &'static str,
 }
 
-/// An API server to ask.
+/// Asks one API server.
 #[derive(Clone)]
 pub struct Access {
     client: Client,
@@ -29,17 +29,17 @@ pub struct Access {
 // === impl Access ===
 
 impl Access {
-    /// By a client that [`super::client::client`] made.
+    /// Asks through a client made by [`super::client::client`].
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// The server's version: it answers, and knows who we are.
+    /// The server's version. An answer shows that the server is reachable and accepts the client's credentials.
     pub async fn version(&self) -> anyhow::Result<String> {
         Ok(self.client.apiserver_version().await?.git_version)
     }
 
-    /// Whether we have `right`, by the server's own authorizers.
+    /// Whether the client has `right`, according to the server.
     pub async fn allows(&self, right: Right) -> anyhow::Result<bool> {
         let attributes = ResourceAttributes {
             group: Some(right.group.into()),
@@ -58,7 +58,7 @@ impl Access {
         Ok(allowed)
     }
 
-    /// Whether any pod has this `spec.nodeName`. Asked of the server's cache, and as metadata only.
+    /// Whether any pod has this `spec.nodeName`. Asks the server's cache, for metadata only.
     pub async fn has_pods(&self, node: &str) -> anyhow::Result<bool> {
         let pods = Api::<Pod>::all(self.client.clone());
         let of_node = ListParams::default().fields(&format!("spec.nodeName={node}")).match_any();

@@ -1,4 +1,4 @@
-//! Single objects, read once from the API server: for what explains a decision, not for what makes one.
+//! Reads single objects from the API server, for `explain`. The daemon itself decides by its watches only.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::client::{Reach, finish};
 use crate::types::causes;
 
-/// For one request, with all that a kubeconfig's login program may do before it.
+/// Time for one request, including the login program that a kubeconfig may name.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads objects.
@@ -30,16 +30,16 @@ pub enum Object<'a> {
     ServiceAccount(&'a str, &'a str),
 }
 
-/// Why there is no object.
+/// Why an object cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The API server has none.
+    /// It does not exist.
     #[error("there is no {0}")]
     NotFound(String),
-    /// The caller may not see it.
+    /// The user has no right to read it.
     #[error(
-        "not allowed to read {what}: {said}; it takes the right to get (or list) pods and namespaces, and serviceaccounts where they \
-         are a source of roles"
+        "not allowed to read {what}: {said}; this needs the right to get or list pods and namespaces, and serviceaccounts if they are \
+         a source of roles"
     )]
     Forbidden {
         /// What was asked for.
@@ -47,15 +47,15 @@ pub enum ReadError {
         /// The API server's words.
         said: String,
     },
-    /// The API server does not know the caller.
+    /// The API server does not accept the user's credentials.
     #[error(
         "the API server does not accept these credentials ({0}); log in again, or choose another --context or --kubeconfig"
     )]
     Unauthorized(String),
-    /// A name that no object has.
-    #[error("{0:?} is not a name that a Kubernetes object can have")]
+    /// No object can have this name.
+    #[error("{0:?} is not a valid name of a Kubernetes object")]
     Name(String),
-    /// No answer, or none that can be read.
+    /// The API server did not answer, or not with what was asked for.
     #[error("{}", causes(.0.as_ref()))]
     Failed(#[from] anyhow::Error),
 }
@@ -63,7 +63,7 @@ pub enum ReadError {
 // === impl Reader ===
 
 impl Reader {
-    /// A reader by way of `reach`.
+    /// A reader that connects as `reach` says.
     pub async fn connect(reach: &Reach) -> Result<Self, ReadError> {
         let nowhere = "no --kubeconfig, no KUBECONFIG, no ~/.kube/config, and not in a pod with a service account";
         let config = reach.config(nowhere).await?;
@@ -72,12 +72,12 @@ impl Reader {
         Ok(Self { client, default_namespace })
     }
 
-    /// The namespace that is meant where none is named.
+    /// The namespace to use if the user names none.
     pub fn default_namespace(&self) -> &str {
         &self.default_namespace
     }
 
-    /// The object as the API server has it. Who may only list (as the daemon) is served as well as who may only get.
+    /// Reads an object. Works with the right to get it, and with only the right to list, which is all that the daemon has.
     pub async fn read(&self, object: Object<'_>) -> Result<Value, ReadError> {
         object.check()?;
         match self.request(object, &object.path()).await {
@@ -123,7 +123,7 @@ impl std::fmt::Debug for Reader {
 // === impl Object ===
 
 impl Object<'_> {
-    /// Names become part of a path.
+    /// Checks the names, which become part of a path.
     fn check(self) -> Result<(), ReadError> {
         match self {
             Self::Namespace(name) => check_name(name),
@@ -155,7 +155,7 @@ impl Object<'_> {
         format!("{}?fieldSelector=metadata.name%3D{}", self.collection(), self.name())
     }
 
-    /// Members of a list come without their kind.
+    /// Adds version and kind, which the items of a list lack.
     fn typed(self, mut object: Value) -> Value {
         let kind = match self {
             Self::Pod(..) => "Pod",

@@ -1,7 +1,7 @@
-//! Takes a taint off this node once the daemon is ready: until then the scheduler keeps away the pods that would need it.
+//! Removes the startup taint from this node once the daemon is ready. Until then the taint keeps pods off the node.
 //!
-//! The node is tainted by whoever makes it (a node group, Karpenter's startupTaints); nothing here ever adds one. Once per start:
-//! a taint that comes later is somebody's intent.
+//! The system that creates the node sets the taint (a node group, Karpenter's startupTaints); podrole never adds one. It removes the
+//! taint once per start: a taint that appears later was set on purpose.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,25 +15,25 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::readiness::Readiness;
 
-/// Between looks at what the daemon waits for. Seconds matter to nobody: a node takes a minute to come.
-const LOOK: Duration = Duration::from_millis(500);
-/// Between attempts to remove the taint.
+/// How often readiness is checked. A node takes a minute to start, so a fraction of a second does not matter.
+const POLL: Duration = Duration::from_millis(500);
+/// The pause between attempts to remove the taint.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// Waits until the daemon is ready, then removes every taint of `node` whose key is `key`. Ends when that is done.
 pub async fn remove_when_ready(client: Client, node: Arc<str>, key: Arc<str>, readiness: Readiness) {
     while !readiness.is_ready() {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL).await;
     }
     let mut failures = 0;
     loop {
         match remove(&client, &node, &key).await {
-            Ok(true) => return info!(taint = %key, "Pods may be scheduled to this node"),
-            Ok(false) => return info!(taint = %key, "This node has no such taint"),
+            Ok(true) => return info!(taint = %key, "Removed the startup taint; pods can be scheduled to this node"),
+            Ok(false) => return info!(taint = %key, "This node does not have the startup taint; nothing to remove"),
             Err(error) => {
                 failures += 1;
                 let pause = RETRY.pause(failures);
-                warn!(taint = %key, error = %format_args!("{error:#}"), retry_in = ?pause, "Cannot remove the node's taint");
+                warn!(taint = %key, error = %format_args!("{error:#}"), retry_in = ?pause, "Cannot remove the startup taint; trying again");
                 tokio::time::sleep(pause).await;
             }
         }
@@ -51,7 +51,7 @@ async fn remove(client: &Client, node: &str, key: &str) -> anyhow::Result<bool> 
     Ok(true)
 }
 
-/// The JSON patch that takes `key` out of `taints`, and fails if anybody changed them meanwhile; `None`: it is not among them.
+/// The JSON patch that removes `key` from `taints` and fails if the taints have changed meanwhile; `None` if `key` is not among them.
 fn removal(taints: &Value, key: &str) -> Option<Value> {
     let all = taints.as_array()?;
     let rest: Vec<&Value> = all.iter().filter(|taint| taint["key"] != key).collect();

@@ -56,7 +56,7 @@ fn goes() -> Result<()> {
     }
     // A node that never had it is no error.
     rig.start(&flags)?;
-    let said = "This node has no such taint";
+    let said = "This node does not have the startup taint";
     proc::until(said, SOON, || Ok(rig.daemon()?.logs().contains(said).then_some(())))
 }
 

@@ -100,7 +100,7 @@ fn says_why_it_has_no_answer() -> Result<()> {
     let output = by_kubeconfig(&rig, &path, &["-n", TEAM, "web"])?;
     fails(
         &output,
-        &["not allowed to read pod web in namespace team", "system:serviceaccount:team:default", "get (or list)"],
+        &["not allowed to read pod web in namespace team", "system:serviceaccount:team:default", "get or list"],
     )?;
     ensure!(!String::from_utf8_lossy(&output.stderr).contains(&token), "the token is in the message");
     let path = kubeconfig("unknown", |config| config["users"][0]["user"]["token"] = json!("no-such-token"))?;
