@@ -149,8 +149,10 @@ const CLOCKS: &[&str] = &[
     "std::time::Instant",
     "Timestamp::now",
     "jiff::Timestamp::now",
-    "Zoned::now",
-    "jiff::Zoned::now",
+    "k8s_openapi::jiff::Timestamp::now",
+    "ZonedDateTime::now",
+    "jiff::ZonedDateTime::now",
+    "k8s_openapi::jiff::Zoned::now",
     "rustix::time",
     "ClockId",
 ];

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
@@ -69,7 +70,7 @@ impl KubeEvents {
 
 impl Sink for KubeEvents {
     async fn write(&self, report: &Report, now: SystemTime) -> Result<Arc<str>, SinkError> {
-        let now = jiff::Timestamp::try_from(now).map_err(|error| SinkError::Retry(error.to_string()))?;
+        let now = Timestamp::try_from(now).map_err(|error| SinkError::Retry(error.to_string()))?;
         let now = MicroTime(now);
         let api: Api<Event> = Api::namespaced(self.client.clone(), &report.namespace);
         match &report.series {

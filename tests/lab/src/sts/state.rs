@@ -1,7 +1,7 @@
 //! What the STS double knows and how it decides, with no I/O.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -150,7 +150,8 @@ impl State {
         if let Some(refusal) = wire::stale(signed, now).filter(|_| self.check_date) {
             return Err(refusal);
         }
-        if expiration.is_some_and(|expiration| SystemTime::from(now) >= expiration) {
+        let is_valid = |end: SystemTime| SystemTime::try_from(now).is_ok_and(|now| now < end);
+        if expiration.is_some_and(|expiration| !is_valid(expiration)) {
             let message = "The security token included in the request is expired";
             return Err(Refusal::new(403, "ExpiredToken", message));
         }
@@ -201,9 +202,9 @@ impl State {
         let keys = Keys::new(self.planted.as_deref());
         let seconds = self.lifetime.map_or(session.duration, |lifetime| lifetime.min(session.duration));
         // The real service gives whole seconds.
-        let start = Timestamp::from_second(self.now().as_second()).unwrap_or_else(|_| self.now());
+        let start = UNIX_EPOCH + Duration::from_secs(u64::try_from(self.now().as_second()).unwrap_or_default());
         let issued = Issued {
-            expiration: SystemTime::from(start) + Duration::from_secs(seconds.into()),
+            expiration: start + Duration::from_secs(seconds.into()),
             session: Caller {
                 arn: role.session(session_name),
                 account: role.account.to_owned(),

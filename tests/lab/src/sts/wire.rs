@@ -177,7 +177,7 @@ impl<'a> Signature<'a> {
 /// Reads the date of a signature, `20260131T235959Z`.
 pub(super) fn signed_at(text: &str) -> Option<Timestamp> {
     let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
-    Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    Some(time.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?.timestamp())
 }
 
 /// Why a signature's date is refused at `now`, if it is.
