@@ -4,7 +4,7 @@
 
 mod decide;
 
-pub use decide::{Decision, DenyReason, Grant, ListSource, NotYet, RoleSource, ServiceAccount, Subject};
+pub use decide::{Decision, Grant, ListSource, NotReady, RoleSource, ServiceAccount, Subject};
 
 use std::collections::HashMap;
 use std::sync::Arc;

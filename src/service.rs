@@ -34,10 +34,11 @@ use crate::clock::Clock;
 use crate::deadline::Deadline;
 use crate::imds::{self, Fact, Listing, Route, classify, session_token};
 use crate::issuer::Issuer;
+use crate::types::DenialReason;
 
 use outcome::{Answer, Failure, Outcome};
 use request::{BUDGET, Caller, Request};
-use resolution::{Denied, DeniedReason};
+use resolution::Denied;
 
 /// Answers the requests of pods.
 pub struct MetadataService<K, I, C> {
@@ -145,8 +146,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     async fn credentials(&self, request: &mut Request<'_>, role: &str, extended: bool, ttl: Option<u32>) -> Outcome {
         let (granted, policy) = self.granted(request).await?;
         if granted.request.role.name() != role {
-            let own = granted.request.role.clone();
-            return Err(granted.caller.denied(DeniedReason::WrongRole { own }).into());
+            let own = granted.request.role.name().to_owned();
+            return Err(granted.caller.denied(DenialReason::WrongRole { own }).into());
         }
         let issued = self.issued(request, &granted, &policy).await?;
         Ok(Answer::Credentials { granted, issued, extended, ttl })
@@ -182,10 +183,10 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     }
 
     fn report_denial(&self, denied: &Denied) {
-        let (denial, explain) = (denied.reason.denial(), || denied.reason.explain());
+        let (denial, explain) = (denied.reason.denial(), || denied.reason.to_string());
         for claimant in &denied.claimants {
             // A denial by STS has the audit line of its call, which all requests that wait for it share.
-            if !matches!(denied.reason, DeniedReason::Issuer { .. }) {
+            if !matches!(denied.reason, DenialReason::AssumeRoleRefused { .. }) {
                 let subject = Subject { pod: &claimant.pod, container: claimant.container.as_ref() };
                 self.deps.audit.denial(&subject, denial, explain);
             }

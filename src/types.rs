@@ -1,7 +1,9 @@
-//! The vocabulary every layer shares: parsed once at the edge, never a bare string after that.
+//! The types that every layer shares. Text from outside is parsed into them once, at the edge.
 
 mod allow;
+mod annotation;
 mod causes;
+mod closed_set;
 mod credentials;
 mod denial;
 mod pod;
@@ -9,9 +11,11 @@ mod role;
 mod session;
 
 pub use allow::{AllowList, AllowListError, Glob};
+pub use annotation::{AnnotationKey, SetBy};
 pub use causes::causes;
+pub(crate) use closed_set::closed_set;
 pub use credentials::{Credentials, Secret};
-pub use denial::{Denial, DenialClass};
+pub use denial::{Denial, DenialClass, DenialReason};
 pub use pod::{
     Annotation, BadAnnotation, ContainerId, ContainerRole, KernelIdentity, NamespaceEntry, PodEntry, PodUid,
     ServiceAccountEntry,

@@ -36,6 +36,8 @@ mod scrape;
 mod support;
 #[path = "addon/taint.rs"]
 mod taint;
+#[path = "addon/targets.rs"]
+mod targets;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,11 @@
 #[path = "docs/words.rs"]
 mod words;
 
+#[path = "docs/tables.rs"]
+mod tables;
+#[path = "addon/targets.rs"]
+mod targets;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -94,7 +94,7 @@ pub fn main(args: ExplainArgs, environment: &HashMap<String, String>) -> ExitCod
             match report.decision {
                 Verdict::Allow => ExitCode::SUCCESS,
                 Verdict::Deny => ExitCode::from(DENIED),
-                Verdict::NotYet => ExitCode::from(NO_ANSWER),
+                Verdict::NotReady => ExitCode::from(NO_ANSWER),
             }
         }
         Err(Failure::Usage(problems)) => {

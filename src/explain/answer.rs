@@ -7,12 +7,9 @@ use serde_json::json;
 use super::documents::{Asked, Objects, started};
 use super::report::{Answer, ContainerReport, ListReport, PodReport, Requested, Verdict};
 use super::{ExplainError, Origin, Terms};
-use crate::pods::convert::{ALLOWED_ROLES, CONTAINER_ROLE, IRSA_ROLE, PERMITTED, ROLE};
 use crate::pods::index::{Index, Lookup};
-use crate::policy::{
-    Decision, DenyReason, ListSource, NotYet, RoleSource, Rules, ServiceAccount, SessionScope, Subject,
-};
-use crate::types::{AllowList, ContainerId, Glob, NamespaceEntry, PodEntry, RoleArn};
+use crate::policy::{Decision, ListSource, NotReady, RoleSource, Rules, ServiceAccount, SessionScope, Subject};
+use crate::types::{AllowList, AnnotationKey, ContainerId, DenialReason, Glob, NamespaceEntry, PodEntry, RoleArn};
 
 /// As much of an annotation as is shown.
 const SHOWN: usize = 256;
@@ -69,13 +66,13 @@ struct View<'a> {
 impl View<'_> {
     fn container(&self, pod: &PodEntry, name: &str) -> ContainerReport {
         let id = pod.containers.iter().find(|(_, known)| **known == *name).map(|(id, _)| id);
-        let answer = self.answer(self.subject(pod, id), name);
-        let waits = id.is_none() && answer.reason == Some(NotYet::Container.name());
+        let answer = self.answer(self.subject(pod, id));
+        let waits = id.is_none() && answer.reason == Some(NotReady::Container.name());
         let once_started = waits.then(|| {
             let mut later = pod.clone();
             later.containers = started(0, name).into_iter().collect();
             let id = later.containers.first().map(|(id, _)| id);
-            self.answer(self.subject(&later, id), name)
+            self.answer(self.subject(&later, id))
         });
         let id = id.filter(|_| self.asked.created).map(ToString::to_string);
         ContainerReport { name: name.into(), id, answer, once_started }
@@ -88,12 +85,12 @@ impl View<'_> {
         Subject { pod, container, namespace: self.index.namespace(&pod.namespace).map(Arc::as_ref), service_account }
     }
 
-    fn answer(&self, subject: Subject<'_>, container: &str) -> Answer {
+    fn answer(&self, subject: Subject<'_>) -> Answer {
         let decision = self.rules.decide(subject);
         let source = subject.source().ok();
         let role = source.and_then(|source| self.rules.role_of(source).ok());
         let mut answer = Answer {
-            requested: source.and_then(|source| self.requested(source, subject.pod, container)),
+            requested: source.and_then(|source| self.requested(source, subject.pod)),
             under_ceiling: role.as_ref().map(|role| self.rules.under_ceiling(role)),
             on_lists: role.as_ref().map(|role| self.holding(role, subject)).unwrap_or_default(),
             role: role.map(|role| role.to_string()),
@@ -119,13 +116,13 @@ impl View<'_> {
                 let denial = reason.denial();
                 answer.decision = Verdict::Deny;
                 answer.reason = Some(denial.name());
-                answer.why = Some(reason.explain());
+                answer.why = Some(reason.to_string());
                 answer.fix = Some(denial.fix().into());
                 answer.command = subject.namespace.and_then(|namespace| self.command(&reason, namespace));
             }
-            Decision::NotYet(what) => {
+            Decision::NotReady(what) => {
                 let (why, fix) = self.missing(what, subject.pod);
-                answer.decision = Verdict::NotYet;
+                answer.decision = Verdict::NotReady;
                 answer.reason = Some(what.name());
                 answer.why = Some(why);
                 answer.fix = Some(fix);
@@ -134,22 +131,20 @@ impl View<'_> {
         answer
     }
 
-    fn requested(&self, source: RoleSource<'_>, pod: &PodEntry, container: &str) -> Option<Requested> {
-        let (source, annotation, value) = match source {
+    fn requested(&self, source: RoleSource<'_>, pod: &PodEntry) -> Option<Requested> {
+        let annotation = source.key()?;
+        let of_pod = || self.asked.annotations.get(&annotation).cloned();
+        let (source, value) = match source {
             RoleSource::Nowhere => return None,
-            RoleSource::Container(_) => {
-                let key = format!("{CONTAINER_ROLE}{container}");
-                let value = self.asked.annotations.get(&key).cloned();
-                ("container", key, value)
-            }
-            RoleSource::Pod(_) => ("pod", ROLE.into(), self.asked.annotations.get(ROLE).cloned()),
+            RoleSource::Container(_) => ("container", of_pod()),
+            RoleSource::Pod(_) => ("pod", of_pod()),
             RoleSource::ServiceAccount(_) => {
                 let account = self.objects.service_accounts.iter().rev().map(|object| &object.metadata).find(|meta| {
                     meta.name.as_deref() == Some(&*pod.service_account)
                         && meta.namespace.as_deref() == Some(&*pod.namespace)
                 });
-                let value = account.and_then(|meta| meta.annotations.as_ref()?.get(IRSA_ROLE).cloned());
-                ("service-account", IRSA_ROLE.into(), value)
+                let value = account.and_then(|meta| meta.annotations.as_ref()?.get(&annotation).cloned());
+                ("service-account", value)
             }
         };
         Some(Requested { source, annotation, value: clipped(&value.unwrap_or_default()) })
@@ -193,23 +188,23 @@ impl View<'_> {
         }
     }
 
-    fn missing(&self, what: NotYet, pod: &PodEntry) -> (String, String) {
+    fn missing(&self, what: NotReady, pod: &PodEntry) -> (String, String) {
         let (namespace, account) = (&pod.namespace, &pod.service_account);
         match (what, self.terms.origin) {
-            (NotYet::Container, _) => (
+            (NotReady::Container, _) => (
                 "the pod gives containers roles of their own, and its status does not show this container's id yet"
                     .into(),
                 "Wait until the container has started; until then podrole tells it to come again (503), as SDKs do."
                     .into(),
             ),
-            (NotYet::Namespace, Origin::Files) => (
+            (NotReady::Namespace, Origin::Files) => (
                 format!("namespace {namespace} is not among the files, so nobody can say what it allows"),
                 format!("Add it: kubectl get namespace {namespace} -o yaml | podrole explain -f FILE -f -"),
             ),
-            (NotYet::Namespace, Origin::Api) => {
+            (NotReady::Namespace, Origin::Api) => {
                 (format!("namespace {namespace} is not there"), "Look again: it may be on its way out.".into())
             }
-            (NotYet::ServiceAccount, Origin::Files) => (
+            (NotReady::ServiceAccount, Origin::Files) => (
                 format!(
                     "service account {account} of namespace {namespace} is not among the files, and may name a role"
                 ),
@@ -217,7 +212,7 @@ impl View<'_> {
                     "Add it: kubectl get -n {namespace} serviceaccount {account} -o yaml | podrole explain -f FILE -f -"
                 ),
             ),
-            (NotYet::ServiceAccount, Origin::Api) => (
+            (NotReady::ServiceAccount, Origin::Api) => (
                 format!("service account {account} of namespace {namespace} is not there"),
                 "Make the service account anew, or give the pod a role by annotation.".into(),
             ),
@@ -225,8 +220,8 @@ impl View<'_> {
     }
 
     /// The command that lets a role into a namespace, where it is short and safe to paste.
-    fn command(&self, reason: &DenyReason, namespace: &NamespaceEntry) -> Option<String> {
-        let DenyReason::NamespaceNotPermitted(role) = reason else { return None };
+    fn command(&self, reason: &DenialReason, namespace: &NamespaceEntry) -> Option<String> {
+        let DenialReason::NamespaceNotPermitted { role } = reason else { return None };
         let mut patterns: Vec<&str> = match &namespace.allowed_roles {
             None => Vec::new(),
             Some(Ok(AllowList::Globs(globs))) => globs.iter().map(Glob::as_str).collect(),
@@ -235,9 +230,10 @@ impl View<'_> {
         patterns.push(role.as_str().strip_prefix(self.rules.base.as_str()).unwrap_or(role.as_str()));
         let value = json!(patterns).to_string();
         let plain = namespace.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let key = AnnotationKey::AllowedRoles;
         let overwrite = if namespace.allowed_roles.is_some() { " --overwrite" } else { "" };
         (plain && !value.contains('\'') && value.len() <= MAX_COMMAND)
-            .then(|| format!("kubectl annotate namespace {}{overwrite} '{ALLOWED_ROLES}={value}'", namespace.name))
+            .then(|| format!("kubectl annotate namespace {}{overwrite} '{key}={value}'", namespace.name))
     }
 
     fn notes(&self, pod: &PodEntry) -> Vec<String> {
@@ -266,15 +262,19 @@ impl View<'_> {
             .container_roles
             .iter()
             .filter(|over| !self.asked.containers.iter().any(|name| **name == *over.container));
-        notes.extend(unknown.map(|over| format!("{CONTAINER_ROLE}{} names no container of this pod", over.container)));
+        notes.extend(
+            unknown.map(|over| {
+                format!("{}{} names no container of this pod", AnnotationKey::ContainerRole, over.container)
+            }),
+        );
         notes
     }
 }
 
 fn list_name(source: ListSource) -> &'static str {
     match source {
-        ListSource::AllowedRoles => ALLOWED_ROLES,
-        ListSource::Permitted => PERMITTED,
+        ListSource::AllowedRoles => AnnotationKey::AllowedRoles.name(),
+        ListSource::Permitted => AnnotationKey::Permitted.name(),
         ListSource::Admin => "--allow",
     }
 }

@@ -107,7 +107,7 @@ impl Page {
 
     fn answer(&mut self, answer: &Answer) {
         match &answer.requested {
-            None if answer.decision == Verdict::NotYet => {}
+            None if answer.decision == Verdict::NotReady => {}
             None => self.line("Requested", "nothing"),
             Some(asked) => {
                 self.line(
@@ -127,7 +127,7 @@ impl Page {
         }
         let word = match answer.decision {
             Verdict::Allow => "ALLOW",
-            Verdict::NotYet => "NOT YET",
+            Verdict::NotReady => "NOT YET",
             Verdict::Deny => "DENY",
         };
         self.line("Decision", &format!("{word}  {}", answer.reason.unwrap_or_default()));

@@ -26,7 +26,8 @@ pub enum Verdict {
     /// The role is given.
     Allow,
     /// Neither: something has not been seen yet.
-    NotYet,
+    #[serde(rename = "not-yet")]
+    NotReady,
     /// Nothing is given.
     Deny,
 }
@@ -147,7 +148,7 @@ pub struct RulesReport {
 impl Report {
     pub(super) fn new(pods: Vec<PodReport>, rules: &Rules, service_accounts: bool, assumed: Vec<String>) -> Self {
         let containers = pods.iter().flat_map(|pod| &pod.containers);
-        let worst = containers.map(|container| container.answer.decision).max().unwrap_or(Verdict::NotYet);
+        let worst = containers.map(|container| container.answer.decision).max().unwrap_or(Verdict::NotReady);
         Self {
             schema: "podrole.explain/v1",
             decision: worst,

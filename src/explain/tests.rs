@@ -92,7 +92,7 @@ fn containers_that_differ_and_one_that_has_not_started() {
         json!({"iam.amazonaws.com/role": "web", "podrole.dev/role.log": "log", "podrole.dev/role.typo": "x"}),
         json!({"iam.amazonaws.com/allowed-roles": "[\"*\"]"}),
     );
-    assert_eq!(report.decision, Verdict::NotYet);
+    assert_eq!(report.decision, Verdict::NotReady);
     let [app, log] = report.pods[0].containers.as_slice() else { panic!("{report:?}") };
     assert_eq!((app.id.as_deref(), app.answer.decision, &app.once_started), (Some("aa"), Verdict::Allow, &None));
     assert_eq!((&log.id, log.answer.reason), (&None, Some("container_unknown")));
@@ -133,7 +133,7 @@ fn a_template_is_answered_as_its_pods_will_be() {
 #[test]
 fn what_is_missing_is_said() {
     let report = explained(&pod(&json!({"iam.amazonaws.com/role": "web"})).to_string());
-    assert_eq!(report.decision, Verdict::NotYet);
+    assert_eq!(report.decision, Verdict::NotReady);
     assert!(report.text().contains("kubectl get namespace shop -o yaml"), "{}", report.text());
 
     let error =

@@ -10,30 +10,9 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::types::{
-    AllowList, Annotation, BadAnnotation, ContainerId, ContainerRole, ExternalId, NamespaceEntry, PodEntry, PodUid,
-    RoleRef, ServiceAccountEntry, SessionNameError,
+    AllowList, AllowListError, Annotation, AnnotationKey, BadAnnotation, ContainerId, ContainerRole, ExternalId,
+    NamespaceEntry, PodEntry, PodUid, RoleRef, ServiceAccountEntry, SessionNameError,
 };
-
-/// The pod's role: kube2iam's and kiam's key.
-pub const ROLE: &str = "iam.amazonaws.com/role";
-/// The external id to assume the role with.
-pub const EXTERNAL_ID: &str = "iam.amazonaws.com/external-id";
-/// A session name of the pod owner's choosing.
-pub const SESSION_NAME: &str = "iam.amazonaws.com/session-name";
-/// A namespace's list of globs: kube2iam's key.
-pub const ALLOWED_ROLES: &str = "iam.amazonaws.com/allowed-roles";
-/// A namespace's regular expression: kiam's key.
-pub const PERMITTED: &str = "iam.amazonaws.com/permitted";
-/// A namespace whose pods may ask without a session token: `allow`.
-pub const IMDS_V1: &str = "podrole.dev/imds-v1";
-/// Overrides the role of one container: the container's name follows.
-pub const CONTAINER_ROLE: &str = "podrole.dev/role.";
-/// A service account's role: IRSA's key.
-pub const IRSA_ROLE: &str = "eks.amazonaws.com/role-arn";
-
-const STATIC_POD_KEYS: [&str; 2] = ["kubernetes.io/config.hash", "kubernetes.io/config.mirror"];
-/// The bookmark that ends a streamed first list carries this; a watcher that cannot see it never becomes ready.
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// A pod as it comes over the wire, less all that is not used.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -126,11 +105,13 @@ pub fn pod_entry(pod: &SlimPod) -> Option<PodEntry> {
         host_network: spec.host_network == Some(true),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         can_sniff: spec.all_containers().any(Container::can_sniff),
-        role: annotations.role(ROLE),
+        role: annotations.role(AnnotationKey::Role),
         external_id: annotations.external_id(),
-        session_name: annotations.get(SESSION_NAME).map(|text| match ExternalId::parse(text) {
+        session_name: annotations.get(AnnotationKey::SessionName).map(|text| match ExternalId::parse(text) {
             // Only a bound on what is kept: the session name's own rules need the UID and are checked where it is made.
-            Err(error @ SessionNameError::Length) => Err(BadAnnotation::Session { key: SESSION_NAME.into(), error }),
+            Err(error @ SessionNameError::Length) => {
+                Err(BadAnnotation::Session { key: AnnotationKey::SessionName.name().into(), error })
+            }
             Err(SessionNameError::Character) | Ok(_) => Ok(text.into()),
         }),
         container_roles: annotations.container_roles(),
@@ -142,17 +123,17 @@ pub fn pod_entry(pod: &SlimPod) -> Option<PodEntry> {
 /// The entry for a namespace.
 pub fn namespace_entry(object: &SlimMeta) -> Option<NamespaceEntry> {
     let annotations = Annotations(object.metadata.annotations.as_ref());
-    let list = |key: &str, parse: fn(&str) -> Result<AllowList, crate::types::AllowListError>| {
+    let list = |key: AnnotationKey, parse: fn(&str) -> Result<AllowList, AllowListError>| {
         annotations
             .get(key)
-            .map(|text| parse(text).map_err(|error| BadAnnotation::AllowList { key: key.into(), error }))
+            .map(|text| parse(text).map_err(|error| BadAnnotation::AllowList { key: key.name().into(), error }))
     };
     Some(NamespaceEntry {
         name: object.metadata.name.as_deref()?.into(),
-        allowed_roles: list(ALLOWED_ROLES, AllowList::from_json),
-        permitted: list(PERMITTED, AllowList::from_regex),
+        allowed_roles: list(AnnotationKey::AllowedRoles, AllowList::from_json),
+        permitted: list(AnnotationKey::Permitted, AllowList::from_regex),
         external_id: annotations.external_id(),
-        imds_v1: annotations.get(IMDS_V1) == Some("allow"),
+        imds_v1: annotations.get(AnnotationKey::ImdsV1) == Some("allow"),
     })
 }
 
@@ -161,36 +142,40 @@ pub fn service_account_entry(object: &SlimMeta) -> Option<ServiceAccountEntry> {
     Some(ServiceAccountEntry {
         namespace: object.metadata.namespace.as_deref()?.into(),
         name: object.metadata.name.as_deref()?.into(),
-        role: Annotations(object.metadata.annotations.as_ref()).role(IRSA_ROLE),
+        role: Annotations(object.metadata.annotations.as_ref()).role(AnnotationKey::ServiceAccountRole),
     })
 }
 
 struct Annotations<'a>(Option<&'a BTreeMap<String, String>>);
 
 impl<'a> Annotations<'a> {
-    fn get(&self, key: &str) -> Option<&'a str> {
-        self.0?.get(key).map(String::as_str)
+    fn get(&self, key: AnnotationKey) -> Option<&'a str> {
+        self.0?.get(key.name()).map(String::as_str)
     }
 
-    fn role(&self, key: &str) -> Option<Annotation<RoleRef>> {
-        self.get(key).map(|text| RoleRef::parse(text).map_err(|error| BadAnnotation::Role { key: key.into(), error }))
+    fn role(&self, key: AnnotationKey) -> Option<Annotation<RoleRef>> {
+        self.get(key)
+            .map(|text| RoleRef::parse(text).map_err(|error| BadAnnotation::Role { key: key.name().into(), error }))
     }
 
     fn external_id(&self) -> Option<Annotation<ExternalId>> {
-        let bad = |error| BadAnnotation::Session { key: EXTERNAL_ID.into(), error };
-        self.get(EXTERNAL_ID).map(|text| ExternalId::parse(text).map_err(bad))
+        let bad = |error| BadAnnotation::Session { key: AnnotationKey::ExternalId.name().into(), error };
+        self.get(AnnotationKey::ExternalId).map(|text| ExternalId::parse(text).map_err(bad))
     }
 
     /// The kubelet names a static pod's cgroup by its config hash. Anybody can write that annotation, so only the hash's exact form
     /// counts, and the index never lets it shadow a real UID.
     fn cgroup_uid(&self, uid: &PodUid) -> Option<PodUid> {
-        let hash = STATIC_POD_KEYS.iter().find_map(|key| self.get(key)).and_then(PodUid::parse)?;
+        let hash = [AnnotationKey::ConfigHash, AnnotationKey::ConfigMirror]
+            .into_iter()
+            .find_map(|key| self.get(key))
+            .and_then(PodUid::parse)?;
         (hash.is_config_hash() && hash != *uid).then_some(hash)
     }
 
     fn container_roles(&self) -> Box<[ContainerRole]> {
         let overrides = self.0.into_iter().flatten().filter_map(|(key, text)| {
-            let container = key.strip_prefix(CONTAINER_ROLE)?;
+            let container = key.strip_prefix(AnnotationKey::ContainerRole.name())?;
             let role = match text.trim() {
                 "" => Ok(None),
                 text => RoleRef::parse(text).map(Some),
@@ -263,12 +248,6 @@ fn slim_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D
     })
 }
 
-fn is_known(key: &str) -> bool {
-    [ROLE, EXTERNAL_ID, SESSION_NAME, ALLOWED_ROLES, PERMITTED, IMDS_V1, IRSA_ROLE, INITIAL_EVENTS_END].contains(&key)
-        || STATIC_POD_KEYS.contains(&key)
-        || key.starts_with(CONTAINER_ROLE)
-}
-
 fn known_annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     struct Known;
     impl<'de> Visitor<'de> for Known {
@@ -285,7 +264,7 @@ fn known_annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
         fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
             let mut known = BTreeMap::new();
             while let Some(key) = map.next_key::<String>()? {
-                if is_known(&key) {
+                if AnnotationKey::parse(&key).is_some() {
                     known.insert(key, map.next_value()?);
                 } else {
                     map.next_value::<IgnoredAny>()?;
@@ -302,6 +281,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    const ROLE: &str = AnnotationKey::Role.name();
+    const EXTERNAL_ID: &str = AnnotationKey::ExternalId.name();
+    const SESSION_NAME: &str = AnnotationKey::SessionName.name();
 
     fn entry(object: Value) -> PodEntry {
         pod_entry(&serde_json::from_value(object).unwrap()).unwrap()

@@ -2,8 +2,8 @@
 
 use super::{ContainerRoles, Rules, SessionScope};
 use crate::types::{
-    AllowList, Annotation, BadAnnotation, ContainerId, ContainerRole, Denial, ExternalId, NamespaceEntry, PodEntry,
-    RoleArn, RoleRef, ServiceAccountEntry, SessionName,
+    AllowList, Annotation, AnnotationKey, BadAnnotation, ContainerId, ContainerRole, DenialReason, ExternalId,
+    NamespaceEntry, PodEntry, RoleArn, RoleRef, ServiceAccountEntry, SessionName, closed_set,
 };
 
 /// Whom a decision is about. `None` means "the watch has not shown it", never "it does not exist".
@@ -50,9 +50,9 @@ pub enum Decision {
     /// This role, with these inputs to STS.
     Allow(Grant),
     /// Nothing, for this reason; it holds until an object changes.
-    Deny(DenyReason),
-    /// Not decidable yet: hold the request, the watch will tell.
-    NotYet(NotYet),
+    Deny(DenialReason),
+    /// Not known yet: the request waits until the watch shows more.
+    NotReady(NotReady),
 }
 
 /// Everything of an STS call that depends on the pod.
@@ -66,40 +66,16 @@ pub struct Grant {
     pub external_id: Option<ExternalId>,
 }
 
-/// Why a pod gets nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DenyReason {
-    /// A role above `--role-ceiling`.
-    AboveCeiling(RoleArn),
-    /// The namespace's list cannot be read, and no other list allows the role.
-    BadAllowList(BadAnnotation),
-    /// The external id cannot be used.
-    BadExternalId(BadAnnotation),
-    /// The role cannot be read.
-    BadRole(BadAnnotation),
-    /// The session name cannot be used.
-    BadSessionName(BadAnnotation),
-    /// `--container-roles=strict`, and a container of the pod may sniff.
-    ContainerRolesRefused,
-    /// No list of the namespace, nor the administrator's, allows the role.
-    NamespaceNotPermitted(RoleArn),
-    /// The pod asks for no role.
-    NoRole,
-    /// The role is podrole's own, its first hop's, or the node's.
-    OwnRole(RoleArn),
-    /// The pod has ended.
-    PodFinished,
-}
-
-/// What a decision waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotYet {
-    /// The pod has per-container roles and its statuses do not show this container yet.
-    Container,
-    /// The watch has not shown the namespace.
-    Namespace,
-    /// The watch has not shown the service account.
-    ServiceAccount,
+closed_set! {
+    /// What a decision waits for. The name is the outcome of such a request in `podrole_http_requests_total`.
+    pub enum NotReady {
+        /// The pod has per-container roles, and its status does not show this container yet.
+        Container = "container_unknown",
+        /// The watch has not shown the namespace.
+        Namespace = "namespace_unknown",
+        /// The watch has not shown the service account.
+        ServiceAccount = "service_account_unknown",
+    }
 }
 
 /// A list that may allow a namespace's pods a role.
@@ -130,11 +106,11 @@ impl<'a> ServiceAccount<'a> {
 
 impl<'a> Subject<'a> {
     /// Where the role is asked for.
-    pub fn source(self) -> Result<RoleSource<'a>, NotYet> {
+    pub fn source(self) -> Result<RoleSource<'a>, NotReady> {
         let pod = self.pod;
         if !pod.container_roles.is_empty() {
             // An id that the statuses do not show may be the container with the override: the pod's role would be the wrong one.
-            let name = self.container.and_then(|id| pod.container_name(id)).ok_or(NotYet::Container)?;
+            let name = self.container.and_then(|id| pod.container_name(id)).ok_or(NotReady::Container)?;
             if let Some(over) = pod.container_roles.iter().find(|over| over.container == *name) {
                 return Ok(RoleSource::Container(over));
             }
@@ -144,10 +120,24 @@ impl<'a> Subject<'a> {
         }
         match self.service_account {
             ServiceAccount::Off => Ok(RoleSource::Nowhere),
-            ServiceAccount::Unseen => Err(NotYet::ServiceAccount),
+            ServiceAccount::Unseen => Err(NotReady::ServiceAccount),
             ServiceAccount::Seen(account) => {
                 Ok(account.role.as_ref().map_or(RoleSource::Nowhere, RoleSource::ServiceAccount))
             }
+        }
+    }
+}
+
+// === impl RoleSource ===
+
+impl RoleSource<'_> {
+    /// The key of the annotation that asks for the role.
+    pub fn key(self) -> Option<String> {
+        match self {
+            Self::Container(over) => Some(format!("{}{}", AnnotationKey::ContainerRole, over.container)),
+            Self::Pod(_) => Some(AnnotationKey::Role.to_string()),
+            Self::ServiceAccount(_) => Some(AnnotationKey::ServiceAccountRole.to_string()),
+            Self::Nowhere => None,
         }
     }
 }
@@ -159,39 +149,41 @@ impl Rules {
     pub fn decide(&self, subject: Subject<'_>) -> Decision {
         match self.grant(subject) {
             Ok(grant) => Decision::Allow(grant),
-            Err(Refusal::Deny(reason)) => Decision::Deny(reason),
-            Err(Refusal::NotYet(what)) => Decision::NotYet(what),
+            Err(NoGrant::Denied(reason)) => Decision::Deny(reason),
+            Err(NoGrant::NotReady(what)) => Decision::NotReady(what),
         }
     }
 
-    fn grant(&self, subject: Subject<'_>) -> Result<Grant, Refusal> {
+    fn grant(&self, subject: Subject<'_>) -> Result<Grant, NoGrant> {
         let pod = subject.pod;
-        // First, as whoever serves requests must have seen it before it asks here.
-        let namespace = subject.namespace.ok_or(Refusal::NotYet(NotYet::Namespace))?;
+        // First, because the metadata service waits for the namespace before it asks for a decision.
+        let namespace = subject.namespace.ok_or(NotReady::Namespace)?;
         if pod.finished {
-            return Err(DenyReason::PodFinished.into());
+            return Err(DenialReason::PodFinished.into());
         }
         match self.container_roles {
             ContainerRoles::Strict if pod.can_sniff && !pod.container_roles.is_empty() => {
-                return Err(DenyReason::ContainerRolesRefused.into());
+                return Err(DenialReason::ContainerRolesRefused.into());
             }
             ContainerRoles::Strict | ContainerRoles::Shared => {}
         }
-        let role = self.role_of(subject.source().map_err(Refusal::NotYet)?)?;
+        let role = self.role_of(subject.source()?)?;
         self.check(&role, namespace)?;
         Ok(Grant { session_name: self.session_name(pod)?, external_id: external_id(pod, namespace)?, role })
     }
 
     /// The whole ARN of the role that `source` asks for.
-    pub fn role_of(&self, source: RoleSource<'_>) -> Result<RoleArn, DenyReason> {
+    pub fn role_of(&self, source: RoleSource<'_>) -> Result<RoleArn, DenialReason> {
         let role = match source {
             RoleSource::Container(over) => over.role.as_ref().map(Option::as_ref),
             RoleSource::Pod(role) | RoleSource::ServiceAccount(role) => role.as_ref().map(Some),
             RoleSource::Nowhere => Ok(None),
         };
-        let role = role.map_err(|bad| DenyReason::BadRole(bad.clone()))?.ok_or(DenyReason::NoRole)?;
+        let role = role.map_err(|bad| DenialReason::BadRole { bad: bad.clone() })?.ok_or(DenialReason::NoRole)?;
         role.resolve(&self.base).map_err(|error| {
-            DenyReason::BadRole(BadAnnotation::Role { key: "role, completed with --base-role-arn,".into(), error })
+            let key = source.key().unwrap_or_default();
+            let key = format!("{key}, completed with --base-role-arn,").into();
+            DenialReason::BadRole { bad: BadAnnotation::Role { key, error } }
         })
     }
 
@@ -228,12 +220,12 @@ impl Rules {
         self.lists(name, namespace).filter(move |(_, list)| holds(*list)).map(|(source, _)| source)
     }
 
-    fn check(&self, role: &RoleArn, namespace: &NamespaceEntry) -> Result<(), DenyReason> {
+    fn check(&self, role: &RoleArn, namespace: &NamespaceEntry) -> Result<(), DenialReason> {
         if self.own_roles.iter().any(|own| own.is_same_role(role)) {
-            return Err(DenyReason::OwnRole(role.clone()));
+            return Err(DenialReason::OwnRole { role: role.clone() });
         }
         if !self.under_ceiling(role) {
-            return Err(DenyReason::AboveCeiling(role.clone()));
+            return Err(DenialReason::AboveCeiling { role: role.clone() });
         }
         if self.lists_holding(role, &namespace.name, Some(namespace)).next().is_some() {
             return Ok(());
@@ -244,19 +236,17 @@ impl Rules {
         }
         // A list that cannot be read is a list: somebody meant to restrict.
         Err(match lists.find_map(Result::err) {
-            Some(bad) => DenyReason::BadAllowList(bad.clone()),
-            None => DenyReason::NamespaceNotPermitted(role.clone()),
+            Some(bad) => DenialReason::BadAllowList { bad: bad.clone() },
+            None => DenialReason::NamespaceNotPermitted { role: role.clone() },
         })
     }
 
-    fn session_name(&self, pod: &PodEntry) -> Result<SessionName, DenyReason> {
+    fn session_name(&self, pod: &PodEntry) -> Result<SessionName, DenialReason> {
         if let Some(custom) = &pod.session_name {
-            let text = custom.as_ref().map_err(|bad| DenyReason::BadSessionName(bad.clone()))?;
+            let text = custom.as_ref().map_err(|bad| DenialReason::BadSessionName { bad: bad.clone() })?;
             return SessionName::custom(text, &pod.uid).map_err(|error| {
-                DenyReason::BadSessionName(BadAnnotation::Session {
-                    key: "iam.amazonaws.com/session-name".into(),
-                    error,
-                })
+                let bad = BadAnnotation::Session { key: AnnotationKey::SessionName.name().into(), error };
+                DenialReason::BadSessionName { bad }
             });
         }
         Ok(match self.session_scope {
@@ -268,79 +258,26 @@ impl Rules {
 }
 
 /// The namespace's id wins: it is the namespace's owner who vouches for what its pods may claim to be.
-fn external_id(pod: &PodEntry, namespace: &NamespaceEntry) -> Result<Option<ExternalId>, DenyReason> {
+fn external_id(pod: &PodEntry, namespace: &NamespaceEntry) -> Result<Option<ExternalId>, DenialReason> {
     let id = namespace.external_id.as_ref().or(pod.external_id.as_ref());
-    id.cloned().transpose().map_err(DenyReason::BadExternalId)
+    id.cloned().transpose().map_err(|bad| DenialReason::BadExternalId { bad })
 }
 
-enum Refusal {
-    Deny(DenyReason),
-    NotYet(NotYet),
+/// Why there is no grant.
+enum NoGrant {
+    Denied(DenialReason),
+    NotReady(NotReady),
 }
 
-impl From<DenyReason> for Refusal {
-    fn from(reason: DenyReason) -> Self {
-        Self::Deny(reason)
+impl From<DenialReason> for NoGrant {
+    fn from(reason: DenialReason) -> Self {
+        Self::Denied(reason)
     }
 }
 
-// === impl DenyReason ===
-
-impl DenyReason {
-    /// The same in the closed list that all of podrole shares.
-    pub fn denial(&self) -> Denial {
-        match self {
-            Self::AboveCeiling(_) => Denial::AboveCeiling,
-            Self::BadAllowList(_) => Denial::BadAllowList,
-            Self::BadExternalId(_) => Denial::BadExternalId,
-            Self::BadRole(_) => Denial::BadRole,
-            Self::BadSessionName(_) => Denial::BadSessionName,
-            Self::ContainerRolesRefused => Denial::ContainerRolesRefused,
-            Self::NamespaceNotPermitted(_) => Denial::NamespaceNotPermitted,
-            Self::NoRole => Denial::NoRole,
-            Self::OwnRole(_) => Denial::OwnRole,
-            Self::PodFinished => Denial::PodFinished,
-        }
-    }
-
-    /// One sentence for people: what, why, and what to do.
-    pub fn explain(&self) -> String {
-        match self {
-            Self::AboveCeiling(role) => {
-                format!("role {role} is outside --role-ceiling; ask the cluster's administrator")
-            }
-            Self::BadAllowList(bad) => format!("the namespace's list of roles is unusable: {bad}"),
-            Self::BadExternalId(bad) => format!("the external id is unusable: {bad}"),
-            Self::BadRole(bad) => format!("the role is unusable: {bad}"),
-            Self::BadSessionName(bad) => format!("the session name is unusable: {bad}"),
-            Self::ContainerRolesRefused => {
-                "--container-roles=strict: a container of this pod may read its siblings' packets; \
-                 drop NET_RAW in every container, or use one role for the pod"
-                    .into()
-            }
-            Self::NamespaceNotPermitted(role) => format!(
-                "no list allows role {role} in this namespace; add it to the namespace's annotation \
-                 iam.amazonaws.com/allowed-roles"
-            ),
-            Self::NoRole => "the pod asks for no role; annotate it with iam.amazonaws.com/role".into(),
-            Self::OwnRole(role) => {
-                format!("role {role} is podrole's own or the node's, and is given to no pod; choose another")
-            }
-            Self::PodFinished => "the pod has ended".into(),
-        }
-    }
-}
-
-// === impl NotYet ===
-
-impl NotYet {
-    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Container => "container_unknown",
-            Self::Namespace => "namespace_unknown",
-            Self::ServiceAccount => "service_account_unknown",
-        }
+impl From<NotReady> for NoGrant {
+    fn from(what: NotReady) -> Self {
+        Self::NotReady(what)
     }
 }
 

@@ -67,7 +67,7 @@ impl<I: Issuer, C: Clock + Clone> ActivePolicy<I, C> {
     fn decide(&self, objects: &PodObjects, container: Option<&ContainerId>) -> Verdict {
         match self.rules.decide(objects.subject(container, self.service_accounts)) {
             Decision::Allow(grant) => Verdict::Granted(Arc::new(self.issue_request(grant))),
-            Decision::NotYet(what) => Verdict::NotReady(what),
+            Decision::NotReady(what) => Verdict::NotReady(what),
             Decision::Deny(reason) => Verdict::Denied(reason),
         }
     }

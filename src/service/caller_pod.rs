@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::resolution::{Claimant, Denied, DeniedReason};
+use super::resolution::{Claimant, Denied};
 use crate::caller::Proof;
 use crate::issuer::IssueRequest;
 use crate::pods::index::{Index, Lookup};
 use crate::policy::{ServiceAccount, Subject};
-use crate::types::{ContainerId, NamespaceEntry, PodEntry, ServiceAccountEntry};
+use crate::types::{ContainerId, DenialReason, NamespaceEntry, PodEntry, ServiceAccountEntry};
 
 /// The watched objects that a decision about a pod is made from.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ impl CallerPod {
     }
 
     /// A denial of this caller.
-    pub(super) fn denied(&self, reason: DeniedReason) -> Denied {
+    pub(super) fn denied(&self, reason: DenialReason) -> Denied {
         let claimant = Claimant { pod: self.pod().clone(), container: self.container().cloned() };
         Denied { reason, claimants: vec![claimant] }
     }

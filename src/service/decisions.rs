@@ -9,8 +9,8 @@ use lru::LruCache;
 
 use super::caller_pod::PodObjects;
 use crate::issuer::IssueRequest;
-use crate::policy::{DenyReason, NotYet};
-use crate::types::{ContainerId, PodUid};
+use crate::policy::NotReady;
+use crate::types::{ContainerId, DenialReason, PodUid};
 
 /// Far more than the pods of one node.
 const MAX_PODS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
@@ -21,9 +21,9 @@ pub(super) enum Verdict {
     /// The call to the issuer that the caller has a right to.
     Granted(Arc<IssueRequest>),
     /// The decision needs something that the watch has not shown yet.
-    NotReady(NotYet),
+    NotReady(NotReady),
     /// The policy denies the caller.
-    Denied(DenyReason),
+    Denied(DenialReason),
 }
 
 /// Verdicts by pod and container. All of one table are reached by the same policy.
@@ -113,9 +113,9 @@ mod tests {
         let made_after = |objects: &PodObjects, container: Option<&ContainerId>| {
             let verdict = decisions.verdict(objects, container, || {
                 made.set(made.get() + 1);
-                Verdict::Denied(DenyReason::NoRole)
+                Verdict::Denied(DenialReason::NoRole)
             });
-            assert!(matches!(verdict, Verdict::Denied(DenyReason::NoRole)));
+            assert!(matches!(verdict, Verdict::Denied(DenialReason::NoRole)));
             made.get()
         };
         let mut objects = objects();

@@ -7,13 +7,14 @@ use super::decisions::Verdict;
 use super::outcome::Failure;
 use super::owner::resolve_owner;
 use super::request::Request;
-use super::resolution::{DeniedReason, NotReady, Resolution};
+use super::resolution::{NotReady, Resolution};
 use super::{ActivePolicy, Identity, MetadataService};
 use crate::cache::{Cached, Issued, WaitError};
 use crate::caller::Kernel;
 use crate::clock::Clock;
 use crate::issuer::{IssueError, Issuer};
 use crate::pods::index::Index;
+use crate::types::DenialReason;
 
 // === impl MetadataService ===
 
@@ -93,7 +94,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         self.find_pod(index, request).and_then(|caller| match policy.verdict(&caller.objects, caller.container()) {
             Verdict::Granted(request) => Resolution::Found(Granted { caller, request }),
             Verdict::NotReady(what) => Resolution::NotReady(NotReady::Decision(what)),
-            Verdict::Denied(reason) => Resolution::Denied(caller.denied(DeniedReason::Policy(reason))),
+            Verdict::Denied(reason) => Resolution::Denied(caller.denied(reason)),
         })
     }
 
@@ -120,7 +121,7 @@ fn issuer_failure(granted: &Granted, error: IssueError) -> Failure {
     match error {
         IssueError::Denied { code, hint } => {
             let role = granted.request.role.clone();
-            granted.caller.denied(DeniedReason::Issuer { role, code, hint }).into()
+            granted.caller.denied(DenialReason::AssumeRoleRefused { role, code: code.name(), hint }).into()
         }
         IssueError::Base { .. } | IssueError::Throttled { .. } | IssueError::Unavailable { .. } => {
             Failure::Issuer(error)

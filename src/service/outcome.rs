@@ -9,11 +9,12 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
 use super::caller_pod::Granted;
-use super::resolution::{Denied, DeniedReason, NotReady};
+use super::resolution::{Denied, NotReady};
 use crate::cache::Issued;
 use crate::caller::resolver::IdentityError;
 use crate::imds::{Rejection, TOKEN_TTL, error_document, http_date};
 use crate::issuer::IssueError;
+use crate::types::DenialReason;
 
 /// How a request ends.
 pub(super) type Outcome = Result<Answer, Failure>;
@@ -74,7 +75,7 @@ pub(super) fn name(outcome: &Outcome) -> &'static str {
         Err(Failure::Rejected(rejection)) => rejection.name(),
         Err(Failure::Unidentified(error)) => error.name(),
         Err(Failure::NotReady(what)) => what.name(),
-        Err(Failure::Denied(denied)) => denied.reason.name(),
+        Err(Failure::Denied(denied)) => denied.reason.denial().outcome(),
         Err(Failure::NotFound) => "not_found",
         Err(Failure::Issuer(_)) => "issuer_error",
     }
@@ -86,7 +87,7 @@ pub(super) fn detail(outcome: &Outcome) -> Option<String> {
         Err(Failure::Rejected(Rejection::Malformed(what) | Rejection::Forwarded(what))) => Some((*what).to_owned()),
         Err(Failure::Rejected(Rejection::BadToken(error))) => Some(error.to_string()),
         Err(Failure::Unidentified(error)) => Some(error.to_string()),
-        Err(Failure::Denied(denied)) => Some(denied.reason.explain()),
+        Err(Failure::Denied(denied)) => Some(denied.reason.to_string()),
         Err(Failure::Issuer(error)) => Some(error.to_string()),
         Ok(_)
         | Err(
@@ -113,19 +114,34 @@ pub(super) fn reply(outcome: Outcome, now: SystemTime) -> Reply {
         Err(
             Failure::Unidentified(IdentityError::SocketNotInPod | IdentityError::NotAContainer) | Failure::NotFound,
         ) => not_found(),
-        Err(Failure::Denied(denied)) => match denied.reason {
-            DeniedReason::Policy(_) | DeniedReason::WrongRole { .. } => not_found(),
-            DeniedReason::Owner(_) => retry_later(),
-            DeniedReason::Issuer { role, code, hint } => {
-                let message = format!("podrole may not assume {role} ({code}): {hint}");
-                resource(error_document("AssumeRoleUnauthorizedAccess", &message, now).into(), http_date(now))
-            }
-        },
+        Err(Failure::Denied(denied)) => denial(denied.reason, now),
         Err(
             Failure::Unidentified(IdentityError::Kernel(_) | IdentityError::NoNetns | IdentityError::TimedOut)
             | Failure::NotReady(_)
             | Failure::Issuer(_),
         ) => retry_later(),
+    }
+}
+
+fn denial(reason: DenialReason, now: SystemTime) -> Reply {
+    match reason {
+        DenialReason::AboveCeiling { .. }
+        | DenialReason::BadAllowList { .. }
+        | DenialReason::BadExternalId { .. }
+        | DenialReason::BadRole { .. }
+        | DenialReason::BadSessionName { .. }
+        | DenialReason::ContainerRolesRefused
+        | DenialReason::NamespaceNotPermitted { .. }
+        | DenialReason::NoRole
+        | DenialReason::OwnRole { .. }
+        | DenialReason::PodFinished
+        | DenialReason::WrongRole { .. } => not_found(),
+        // Which pod is calling is in doubt, and the doubt may pass.
+        DenialReason::AddressConflict | DenialReason::Ambiguous | DenialReason::ForeignNamespace => retry_later(),
+        DenialReason::AssumeRoleRefused { role, code, hint } => {
+            let message = format!("podrole may not assume {role} ({code}): {hint}");
+            resource(error_document("AssumeRoleUnauthorizedAccess", &message, now).into(), http_date(now))
+        }
     }
 }
 

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::request::Caller;
-use super::resolution::{Claimant, Denied, DeniedReason, NotReady, OwnerDenial, Resolution};
+use super::resolution::{Claimant, Denied, NotReady, Resolution};
 use crate::caller::Proof;
 use crate::caller::resolver::Proofs;
 use crate::pods::index::{Index, Lookup};
-use crate::types::PodEntry;
+use crate::types::{DenialReason, PodEntry};
 
 /// The pod that a connection belongs to.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ pub(super) fn resolve_owner<'a>(index: &'a Index, caller: &'a Caller, peer: IpAd
 fn by_proof<'a>(index: &'a Index, proof: &'a Proof, peer: IpAddr) -> Resolution<Owner<'a>> {
     match index.pod(&proof.identity.pod) {
         Lookup::Found(pod) if owns_netns(pod, proof, peer) => found((pod, Some(proof))),
-        Lookup::Found(pod) => denied(OwnerDenial::ForeignNamespace, [(pod, Some(proof))]),
-        Lookup::Ambiguous(pods) => denied(OwnerDenial::Ambiguous, pods.into_iter().map(|pod| (pod, Some(proof)))),
+        Lookup::Found(pod) => denied(DenialReason::ForeignNamespace, [(pod, Some(proof))]),
+        Lookup::Ambiguous(pods) => denied(DenialReason::Ambiguous, pods.into_iter().map(|pod| (pod, Some(proof)))),
         Lookup::Unknown => Resolution::NotReady(NotReady::Pod),
     }
 }
@@ -67,7 +67,7 @@ fn by_claims<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Resolut
     match owners[..] {
         [owner] => found(owner),
         [] if may_change => Resolution::NotReady(NotReady::Address),
-        [] | [_, _, ..] => denied(OwnerDenial::AddressConflict, owners.into_iter().chain(others)),
+        [] | [_, _, ..] => denied(DenialReason::AddressConflict, owners.into_iter().chain(others)),
     }
 }
 
@@ -78,7 +78,7 @@ fn by_address(index: &Index, peer: IpAddr) -> Resolution<Owner<'_>> {
         (None, _) => Resolution::NotReady(NotReady::Pod),
         (Some(pod), None) => found((pod, None)),
         (Some(one), Some(other)) => {
-            denied(OwnerDenial::Ambiguous, [one, other].into_iter().chain(holders).map(|pod| (pod, None)))
+            denied(DenialReason::Ambiguous, [one, other].into_iter().chain(holders).map(|pod| (pod, None)))
         }
     }
 }
@@ -87,13 +87,10 @@ fn found<'a>((pod, proof): Claim<'a>) -> Resolution<Owner<'a>> {
     Resolution::Found(Owner { pod, proof })
 }
 
-fn denied<'a>(why: OwnerDenial, claims: impl IntoIterator<Item = Claim<'a>>) -> Resolution<Owner<'a>> {
+fn denied<'a>(reason: DenialReason, claims: impl IntoIterator<Item = Claim<'a>>) -> Resolution<Owner<'a>> {
     let claimant = |(pod, proof): Claim<'a>| Claimant {
         pod: pod.clone(),
         container: proof.map(|proof| proof.identity.container.clone()),
     };
-    Resolution::Denied(Denied {
-        reason: DeniedReason::Owner(why),
-        claimants: claims.into_iter().map(claimant).collect(),
-    })
+    Resolution::Denied(Denied { reason, claimants: claims.into_iter().map(claimant).collect() })
 }

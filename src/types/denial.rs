@@ -1,217 +1,276 @@
-//! The closed list of reasons for which a known pod gets no credentials: one name each in the audit log, in metrics, in Events, in
-//! `explain` and in the documentation.
+//! The closed list of reasons for which a known pod gets no credentials. The audit log, metrics, Events, `explain` and the
+//! documentation all use the names and texts of the table in this file.
 
-/// Why a pod that podrole knows is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Denial {
-    /// The role is above `--role-ceiling`.
-    AboveCeiling,
+use super::{BadAnnotation, RoleArn, closed_set};
+
+closed_set! {
+    /// The reason of an Event: few and stable, so that Events can be grouped and selected by it.
+    pub enum DenialClass {
+        /// Policy denies the role, or the caller is not identified beyond doubt.
+        RoleDenied = "RoleDenied",
+        /// A value that a user wrote is invalid.
+        RoleInvalid = "RoleInvalid",
+        /// AWS denies the role.
+        AssumeRoleFailed = "AssumeRoleFailed",
+    }
+}
+
+/// Declares [`Denial`] and [`DenialReason`] from one table. Each row has:
+///
+/// - the data that the message needs, if any;
+/// - `class`: the reason of its Event;
+/// - `outcome`: the label of such a request in `podrole_http_requests_total`;
+/// - `why`: one sentence about one denial, made of the data;
+/// - `meaning`: what happened in general, in one to three sentences;
+/// - `fix`: what to do about it.
+macro_rules! denials {
+    ($(
+        $(#[$doc:meta])*
+        $variant:ident $({ $($(#[$field_doc:meta])* $field:ident: $type:ty),+ $(,)? })? => {
+            class: $class:ident,
+            outcome: $outcome:literal,
+            why: $why:literal,
+            meaning: $meaning:literal,
+            fix: $fix:literal $(,)?
+        }
+    )+) => {
+        /// Why a pod that podrole knows is denied credentials.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Denial {
+            $($(#[$doc])* $variant),+
+        }
+
+        /// A [`Denial`] with the data of one case. Its `Display` is one sentence for people: what, why, and what to do.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum DenialReason {
+            $($(#[$doc])* $variant $({ $($(#[$field_doc])* $field: $type),+ })?),+
+        }
+
+        impl Denial {
+            /// Every denial, in the order of the documentation.
+            pub const ALL: [Self; [$($outcome),+].len()] = [$(Self::$variant),+];
+
+            /// The stable name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($variant)),+
+                }
+            }
+
+            /// The class of the denial.
+            pub const fn class(self) -> DenialClass {
+                match self {
+                    $(Self::$variant => DenialClass::$class),+
+                }
+            }
+
+            /// The outcome of such a request in `podrole_http_requests_total`.
+            pub const fn outcome(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $outcome),+
+                }
+            }
+
+            /// What happened, in general.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $meaning),+
+                }
+            }
+
+            /// What to do about it, in general.
+            pub const fn fix(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $fix),+
+                }
+            }
+        }
+
+        impl DenialReason {
+            /// The reason without its data.
+            pub const fn denial(&self) -> Denial {
+                match self {
+                    $(Self::$variant { .. } => Denial::$variant),+
+                }
+            }
+        }
+
+        impl std::fmt::Display for DenialReason {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self {
+                    $(Self::$variant $({ $($field),+ })? => write!(f, $why)),+
+                }
+            }
+        }
+    };
+}
+
+denials! {
+    /// The role is outside `--role-ceiling`.
+    AboveCeiling {
+        /// The role that the pod asks for.
+        role: RoleArn,
+    } => {
+        class: RoleDenied,
+        outcome: "denied",
+        why: "role {role} is outside --role-ceiling; ask the cluster's administrator",
+        meaning: "The role that the pod asks for matches none of the patterns of --role-ceiling, which limits the roles that any pod of \
+                  the cluster can get, no matter what its namespace allows. The default ceiling is all roles of podrole's own account.",
+        fix: "Ask for a role within the ceiling, or have the cluster's administrator add a pattern for the role to --role-ceiling.",
+    }
     /// Several network namespaces hold the address, and none of them is its published owner.
-    AddressConflict,
-    /// Two pods claim one cgroup, or in address mode one address.
-    Ambiguous,
-    /// STS will not give this role to podrole.
-    AssumeRoleRefused,
-    /// The namespace's list of roles cannot be read.
-    BadAllowList,
-    /// The external id cannot be used.
-    BadExternalId,
-    /// The role cannot be read.
-    BadRole,
-    /// The session name cannot be used.
-    BadSessionName,
-    /// `--container-roles=strict`, and a container of the pod may sniff.
-    ContainerRolesRefused,
-    /// A process of the pod asked from a network namespace or an address that is not the pod's.
-    ForeignNamespace,
+    AddressConflict => {
+        class: RoleDenied,
+        outcome: "address_conflict",
+        why: "several network namespaces hold the caller's address, and none of them belongs to the pod that has published it",
+        meaning: "Several network namespaces of the node hold the address that the request came from, and according to the API server \
+                  none of them belongs to the pod with that address.",
+        fix: "Find the pod that added an address that is not its own (it has NET_ADMIN) and stop it.",
+    }
+    /// Two pods claim one cgroup or, with `--identity=ip`, one address.
+    Ambiguous => {
+        class: RoleDenied,
+        outcome: "ambiguous",
+        why: "two pods claim to be the caller",
+        meaning: "Two pods in the API claim to be the caller: both name the same cgroup or, with --identity=ip, the same address. podrole \
+                  does not guess.",
+        fix: "Look for a pod object that was created by hand with another pod's annotations (kubernetes.io/config.hash, \
+              kubernetes.io/config.mirror), or for an address that two running pods share, and delete the wrong one.",
+    }
+    /// STS does not give this role to podrole.
+    AssumeRoleRefused {
+        /// The role that podrole tried to assume.
+        role: RoleArn,
+        /// STS's error code.
+        code: &'static str,
+        /// What the code usually means.
+        hint: &'static str,
+    } => {
+        class: AssumeRoleFailed,
+        outcome: "issuer_error",
+        why: "STS refuses role {role} ({code}): {hint}",
+        meaning: "STS refused to give podrole this role. AWS sends the same error if the role does not exist, if its trust policy does \
+                  not name podrole's own role, and if podrole's role may not call sts:AssumeRole.",
+        fix: "Check that the role exists in the account of its ARN, that its trust policy allows sts:AssumeRole to podrole's role, that \
+              podrole's role may assume it, and that the external id is the one that the trust policy requires.",
+    }
+    /// The namespace's list of roles is invalid, and no other list allows the role.
+    BadAllowList {
+        /// The invalid list.
+        bad: BadAnnotation,
+    } => {
+        class: RoleInvalid,
+        outcome: "denied",
+        why: "the namespace's list of roles is invalid: {bad}",
+        meaning: "The namespace's list of allowed roles is invalid, and no other list allows the role. An invalid list allows nothing, \
+                  because its author meant to restrict the namespace.",
+        fix: "Make iam.amazonaws.com/allowed-roles a JSON array of patterns, as in [\"web-*\"], or iam.amazonaws.com/permitted a regular \
+              expression; the message says what is wrong with the current value.",
+    }
+    /// The external id is invalid.
+    BadExternalId {
+        /// The invalid external id.
+        bad: BadAnnotation,
+    } => {
+        class: RoleInvalid,
+        outcome: "denied",
+        why: "the external id is invalid: {bad}",
+        meaning: "The external id of the pod or of its namespace is not one that STS accepts.",
+        fix: "Use 2 to 1224 characters of letters, digits and +=,.@:/_- for iam.amazonaws.com/external-id.",
+    }
+    /// The annotation that names the role is invalid.
+    BadRole {
+        /// The invalid annotation.
+        bad: BadAnnotation,
+    } => {
+        class: RoleInvalid,
+        outcome: "denied",
+        why: "the role is invalid: {bad}",
+        meaning: "The annotation that names the role holds neither a role's name or path nor a role's ARN.",
+        fix: "Write a role's name (web), its path and name (team/web) or its ARN (arn:aws:iam::111122223333:role/web).",
+    }
+    /// The session name is invalid.
+    BadSessionName {
+        /// The invalid session name.
+        bad: BadAnnotation,
+    } => {
+        class: RoleInvalid,
+        outcome: "denied",
+        why: "the session name is invalid: {bad}",
+        meaning: "The session name that the pod asks for is not one that STS accepts.",
+        fix: "Use 2 to 55 characters of letters, digits and +=,.@_- for iam.amazonaws.com/session-name.",
+    }
+    /// `--container-roles=strict` is set, and a container of the pod has `NET_RAW`.
+    ContainerRolesRefused => {
+        class: RoleDenied,
+        outcome: "denied",
+        why: "--container-roles=strict: a container of this pod may read its siblings' packets; drop NET_RAW in every container, or use \
+              one role for the pod",
+        meaning: "The pod gives a container its own role, the cluster runs with --container-roles=strict, and a container of the pod has \
+                  NET_RAW: it could read its siblings' credentials from the network that they share.",
+        fix: "Drop NET_RAW in every container of the pod (securityContext.capabilities.drop), or use one role for the whole pod.",
+    }
+    /// A process of the pod sent the request from a network namespace or an address that is not the pod's.
+    ForeignNamespace => {
+        class: RoleDenied,
+        outcome: "foreign_namespace",
+        why: "a process of this pod sent the request from a network namespace or an address that is not the pod's own: a mesh proxy, a \
+              CNI agent, or an attack",
+        meaning: "A process of this pod sent the request from a network namespace, or from an address, that is not the pod's own: a mesh \
+                  proxy, a CNI agent, or an attack. podrole gives the pod's role only inside the pod's own network namespace.",
+        fix: "Let the application send its requests directly instead of through the proxy, or run the agent in a separate pod with a \
+              separate role. If this is not intended, treat it as an attack.",
+    }
     /// No list allows the role in the pod's namespace.
-    NamespaceNotPermitted,
+    NamespaceNotPermitted {
+        /// The role that the pod asks for.
+        role: RoleArn,
+    } => {
+        class: RoleDenied,
+        outcome: "denied",
+        why: "no list allows role {role} in this namespace; add it to the namespace's annotation iam.amazonaws.com/allowed-roles",
+        meaning: "Neither the namespace's annotations nor --allow permit the role in the pod's namespace. Nothing is permitted by default.",
+        fix: "Annotate the namespace: kubectl annotate namespace NAMESPACE 'iam.amazonaws.com/allowed-roles=[\"ROLE\"]'.",
+    }
     /// The pod asks for no role.
-    NoRole,
-    /// The role is podrole's own, its first hop's, or the node's.
-    OwnRole,
+    NoRole => {
+        class: RoleDenied,
+        outcome: "denied",
+        why: "the pod asks for no role; annotate it with iam.amazonaws.com/role",
+        meaning: "Neither the pod nor its container asks for a role, so there is nothing to give. There is no default role.",
+        fix: "Annotate the pod, in its template, with iam.amazonaws.com/role. If the pod does not need AWS, do nothing.",
+    }
+    /// The role is podrole's own, its first hop, or the node's.
+    OwnRole {
+        /// The role that the pod asks for.
+        role: RoleArn,
+    } => {
+        class: RoleDenied,
+        outcome: "denied",
+        why: "role {role} is podrole's own or the node's, and no pod may have it; choose another",
+        meaning: "The role is the one that podrole itself works with, its first hop, or the node's. No pod gets any of these, whatever a \
+                  list allows.",
+        fix: "Create a role for the pod that has only the permissions that the pod needs.",
+    }
     /// The pod has ended.
-    PodFinished,
+    PodFinished => {
+        class: RoleDenied,
+        outcome: "denied",
+        why: "the pod has ended",
+        meaning: "The pod has ended. Processes that are left of it get no credentials.",
+        fix: "Nothing, unless the pod still runs: then the phase that the API shows is wrong.",
+    }
     /// The pod asked for another role's name than its own.
-    WrongRole,
-}
-
-/// What an Event's reason can be: few and stable, so that Events group and can be selected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DenialClass {
-    /// Policy, or who is asking, says no.
-    RoleDenied,
-    /// Something that was written cannot be read.
-    RoleInvalid,
-    /// AWS says no.
-    AssumeRoleFailed,
-}
-
-// === impl Denial ===
-
-impl Denial {
-    /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
-        Self::AboveCeiling,
-        Self::AddressConflict,
-        Self::Ambiguous,
-        Self::AssumeRoleRefused,
-        Self::BadAllowList,
-        Self::BadExternalId,
-        Self::BadRole,
-        Self::BadSessionName,
-        Self::ContainerRolesRefused,
-        Self::ForeignNamespace,
-        Self::NamespaceNotPermitted,
-        Self::NoRole,
-        Self::OwnRole,
-        Self::PodFinished,
-        Self::WrongRole,
-    ];
-
-    /// The stable name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AboveCeiling => "AboveCeiling",
-            Self::Ambiguous => "Ambiguous",
-            Self::AssumeRoleRefused => "AssumeRoleRefused",
-            Self::BadAllowList => "BadAllowList",
-            Self::BadExternalId => "BadExternalId",
-            Self::BadRole => "BadRole",
-            Self::BadSessionName => "BadSessionName",
-            Self::ContainerRolesRefused => "ContainerRolesRefused",
-            Self::ForeignNamespace => "ForeignNamespace",
-            Self::NamespaceNotPermitted => "NamespaceNotPermitted",
-            Self::NoRole => "NoRole",
-            Self::OwnRole => "OwnRole",
-            Self::PodFinished => "PodFinished",
-            Self::AddressConflict => "AddressConflict",
-            Self::WrongRole => "WrongRole",
-        }
-    }
-
-    /// What kind of refusal it is.
-    pub fn class(self) -> DenialClass {
-        match self {
-            Self::BadAllowList | Self::BadExternalId | Self::BadRole | Self::BadSessionName => DenialClass::RoleInvalid,
-            Self::AssumeRoleRefused => DenialClass::AssumeRoleFailed,
-            Self::AboveCeiling
-            | Self::Ambiguous
-            | Self::ContainerRolesRefused
-            | Self::ForeignNamespace
-            | Self::NamespaceNotPermitted
-            | Self::NoRole
-            | Self::OwnRole
-            | Self::PodFinished
-            | Self::AddressConflict
-            | Self::WrongRole => DenialClass::RoleDenied,
-        }
-    }
-
-    /// What has happened, in general: one or two sentences.
-    pub fn meaning(self) -> &'static str {
-        match self {
-            Self::AboveCeiling => {
-                "The role that the pod asks for matches none of the patterns of --role-ceiling, which bounds what any pod of the \
-                 cluster can get, whatever its namespace allows. By default these are the roles of the base account."
-            }
-            Self::Ambiguous => {
-                "Two pods in the API claim to be the one that calls: both name the same cgroup, or, with --identity=ip, the same \
-                 address. podrole does not guess."
-            }
-            Self::AssumeRoleRefused => {
-                "STS refused to give podrole this role. AWS answers the same where the role does not exist, where its trust policy \
-                 does not name podrole's own role, and where podrole's role may not call sts:AssumeRole."
-            }
-            Self::BadAllowList => {
-                "The namespace's list of allowed roles cannot be read, and no other list allows the role. A list that cannot be read \
-                 allows nothing: whoever wrote it meant to restrict."
-            }
-            Self::BadExternalId => "The external id of the pod or of its namespace is not one that STS takes.",
-            Self::BadRole => {
-                "The annotation that names the role holds something that is neither a role's name or path nor a role's ARN."
-            }
-            Self::BadSessionName => "The session name that the pod asks for is not one that STS takes.",
-            Self::ContainerRolesRefused => {
-                "The pod gives a container a role of its own, the cluster runs with --container-roles=strict, and a container of the \
-                 pod has NET_RAW: it could read its siblings' credentials off the network that they share."
-            }
-            Self::ForeignNamespace => {
-                "A process of this pod asked from a network namespace, or from an address, that is not the pod's own: a mesh proxy, \
-                 a CNI agent, or an attack. The role of the pod is given only inside its own network namespace."
-            }
-            Self::NamespaceNotPermitted => {
-                "Neither the namespace's annotations nor --allow permit the role in the pod's namespace. Nothing is permitted by \
-                 default."
-            }
-            Self::NoRole => {
-                "Neither the pod nor its container asks for a role, so there is nothing to give. There is no default role."
-            }
-            Self::OwnRole => {
-                "The role is the one that podrole itself works with, its first hop's, or the node's. No pod is given any of these, \
-                 whatever a list allows."
-            }
-            Self::PodFinished => "The pod has ended; what is left of it is given nothing.",
-            Self::AddressConflict => {
-                "Several network namespaces of the node own the address that the request came from, and the API server says of none \
-                 that it is that pod's address."
-            }
-            Self::WrongRole => {
-                "The pod asked for the credentials of another role's name than its own. Clients ask for the list first and take the \
-                 name from there; a name that was written into the client's configuration must be the pod's."
-            }
-        }
-    }
-
-    /// What to do about it, in general.
-    pub fn fix(self) -> &'static str {
-        match self {
-            Self::AboveCeiling => {
-                "Ask for a role within the ceiling, or have the cluster's administrator add a pattern for it to --role-ceiling."
-            }
-            Self::Ambiguous => {
-                "Look for a pod object that was created by hand with another pod's annotations (kubernetes.io/config.hash, \
-                 kubernetes.io/config.mirror), or for an address that two running pods share, and delete the false one."
-            }
-            Self::AssumeRoleRefused => {
-                "Check that the role exists in the account of its ARN, that its trust policy allows sts:AssumeRole to podrole's role, \
-                 that podrole's role may assume it, and that the external id is the one that the trust policy asks for."
-            }
-            Self::BadAllowList => {
-                "Make iam.amazonaws.com/allowed-roles a JSON array of patterns, as in [\"web-*\"], or iam.amazonaws.com/permitted a \
-                 regular expression; the message says what is wrong with the one that is there."
-            }
-            Self::BadExternalId => {
-                "Use 2 to 1224 characters of letters, digits and +=,.@:/_- for iam.amazonaws.com/external-id."
-            }
-            Self::BadRole => {
-                "Write a role's name (web), its path and name (team/web) or its ARN (arn:aws:iam::111122223333:role/web)."
-            }
-            Self::BadSessionName => {
-                "Use 2 to 55 characters of letters, digits and +=,.@_- for iam.amazonaws.com/session-name."
-            }
-            Self::ContainerRolesRefused => {
-                "Drop NET_RAW in every container of the pod (securityContext.capabilities.drop), or use one role for the whole pod."
-            }
-            Self::ForeignNamespace => {
-                "Let the application ask by itself instead of through the proxy, or run the agent with a role of its own in a pod of \
-                 its own. If nobody does this on purpose, treat it as an attack."
-            }
-            Self::NamespaceNotPermitted => {
-                "Annotate the namespace: kubectl annotate namespace NAMESPACE 'iam.amazonaws.com/allowed-roles=[\"ROLE\"]'."
-            }
-            Self::NoRole => {
-                "Annotate the pod, in its template, with iam.amazonaws.com/role; or leave it, if it needs no AWS."
-            }
-            Self::OwnRole => "Make a role for the pod that has only what the pod needs.",
-            Self::PodFinished => "Nothing, unless the pod still runs: then the API shows a phase that is not true.",
-            Self::AddressConflict => {
-                "Find the pod that added an address which is not its own (it has NET_ADMIN) and stop it."
-            }
-            Self::WrongRole => {
-                "Take the name out of the client's configuration, or make it the name of the pod's own role."
-            }
-        }
+    WrongRole {
+        /// The name of the pod's own role.
+        own: String,
+    } => {
+        class: RoleDenied,
+        outcome: "wrong_role",
+        why: "the pod asked for another role's name than its own, {own}",
+        meaning: "The pod asked for the credentials of another role's name than its own. Clients first ask for the list of roles and take \
+                  the name from it; a name that is written into the client's configuration must be the pod's.",
+        fix: "Remove the name from the client's configuration, or change it to the name of the pod's own role.",
     }
 }
 
@@ -221,29 +280,23 @@ impl std::fmt::Display for Denial {
     }
 }
 
-// === impl DenialClass ===
-
-impl DenialClass {
-    /// The stable name: an Event's `reason`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RoleDenied => "RoleDenied",
-            Self::RoleInvalid => "RoleInvalid",
-            Self::AssumeRoleFailed => "AssumeRoleFailed",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
     fn names_are_distinct_and_in_order() {
-        let names: Vec<_> = Denial::ALL.iter().map(|denial| denial.name()).collect();
-        let distinct: BTreeSet<_> = names.iter().copied().collect();
-        assert_eq!(names, distinct.into_iter().collect::<Vec<_>>());
+        assert!(Denial::ALL.map(Denial::name).is_sorted_by(|a, b| a < b), "{:?}", Denial::ALL);
+    }
+
+    #[test]
+    fn a_reason_is_put_into_words_with_its_data() {
+        let role = RoleArn::parse("arn:aws:iam::111122223333:role/web").unwrap();
+        let reason = DenialReason::AssumeRoleRefused { role, code: "AccessDenied", hint: "look there" };
+        assert_eq!(
+            reason.to_string(),
+            "STS refuses role arn:aws:iam::111122223333:role/web (AccessDenied): look there"
+        );
+        assert_eq!((reason.denial(), DenialReason::NoRole.denial()), (Denial::AssumeRoleRefused, Denial::NoRole));
     }
 }

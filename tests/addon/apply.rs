@@ -5,7 +5,8 @@ use podrole_lab::world::Trial;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::support::{Kubectl, SYSTEM, TARGETS, dir, object, real, render};
+use crate::support::{Kubectl, SYSTEM, dir, object, real, render};
+use crate::targets::TARGETS;
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("everything_can_be_applied_without_a_warning", everything),

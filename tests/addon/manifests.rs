@@ -16,7 +16,8 @@ use podrole_lab::proc;
 use podrole_lab::world::{self, Trial};
 use serde_json::{Value, json};
 
-use crate::support::{SYSTEM, TARGETS, dir, object, render};
+use crate::support::{SYSTEM, dir, object, render};
+use crate::targets::TARGETS;
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("every_flag_in_the_manifests_is_one_of_the_program", flags),

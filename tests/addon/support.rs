@@ -21,23 +21,6 @@ pub(crate) const SYSTEM: &str = "podrole-system";
 /// For what happens within milliseconds on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// Everything that can be applied, relative to `daemonset/`.
-pub(crate) const TARGETS: [&str; 13] = [
-    ".",
-    "base",
-    "networkpolicy",
-    "overlays/admission",
-    "overlays/admission-deny",
-    "overlays/cleanup",
-    "overlays/guard-only",
-    "overlays/ip-identity",
-    "overlays/labelled-nodes",
-    "overlays/podmonitor",
-    "overlays/selinux",
-    "overlays/service-account-roles",
-    "overlays/startup-taint",
-];
-
 /// The directory of a target.
 pub(crate) fn dir(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("daemonset").join(target)

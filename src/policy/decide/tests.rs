@@ -31,7 +31,7 @@ fn pod(role: &str) -> PodEntry {
         finished: false,
         can_sniff: true,
         role: (!role.is_empty()).then(|| {
-            RoleRef::parse(role).map_err(|error| BadAnnotation::Role { key: "iam.amazonaws.com/role".into(), error })
+            RoleRef::parse(role).map_err(|error| BadAnnotation::Role { key: AnnotationKey::Role.name().into(), error })
         }),
         external_id: None,
         session_name: None,
@@ -45,7 +45,7 @@ fn namespace(allowed: Option<&str>) -> NamespaceEntry {
         name: "shop".into(),
         allowed_roles: allowed.map(|text| {
             AllowList::from_json(text)
-                .map_err(|error| BadAnnotation::AllowList { key: "iam.amazonaws.com/allowed-roles".into(), error })
+                .map_err(|error| BadAnnotation::AllowList { key: AnnotationKey::AllowedRoles.name().into(), error })
         }),
         permitted: None,
         external_id: None,
@@ -74,9 +74,9 @@ fn role_of(decision: Decision) -> Result<String, &'static str> {
     match decision {
         Decision::Allow(grant) => Ok(grant.role.path_and_name().to_owned()),
         Decision::Deny(reason) => Err(reason.denial().name()),
-        Decision::NotYet(NotYet::Container) => Err("wait for the container"),
-        Decision::NotYet(NotYet::Namespace) => Err("wait for the namespace"),
-        Decision::NotYet(NotYet::ServiceAccount) => Err("wait for the service account"),
+        Decision::NotReady(NotReady::Container) => Err("wait for the container"),
+        Decision::NotReady(NotReady::Namespace) => Err("wait for the namespace"),
+        Decision::NotReady(NotReady::ServiceAccount) => Err("wait for the service account"),
     }
 }
 
@@ -159,7 +159,7 @@ fn kiams_list_is_a_regular_expression() {
 #[test]
 fn a_namespace_not_seen_is_not_a_denial() {
     let subject = Subject { pod: &pod("web"), container: None, namespace: None, service_account: ServiceAccount::Off };
-    assert_eq!(rules().decide(subject), Decision::NotYet(NotYet::Namespace));
+    assert_eq!(rules().decide(subject), Decision::NotReady(NotReady::Namespace));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn external_id_and_session_name() {
     let asked = PodEntry { external_id: ext("pods-own"), session_name: Some(Ok("mine".into())), ..pod("web") };
     let grant = |pod: &PodEntry, ns: &NamespaceEntry| match decide(&rules(), pod, ns) {
         Decision::Allow(grant) => grant,
-        other @ (Decision::Deny(_) | Decision::NotYet(_)) => panic!("{other:?}"),
+        other @ (Decision::Deny(_) | Decision::NotReady(_)) => panic!("{other:?}"),
     };
     let ns = namespace(Some(r#"["*"]"#));
     let own = grant(&asked, &ns);

@@ -199,7 +199,7 @@ fn answer(container: &ContainerReport) -> Answer {
             external_id: answer.external_id_set.unwrap(),
         },
         Verdict::Deny => Answer::Deny { reason, why: answer.why.clone().unwrap() },
-        Verdict::NotYet => Answer::NotYet(reason),
+        Verdict::NotReady => Answer::NotYet(reason),
     }
 }
 
