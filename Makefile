@@ -1,21 +1,21 @@
-# make demo    a node in a box: real daemon, real SDKs, what they get and what they cannot reach
-# make test    everything there is to test but the image, on a fresh Debian machine with Rust and Go
-# make image   the container image, by ARCH=arm64 for another machine than this
-# make image-check   builds it twice, which must give the same, and tests what is in it
-# make bench   every number that is published
-# make lint    formatting and clippy, as CI has them
-# make clean   remove what was built
+# make demo          a node in a box: the real daemon and real SDKs, what they get and what they cannot reach
+# make test          all tests except those of the image; installs and builds what they need on a fresh Debian with Rust and Go
+# make image         the container image; ARCH=arm64 for another architecture
+# make image-check   builds the image a second time, compares the two, and tests what is in it
+# make bench         measures every published figure
+# make lint          formatting and clippy, as in CI
+# make clean         removes what was built
 #
-# Root is needed to make network namespaces and cgroups; as anybody else, only the finished programs run as root, by sudo.
+# Creating network namespaces and cgroups needs root. If you are not root, only the finished programs run as root, through sudo.
 
-# In one place, also for what cargo does not build, and for programs that run elsewhere than here.
+# One place for all results, including those that cargo does not build and those of programs that run in other directories.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 AS_ROOT := $(CURDIR)/.ci/as-root
-# Not a shell word anywhere: a path may have spaces.
+# Always quoted where the shell sees it, because the path may contain spaces.
 RUNNER := target."cfg(unix)".runner = ["$(AS_ROOT)"]
 
-# As Debian says it.
+# Debian's name of the architecture.
 ARCH ?= $(shell dpkg --print-architecture)
 
 .PHONY: demo test image image-check bench lint clean prepare build
@@ -34,7 +34,7 @@ image:
 	@.ci/packages image "$(ARCH)"
 	@daemonset/image/build.sh "$(ARCH)"
 
-# Builds it again elsewhere, which must give the same, and looks into it.
+# Builds the image again in another directory, which must give the same bytes, and tests its contents.
 image-check: image
 	@tests/image/twice.sh "$(ARCH)"
 	PODROLE_NO_SKIP=1 PODROLE_IMAGE="$$CARGO_TARGET_DIR/image/podrole-$(ARCH).oci.tar" \
@@ -52,13 +52,14 @@ lint:
 clean:
 	cargo clean
 
-# What the tests run and cargo does not build: packages, the control plane, the AWS SDKs. Minutes once, then nothing.
+# Everything that the tests run but cargo does not build: packages, the control plane, the AWS SDKs, root file systems. Takes minutes
+# the first time, and nothing after that.
 prepare:
 	@.ci/packages tests
 	@tests/cluster/build.sh kube-apiserver kube-controller-manager kube-scheduler kubectl nodeagent runc-lab asker >/dev/null
 	@tests/sdk/build.sh >/dev/null
 	@tests/containers/build.sh >/dev/null
 
-# Programs first: the tests start them, and cargo knows nothing of that.
+# Builds the programs before the tests run: the tests start them, and cargo does not know this dependency.
 build: prepare
 	cargo build --workspace --locked
