@@ -3,9 +3,10 @@
 use anyhow::{Context as _, Result, ensure};
 use podrole::pods::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry};
 use podrole::types::{AllowListError, BadAnnotation, SessionName};
+use podrole_lab::effort::{self, ADMISSION_VALUES};
 use podrole_lab::world::Trial;
 use proptest::strategy::{Strategy, ValueTree as _};
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 
 use crate::admission::{dry, in_force};
@@ -17,15 +18,16 @@ pub(crate) const TRIALS: &[Trial] =
     &[Trial::new("policies_and_parsers_agree_value_by_value", agree).timeout(std::time::Duration::from_secs(300))];
 
 const UID: &str = "3f0c9a52-1111-2222-3333-444455556666";
-/// Values of each kind.
-const VALUES: usize = 300;
 
 fn agree() -> Result<()> {
     let rig = real()?;
     Kubectl::new(&rig)?.apply("overlays/admission-deny")?;
     let api = Api::new(&rig)?;
     in_force(&api, |answer| !answer.is_admitted())?;
-    let mut runner = TestRunner::deterministic();
+    let mut random = effort::random("values of annotations");
+    let bytes: Vec<u8> = (0..4).flat_map(|_| random.number().to_le_bytes()).collect();
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let (mut asked, mut refused, mut unseen) = (0, 0, 0);
     for (kind, key, values) in values(&mut runner)? {
         for value in values {
@@ -52,7 +54,7 @@ fn agree() -> Result<()> {
     }
     println!("figure: {asked} values, {refused} refused by both, {unseen} of those only the daemon can see");
     ensure!(refused > asked / 5 && refused < asked * 4 / 5, "{refused} of {asked} refused: not a test of both sides");
-    ensure!(unseen > 10, "{unseen} values beyond CEL: not what the policies' head says");
+    ensure!(unseen > ADMISSION_VALUES.at_least(10), "{unseen} values beyond CEL: not what the policies' head says");
     Ok(())
 }
 
@@ -156,7 +158,7 @@ fn values(runner: &mut TestRunner) -> Result<Values> {
 fn sample(runner: &mut TestRunner, patterns: &[String]) -> Result<Vec<String>> {
     let mut values = Vec::new();
     for pattern in patterns {
-        for _ in 0..VALUES / patterns.len() {
+        for _ in 0..ADMISSION_VALUES.count() / patterns.len() {
             let tree = pattern.as_str().new_tree(runner).map_err(|error| anyhow::anyhow!("{pattern}: {error}"))?;
             values.push(tree.current());
         }

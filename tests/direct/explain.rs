@@ -8,38 +8,33 @@ mod sides;
 
 use std::collections::BTreeMap;
 
+use podrole_lab::effort::{EXPLAIN_CASES, EXPLAINED_BY_BINARY, seed};
+
 use cases::Case;
 use sides::{Answer, Files, by_binary, by_daemon, by_explain, run_binary};
 
-const CASES: u64 = 1000;
-/// The number of cases that also run the real binary.
-const BY_BINARY: u64 = 24;
-/// The number of cases for each flag that is set differently on one side.
+/// The most cases that one of the changed flags may take to make a difference.
 const CONTROLS: u64 = 250;
-
-/// The seed of the random cases. It is fixed so that failures are reproducible; set the variable to try other cases.
-fn seed() -> u64 {
-    std::env::var("PODROLE_EXPLAIN_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_121)
-}
 
 #[tokio::test(start_paused = true)]
 async fn explain_says_what_the_daemon_decides() {
     let files = Files::new("same");
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for number in 0..CASES {
+    let (cases, by_the_binary) = (EXPLAIN_CASES.count() as u64, EXPLAINED_BY_BINARY.count() as u64);
+    for number in 0..cases {
         let case = Case::new(seed(), number);
         let daemon = by_daemon(&case).await;
         let path = files.write(&case);
         let explained = by_explain(&case.explain_flags(), &path);
         assert_eq!(explained, daemon, "case {number} of seed {}: {:#?}", seed(), case);
-        if number % (CASES / BY_BINARY) == 0 {
+        if number % (cases / by_the_binary) == 0 {
             by_binary(&case, &path, &explained);
         }
         for answer in daemon.values() {
             *seen.entry(answer.name()).or_default() += 1;
         }
     }
-    println!("{CASES} cases, {} containers: {seen:?}", seen.values().sum::<usize>());
+    println!("{cases} cases, {} containers: {seen:?}", seen.values().sum::<usize>());
     // Every kind of answer must have been compared.
     for expected in [
         "allow",
@@ -57,7 +52,10 @@ async fn explain_says_what_the_daemon_decides() {
         "namespace_unknown",
         "service_account_unknown",
     ] {
-        assert!(seen.get(expected).is_some_and(|count| *count >= 5), "{expected} was compared too rarely: {seen:?}");
+        assert!(
+            seen.get(expected).is_some_and(|count| *count >= EXPLAIN_CASES.at_least(5)),
+            "{expected} was compared too rarely: {seen:?}"
+        );
     }
 }
 
@@ -78,6 +76,9 @@ async fn a_flag_that_differs_is_noticed() {
     ];
     let mut differences: BTreeMap<&str, usize> = BTreeMap::new();
     for number in 0..CONTROLS {
+        if changes.iter().all(|(flag, _)| differences.get(flag).is_some_and(|count| *count > 0)) {
+            break;
+        }
         let case = Case::new(seed(), number);
         let daemon: BTreeMap<String, Answer> = by_daemon(&case).await;
         let path = files.write(&case);
@@ -88,7 +89,7 @@ async fn a_flag_that_differs_is_noticed() {
             *differences.entry(flag).or_default() += usize::from(by_explain(&flags, &path) != daemon);
         }
     }
-    println!("of {CONTROLS} cases, these differ: {differences:?}");
+    println!("of at most {CONTROLS} cases, these differ: {differences:?}");
     for (flag, _) in changes {
         assert!(differences[flag] > 0, "{flag} makes no difference: {differences:?}");
     }

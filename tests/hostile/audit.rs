@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::agent::Agent;
+use podrole_lab::effort::AUDITED_RESTARTS;
 use podrole_lab::pod::PodSpec;
 use podrole_lab::proc;
 use podrole_lab::rig::{ROLE, Rig};
@@ -153,7 +154,7 @@ fn last_lines() -> Result<()> {
     let pod = web(&rig)?;
     let app = pod.agent("app")?;
     rig.start(&[])?;
-    for round in 0..5 {
+    for round in 0..AUDITED_RESTARTS.count() {
         if round > 0 {
             rig.restart()?;
         }

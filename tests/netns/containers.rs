@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::agent::{Agent, Client, Load, LoadReport, Target};
+use podrole_lab::effort::{CONTAINER_REQUESTS, CONTAINER_TURNS};
 use podrole_lab::pod::{Pod, PodSpec};
 use podrole_lab::rig::{ControlPlane as _, ROLE, Rig};
 use podrole_lab::world::Trial;
@@ -27,8 +28,6 @@ pub(crate) const TRIALS: &[Trial] = &[
 const PATH: &str = "/latest/meta-data/iam/security-credentials/";
 /// How long the API does not show the third container.
 const UNKNOWN: Duration = Duration::from_secs(5);
-/// How many times each container requests its own role and the other's.
-const REQUESTS: u64 = 250;
 
 fn never_crossed(target: Target) -> Result<()> {
     let rig = ready()?;
@@ -36,7 +35,7 @@ fn never_crossed(target: Target) -> Result<()> {
     let (web, batch) = (pod.agent("web")?, pod.agent("batch")?);
     let all = [(&web, "web-role", "batch-role"), (&batch, "batch-role", "web-role")];
     // In turn.
-    for _ in 0..50 {
+    for _ in 0..CONTAINER_TURNS.count() {
         for (agent, role, _) in all {
             served(&rig, agent.to(target), role)?;
         }
@@ -67,7 +66,8 @@ fn never_crossed(target: Target) -> Result<()> {
 
 /// Asserts that one container always got the same credentials of its own role, and nothing for the other's role.
 fn judge(rig: &Rig, own: &str, mine: &LoadReport, others: &LoadReport) -> Result<()> {
-    ensure!(mine.with_status(200) == REQUESTS && mine.failed() == 0, "{own}: {mine:?}");
+    let requests = CONTAINER_REQUESTS.count() as u64;
+    ensure!(mine.with_status(200) == requests && mine.failed() == 0, "{own}: {mine:?}");
     // All bodies are counted and are equal, so checking one sample is enough.
     ensure!(mine.bodies.len() == 1 && mine.samples.len() == 1, "{own} got {} different bodies", mine.bodies.len());
     for body in mine.samples.values() {
@@ -75,7 +75,7 @@ fn judge(rig: &Rig, own: &str, mine: &LoadReport, others: &LoadReport) -> Result
         let key = body["AccessKeyId"].as_str().context("an access key")?;
         ensure!(rig.role_of_key(key).as_deref() == Some(own), "{own} got {:?}", rig.role_of_key(key));
     }
-    ensure!(others.with_status(404) == REQUESTS, "{own} gets the other's: {others:?}");
+    ensure!(others.with_status(404) == requests, "{own} gets the other's: {others:?}");
     ensure!(others.samples.values().all(|body| !body.contains("AccessKeyId")), "{own}: {others:?}");
     Ok(())
 }
@@ -114,7 +114,7 @@ fn crossing() -> Result<()> {
 /// Sends many requests for the credentials of a role, four at a time.
 fn plan(agent: &Agent, target: Target, token: &str, role: &str) -> Load {
     let request = agent.to(target).render("GET", &format!("{PATH}{role}"), &[("X-aws-ec2-metadata-token", token)]);
-    Load::new(target, &request).workers(4).requests(REQUESTS)
+    Load::new(target, &request).workers(4).requests(CONTAINER_REQUESTS.count() as u64)
 }
 
 fn by_address() -> Result<()> {

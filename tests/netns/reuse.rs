@@ -1,10 +1,11 @@
-//! A new pod gets the address of a deleted one while the watch still shows the old pod, a thousand times with random delays.
+//! A new pod gets the address of a deleted one while the watch still shows the old pod, hundreds of times with random delays.
 
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use podrole_lab::effort::{self, REUSE_ROUNDS};
 use podrole_lab::pod::{Pod, PodSpec, Shape};
 use podrole_lab::rig::{ROLE, Rig};
 use podrole_lab::world::Trial;
@@ -20,20 +21,19 @@ pub(crate) const TRIALS: &[Trial] = &[
 const PATIENCE: Duration = Duration::from_millis(800);
 /// Addresses that are reused at the same time.
 const WIDTH: usize = 40;
-/// The number of rounds. The watch is not frozen in every fifth wave, which leaves [`FROZEN`] rounds.
-const ROUNDS: usize = 1250;
-/// The number of rounds in which the whole watch must have been frozen.
+/// The number of rounds of a full run in which the whole watch must have been frozen. It is not in every fifth wave.
 const FROZEN: usize = 1000;
 
 fn never_wrong() -> Result<()> {
     let mut rig = rig()?;
     rig.start(&[])?;
-    let tally = play(&rig, ROUNDS)?;
+    let rounds = REUSE_ROUNDS.count();
+    let tally = play(&rig, rounds)?;
     println!("{tally:?}");
-    ensure!(tally.served + tally.late == ROUNDS && tally.frozen >= FROZEN, "{tally:?}");
+    ensure!(tally.served + tally.late == rounds && tally.frozen >= REUSE_ROUNDS.at_least(FROZEN), "{tally:?}");
     ensure!(tally.wrong == 0 && tally.strange.is_empty(), "{tally:?}");
     // 99.9 % in time.
-    ensure!(tally.late * 1000 <= ROUNDS, "{tally:?}");
+    ensure!(tally.late * 1000 <= rounds, "{tally:?}");
     no_leak(&rig)
 }
 
@@ -65,7 +65,7 @@ struct Tally {
 
 /// Runs this many rounds, in waves.
 fn play(rig: &Rig, rounds: usize) -> Result<Tally> {
-    let mut random = Random::new();
+    let mut random = effort::random("delays of the watch");
     let mut tally = Tally::default();
     let mut pods: Vec<Pod> = (0..WIDTH).map(|i| pod(rig, None, i, 0)).collect::<Result<_>>()?;
     for pod in &pods {
@@ -173,23 +173,4 @@ fn pod(rig: &Rig, address: Option<(std::net::Ipv4Addr, std::net::Ipv6Addr)>, i: 
         None => spec,
     };
     rig.node.pod(spec)
-}
-
-/// A random number generator that is good enough for delays (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let seed = now.subsec_nanos().max(1);
-        println!("seed {seed}");
-        Self(seed.into())
-    }
-
-    fn up_to(&mut self, millis: u64) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_millis(self.0 % millis)
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use podrole_lab::agent::{Load, Target};
+use podrole_lab::effort::FLUSHES;
 use podrole_lab::proc::Process;
 use podrole_lab::world::Trial;
 
@@ -28,7 +29,7 @@ const FLUSH: &str = "nft flush ruleset";
 fn flushed() -> Result<()> {
     let rig = ready()?;
     let agents = agents(&rig)?;
-    for _ in 0..5 {
+    for _ in 0..FLUSHES.count() {
         on_node(&rig, FLUSH)?;
         for (_, agent) in &agents {
             served_both(&rig, agent, "own-role")?;

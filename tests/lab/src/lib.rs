@@ -13,6 +13,7 @@
 //! - [`daemon`]: the daemon under test, and [`rig`]: all of the above around it
 //! - [`proc`]: child processes
 //! - [`diag`]: the kernel's word on who opened a socket
+//! - [`effort`]: sizes of loops and matrices, and seeds
 //! - [`secrets`]: a search for secrets that got out
 //!
 //! A program that uses the lab calls [`hook`] first in `main`: agents are that same program, started again inside a container.
@@ -25,6 +26,7 @@ pub mod agent;
 pub mod cluster;
 pub mod daemon;
 pub mod diag;
+pub mod effort;
 pub mod http;
 pub mod imds;
 pub mod kube;
