@@ -1,4 +1,4 @@
-//! Who plays: the node, its namespaces, the pods and what each of them is to get.
+//! The cast: the node, its namespaces, its pods, and the role that each container must get.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::checks::Checks;
 use crate::screen::Screen;
 use crate::sdk::Sdk;
 
-/// Namespaces, and the roles that their pods may have.
+/// Namespaces and the roles that they allow their pods.
 pub(crate) const NAMESPACES: [(&str, &[&str]); 2] =
     [("shop", &["web", "checkout", "mailer"]), ("data", &["batch", "report"])];
 
-/// The containers that ask who they are. Containers with the same pod are in one pod.
+/// The containers that ask AWS for their identity. Entries with the same `pod` are containers of one pod.
 pub(crate) const ACTORS: [Actor; 6] = [
     Actor { pod: WEB, container: "app", asks: Some("web"), gets: Ok("web"), tool: Tool::Cli },
     Actor { pod: BATCH, container: "app", asks: Some("batch"), gets: Ok("batch"), tool: Tool::Boto },
@@ -34,33 +34,33 @@ pub(crate) const CHECKOUT: &str = "shop/checkout";
 pub(crate) const ROGUE: &str = "shop/rogue";
 pub(crate) const PLAIN: &str = "data/plain";
 
-/// Where the metadata service lists a caller's roles, and serves their credentials.
+/// The metadata path that lists the caller's role and, followed by the role's name, serves its credentials.
 pub(crate) const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 /// The header that carries a session token.
 pub(crate) const TOKEN: &str = "X-aws-ec2-metadata-token";
 
-/// For what takes milliseconds.
+/// Timeout for steps that normally take milliseconds.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A container that asks AWS who it is.
+/// A container that calls `sts:GetCallerIdentity`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Actor {
-    /// Its pod, `namespace/name`.
+    /// The pod, as `namespace/name`.
     pub(crate) pod: &'static str,
     pub(crate) container: &'static str,
-    /// The role its annotation asks for.
+    /// The role that the pod's annotation requests for this container.
     pub(crate) asks: Option<&'static str>,
-    /// The role it must get from podrole, or the reason why it must get none.
+    /// The role that podrole must give it, or the reason for which podrole must deny it.
     pub(crate) gets: Result<&'static str, &'static str>,
     pub(crate) tool: Tool,
 }
 
-/// What it asks with.
+/// The SDK that a container uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tool {
     /// `aws sts get-caller-identity`
     Cli,
-    /// The same call in a Python program.
+    /// The same call from a Python program.
     Boto,
 }
 
@@ -73,7 +73,7 @@ impl Tool {
     }
 }
 
-/// Everything on the stage. Field order is drop order: what talks goes before what it talks to.
+/// The running demo. Fields are dropped in order: clients before the pods and the rig that they use.
 pub(crate) struct Stage {
     pub(crate) screen: Screen,
     pub(crate) checks: Checks,
@@ -84,7 +84,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// A node with pods on it and no podrole yet.
+    /// Starts a node with pods but without podrole.
     pub(crate) fn set() -> Result<Self> {
         let rig = Rig::new(Default::default()).context("set up the node")?;
         let sdk = Sdk::find(rig.sts.endpoint())?;
@@ -97,34 +97,35 @@ impl Stage {
                 continue;
             }
             let pod = rig.pod(spec(name)?).with_context(|| format!("start the pod {name}"))?;
-            let first = pod.containers().into_iter().next().context("a pod has a container")?;
+            let first = pod.containers().into_iter().next().context("pod has no container")?;
             agents.insert(name, pod.agent(&first.name)?);
             pods.insert(name, pod);
         }
         Ok(Self { screen: Screen::new(), checks: Checks::default(), sdk, agents, pods, rig })
     }
 
-    /// All pods, by `namespace/name`.
+    /// All pods, keyed by `namespace/name`.
     pub(crate) fn pods(&self) -> &BTreeMap<&'static str, Pod> {
         &self.pods
     }
 
-    /// One of the pods above.
+    /// The pod with this `namespace/name`.
     pub(crate) fn pod(&self, name: &str) -> &Pod {
-        self.pods.get(name).expect("every pod of the cast is on the stage")
+        self.pods.get(name).expect("every pod of the cast is running")
     }
 
-    /// A client in the first container of one of the pods above.
+    /// The test agent in the first container of this pod.
     pub(crate) fn agent(&self, name: &str) -> &Agent {
         self.agents.get(name).expect("every pod of the cast has an agent")
     }
 
-    /// The name of the node's own role: what no pod must be.
+    /// The name of the node's role, which no pod may get.
     pub(crate) fn node_role(&self) -> String {
         self.rig.imds.facts().role.unwrap_or_default()
     }
 
-    /// The first audit line with this action that is `wanted`; the daemon writes them a moment after it has answered.
+    /// Waits for the first audit line with this action that `wanted` accepts. The daemon writes audit lines shortly after it
+    /// answers.
     pub(crate) fn audit_line(&self, action: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         proc::until(&format!("an audit line {action}"), SOON, || {
             let lines = self.rig.daemon()?.audit()?;
@@ -133,16 +134,16 @@ impl Stage {
     }
 }
 
-/// True if an audit line is about this pod.
+/// Whether an audit line is about this pod.
 pub(crate) fn is_about(line: &Value, pod: &str) -> bool {
     pod.split_once('/').is_some_and(|(namespace, name)| {
         line["pod"]["namespace"].as_str() == Some(namespace) && line["pod"]["name"].as_str() == Some(name)
     })
 }
 
-/// The pod in which the actors with this pod's name are.
+/// The spec of the pod that contains all actors with this pod name.
 fn spec(pod: &str) -> Result<PodSpec> {
-    let (namespace, name) = pod.split_once('/').context("a pod is namespace/name")?;
+    let (namespace, name) = pod.split_once('/').context("pod name is not namespace/name")?;
     let actors: Vec<Actor> = ACTORS.into_iter().filter(|actor| actor.pod == pod).collect();
     let containers: Vec<&str> = actors.iter().map(|actor| actor.container).collect();
     let mut spec = PodSpec::new(namespace, name).service_account(name).containers(&containers);

@@ -1,4 +1,4 @@
-//! Third act: a pod that runs gets another role by an annotation, without a restart.
+//! Part 3: changing the role annotation of a running pod takes effect without a restart.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,15 @@ use crate::cast::{BATCH, ROLES, Stage, TOKEN};
 
 const OLD: &str = "batch";
 const NEW: &str = "report";
-/// Milliseconds in truth.
+/// How long the change may take. It normally takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn play(stage: &mut Stage) -> Result<()> {
-    stage.screen.heading("A NEW ROLE FOR A POD THAT RUNS", "");
-    stage.screen.line(&format!("   As by: kubectl annotate --overwrite -n data pod/batch {ROLE}={NEW}"));
-    let (namespace, name) = BATCH.split_once('/').context("a pod is namespace/name")?;
+    stage.screen.heading("CHANGING THE ROLE OF A RUNNING POD", "no restart");
+    stage.screen.line(&format!("   Equivalent to: kubectl annotate --overwrite -n data pod/batch {ROLE}={NEW}"));
+    let (namespace, name) = BATCH.split_once('/').context("pod name is not namespace/name")?;
     let mut program = stage.sdk.boto(stage.pod(BATCH), "app")?;
-    let held = program.ask()?;
+    let held = program.held()?;
     stage.checks.same("role of data/batch before the change", role(&held), OLD);
 
     let client = stage.agent(BATCH).v4();
@@ -29,12 +29,12 @@ pub(crate) fn play(stage: &mut Stage) -> Result<()> {
     let credentials = client.credentials()?;
     let served = begin.elapsed();
     let real = stage.rig.role_of(&credentials).unwrap_or_default();
-    stage.checks.same("role of the credentials after the change, by STS's word", real.as_str(), NEW);
+    stage.checks.same("role of the credentials after the change, according to STS", real.as_str(), NEW);
 
     let fresh = program.fresh()?;
     stage.checks.same("role of a new boto3 session after the change", role(&fresh), NEW);
     stage.screen.line(&format!(
-        "   {BATCH} is {} now: listed {:.1} ms after the annotation, with credentials after {:.1} ms.",
+        "   {BATCH} now has role {}: listed after {:.1} ms, credentials served after {:.1} ms.",
         stage.screen.good(role(&fresh)),
         listed.as_secs_f64() * 1e3,
         served.as_secs_f64() * 1e3,
@@ -42,7 +42,7 @@ pub(crate) fn play(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// Asks until the pod's role is the new one. Each answer is the old one or the new one: never none, never an error.
+/// Polls until the metadata service lists the new role. Every answer must be the old or the new role, never an error.
 fn await_role(client: Client<'_>, token: &str, begin: Instant) -> Result<Duration> {
     loop {
         let answer = client.get(ROLES, &[(TOKEN, token)])?;
@@ -50,11 +50,15 @@ fn await_role(client: Client<'_>, token: &str, begin: Instant) -> Result<Duratio
         if answer.status == 200 && role == NEW {
             return Ok(begin.elapsed());
         }
-        ensure!(answer.status == 200 && role == OLD, "in between, {BATCH} was answered {} {role}", answer.status);
-        ensure!(begin.elapsed() < PATIENCE, "{BATCH} still is {OLD} {PATIENCE:?} after its annotation changed");
+        ensure!(
+            answer.status == 200 && role == OLD,
+            "during the change, {BATCH} got status {} and body {role:?}",
+            answer.status
+        );
+        ensure!(begin.elapsed() < PATIENCE, "{BATCH} still has role {OLD} {PATIENCE:?} after its annotation changed");
     }
 }
 
-fn role(said: &crate::sdk::Said) -> &str {
-    said.role().map_or("nobody", |(role, _)| role)
+fn role(identity: &crate::sdk::Identity) -> &str {
+    identity.role().map_or("none", |(role, _)| role)
 }

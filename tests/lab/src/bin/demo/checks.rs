@@ -1,10 +1,10 @@
-//! The judgement: everything that is shown is also compared with what it must be.
+//! The verdict: everything that the demo shows is also checked against its expected value.
 
 use std::fmt::Debug;
 
 use crate::screen::Screen;
 
-/// How many comparisons were made, and what came out wrong.
+/// The number of checks made and the messages of those that failed.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     made: usize,
@@ -12,7 +12,7 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    /// `holds`, or else this is wrong.
+    /// Records a check; `wrong` describes the failure if it does not hold.
     pub(crate) fn that(&mut self, holds: bool, wrong: impl FnOnce() -> String) {
         self.made += 1;
         if !holds {
@@ -20,24 +20,24 @@ impl Checks {
         }
     }
 
-    /// `found` is what it must be.
+    /// Checks that `found` equals `expected`.
     pub(crate) fn same<T: PartialEq + Debug>(&mut self, what: &str, found: T, expected: T) {
         let holds = found == expected;
         self.that(holds, || format!("{what}: expected {expected:?}, found {found:?}"));
     }
 
-    /// True if something was wrong so far.
+    /// Whether any check has failed so far.
     pub(crate) fn any_failed(&self) -> bool {
         !self.failures.is_empty()
     }
 
-    /// Shows the verdict; true if all hold.
+    /// Prints the verdict; returns true if all checks passed.
     pub(crate) fn report(&self, screen: &Screen) -> bool {
         if self.failures.is_empty() {
-            screen.line(&screen.good(&format!("{} checks, all hold.", self.made)));
+            screen.line(&screen.good(&format!("All {} checks passed.", self.made)));
             return true;
         }
-        screen.line(&screen.bad(&format!("NOT as it should be, {} of {} checks:", self.failures.len(), self.made)));
+        screen.line(&screen.bad(&format!("FAILED: {} of {} checks.", self.failures.len(), self.made)));
         for failure in &self.failures {
             screen.paragraph(3, failure);
         }
@@ -58,7 +58,7 @@ mod tests {
         assert!(!checks.any_failed() && checks.report(&screen));
         checks.same("a role", "node-role", "web");
         assert!(checks.any_failed() && !checks.report(&screen));
-        // What is right afterwards does not make it good.
+        // A later success does not clear the failure.
         checks.that(true, String::new);
         assert!(!checks.report(&screen));
         assert_eq!(checks.failures, ["a role: expected \"web\", found \"node-role\""]);

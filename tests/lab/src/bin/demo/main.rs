@@ -1,19 +1,19 @@
-//! `make demo`: a Kubernetes node in a box on this machine, and on one screen what podrole changes on it.
+//! `make demo`: runs a simulated Kubernetes node on this machine and shows, on one screen, what podrole changes.
 //!
-//! The daemon, nftables, the kernel's answers, the pods' cgroups and networks and the AWS SDKs in the pods are the real ones; STS,
-//! the node's metadata service and the Kubernetes API are the lab's doubles. Whatever is shown is checked too: the exit code is 0
-//! only if all of it is as it should be.
+//! The daemon, nftables, the kernel, the pods' cgroups and networks, and the AWS SDKs in the pods are real. STS, the node's
+//! metadata service and the Kubernetes API are the lab's test doubles. Everything shown is also checked: the exit code is 0 only if
+//! all checks pass.
 //!
-//! Environment: `KEEP=1` leaves everything up to play with; `PODROLE_BIN` and `PODROLE_SDK` name another daemon and other SDKs
-//! than those of the same build directory.
+//! Environment: `KEEP=1` keeps everything running for exploration; `PODROLE_BIN` and `PODROLE_SDK` replace the daemon and the SDKs
+//! of this build directory.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; the demo measures real time and starts processes")]
 
 mod cast;
 mod change;
 mod checks;
+mod denials;
 mod identities;
 mod records;
-mod refusals;
 mod screen;
 mod sdk;
 mod speed;
@@ -28,7 +28,7 @@ use podrole_lab::world;
 
 use cast::Stage;
 
-/// Holds the process id that the user's machine knows this program by: inside its pid namespace nothing tells.
+/// Environment variable with this program's process id on the user's machine, which it cannot see from inside its pid namespace.
 const OUTER_PID: &str = "PODROLE_DEMO_PID";
 
 fn main() -> ExitCode {
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("demo: {error}");
-            // Causes may hold a log: a line of it is a line here.
+            // A cause may contain a log of several lines: indent each of them.
             for cause in error.chain().skip(1).map(ToString::to_string) {
                 cause.lines().filter(|line| !line.trim().is_empty()).for_each(|line| eprintln!("   {line}"));
             }
@@ -50,13 +50,13 @@ fn run() -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         let program = env::current_exe().context("find this program")?;
         anyhow::bail!(
-            "it makes network namespaces and cgroups (its own; the machine's stay as they are), which only root may.\n\
-             Run `make demo`, which uses sudo for that, or: sudo {}",
+            "root is required to create network namespaces and cgroups (the machine's own stay unchanged).\n\
+             Run `make demo`, which uses sudo, or: sudo {}",
             program.display()
         );
     }
     let Some(outer_pid) = env::var(OUTER_PID).ok() else {
-        // Its own process replaced by itself, so with the same id, which then is in the environment of all that follow.
+        // Replace this process by itself: the id stays the same, and the environment of all later processes contains it.
         let mut again = Command::new(env::current_exe().context("find this program")?);
         return Err(again.args(env::args_os().skip(1)).env(OUTER_PID, std::process::id().to_string()).exec().into());
     };
@@ -64,7 +64,7 @@ fn run() -> Result<ExitCode> {
 
     let mut stage = Stage::set()?;
     if let Err(error) = play(&mut stage) {
-        // What was wrong before tells more than where it ended.
+        // Earlier failed checks say more about the cause than the error that ended the demo.
         if stage.checks.any_failed() {
             stage.screen.line("");
             stage.checks.report(&stage.screen);
@@ -75,22 +75,22 @@ fn run() -> Result<ExitCode> {
     if env::var_os("KEEP").is_some_and(|value| !value.is_empty() && value != "0") {
         stay::stay(&stage, &outer_pid)?;
     } else if all_hold {
-        stage.screen.line(&stage.screen.dim("KEEP=1 leaves it running, for you to look around."));
+        stage.screen.line(&stage.screen.dim("To keep the node running and look around: KEEP=1 make demo"));
     }
     Ok(if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn play(stage: &mut Stage) -> Result<()> {
     let screen = stage.screen;
+    screen.line(&screen.strong("podrole demo: a simulated Kubernetes node. Nothing else on this machine changes."));
     screen.line(
-        &screen.strong("podrole demo: a Kubernetes node in a box. Nothing outside of it changes on this machine."),
+        "Real:      podrole, nftables, the kernel, the pods' cgroups and networks, AWS CLI and boto3 in the pods.",
     );
-    screen.line("Real: podrole, nftables, kernel, pods' cgroups and networks, AWS CLI and boto3 inside the pods.");
-    screen.line("Stand-ins: AWS STS, the node's EC2 metadata service (169.254.169.254), the Kubernetes API.");
+    screen.line("Simulated: AWS STS, the node's EC2 metadata service (169.254.169.254), the Kubernetes API.");
     let before = identities::play(stage)?;
-    refusals::play(stage, &before)?;
+    denials::play(stage, &before)?;
     change::play(stage)?;
     speed::play(stage)?;
     records::play(stage)?;
-    refusals::packets(stage, &before)
+    denials::packets(stage, &before)
 }

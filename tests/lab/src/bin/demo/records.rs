@@ -1,4 +1,4 @@
-//! Fifth act: what podrole leaves for people who must know later: audit lines and metrics.
+//! Part 5: the records that podrole leaves for operators: audit lines and metrics.
 
 use anyhow::{Context as _, Result};
 use podrole_lab::node::Node;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cast::{CHECKOUT, ROGUE, Stage, WEB, is_about};
 
-/// The metrics that are shown: name and labels as podrole writes them.
+/// The metrics shown, with labels as podrole writes them.
 const METRICS: [&str; 6] = [
     "podrole_http_requests_total{outcome=\"ok\",route=\"credentials\"}",
     "podrole_http_requests_total{outcome=\"wrong_role\",route=\"credentials\"}",
@@ -23,24 +23,26 @@ pub(crate) fn play(stage: &mut Stage) -> Result<()> {
 }
 
 fn audit(stage: &mut Stage) -> Result<()> {
-    stage.screen.heading("AUDIT", "JSON lines on podrole's standard output; four of them, the main fields of each");
+    stage.screen.heading("AUDIT", "JSON lines on podrole's standard output; the main fields of four of them");
     let delivered = stage.audit_line("Deliver", |line| is_about(line, WEB))?;
-    let key = delivered["access_key_id"].as_str().context("a delivery has an access key")?.to_owned();
+    let key = delivered["access_key_id"].as_str().context("delivery has no access key")?.to_owned();
     let assumed = stage.audit_line("AssumeRole", |line| line["access_key_id"] == key.as_str())?;
     let mailer =
         stage.audit_line("Deliver", |line| is_about(line, CHECKOUT) && line["pod"]["container"]["name"] == "mailer")?;
     let denied = stage.audit_line("Deny", |line| is_about(line, ROGUE))?;
 
     stage.checks.same(
-        "role that STS gave for the key of shop/web",
+        "role that STS issued the key of shop/web for",
         stage.rig.role_of_key(&key).as_deref(),
         Some("web"),
     );
     let joined = assumed["session_name"] == delivered["session_name"];
-    stage.checks.that(joined, || format!("the audit's call and delivery do not join: {assumed} {delivered}"));
+    stage.checks.that(joined, || {
+        format!("audit lines of the STS call and the delivery have different sessions: {assumed} {delivered}")
+    });
     let mailer_key = mailer["access_key_id"].as_str().unwrap_or_default();
     stage.checks.same(
-        "role that STS gave for the key of container mailer",
+        "role that STS issued the key of container mailer for",
         stage.rig.role_of_key(mailer_key).as_deref(),
         Some("mailer"),
     );
@@ -50,7 +52,7 @@ fn audit(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// The fields of a line that fit on one of the screen.
+/// The main fields of an audit line, on one line of the screen.
 fn short(line: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let time = text(&line["time"]);
@@ -75,7 +77,7 @@ fn short(line: &Value) -> String {
     out
 }
 
-/// Beginning and end of an access key's id.
+/// The first and last four characters of an access key id.
 fn shortened(key: &str) -> String {
     match (key.get(..4), key.len().checked_sub(4).and_then(|from| key.get(from..))) {
         (Some(start), Some(end)) if key.len() > 8 => format!("{start}..{end}"),
@@ -88,27 +90,27 @@ fn metrics(stage: &mut Stage) -> Result<()> {
     let text = daemon.metrics()?;
     let proofs = daemon.metric("podrole_identity_proof_seconds_count", &[])?;
     let seconds = daemon.metric("podrole_identity_proof_seconds_sum", &[])?;
-    stage.screen.heading("METRICS", "Prometheus format, on http://127.0.0.1:9441/metrics of the node; some of them");
+    stage.screen.heading("METRICS", "a selection from http://127.0.0.1:9441/metrics on the node, in Prometheus format");
     for name in METRICS {
         let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse::<f64>().ok());
         stage.checks.that(value.is_some_and(|value| value > 0.0), || format!("metric {name} is {value:?}"));
         stage.screen.line(&format!("   {}", line.unwrap_or(name)));
     }
-    stage.checks.that(proofs > 0.0, || "podrole proved nobody's identity".to_owned());
+    stage.checks.that(proofs > 0.0, || "podrole identified no caller".to_owned());
     stage.screen.line(&stage.screen.dim(&format!(
-        "   the kernel's proof of who is calling took {:.1} microseconds on average, {proofs} times",
+        "   identifying a caller through the kernel took {:.1} microseconds on average, over {proofs} connections",
         seconds / proofs.max(1.0) * 1e6
     )));
     let counted = stage.rig.daemon()?.metric("podrole_sts_requests_total", &[("code", "Success")])?;
-    // Pods call it too, from their own addresses.
+    // The pods' SDKs call STS too; count only calls from the node's address.
     let calls = stage.rig.sts.calls();
     let received = calls.iter().filter(|call| Node::is_own(call.peer.ip()) && call.error().is_none()).count();
-    stage.checks.same("successful STS calls, podrole's count against STS's own", counted, received as f64);
+    stage.checks.same("successful STS calls, counted by podrole and by STS", counted, received as f64);
     Ok(())
 }
 
-/// Neither what STS issued nor the node's own credentials are in anything that podrole writes for people.
+/// Neither issued credentials nor the node's credentials may appear in audit lines, logs or metrics.
 fn no_secrets(stage: &mut Stage) -> Result<()> {
     let daemon = stage.rig.daemon()?;
     let lines: Vec<String> = daemon.audit()?.iter().map(Value::to_string).collect();
@@ -118,7 +120,7 @@ fn no_secrets(stage: &mut Stage) -> Result<()> {
         let found =
             issued.iter().any(|keys| text.contains(&keys.secret_access_key) || text.contains(&keys.session_token));
         let found = found || text.contains(&node.secret_access_key) || text.contains(&node.token);
-        stage.checks.that(!found, || format!("a secret is in podrole's {what}"));
+        stage.checks.that(!found, || format!("podrole's {what} contains a secret"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The real AWS CLI and boto3, started in containers as anybody's program would be: without credentials, without a profile.
+//! The real AWS CLI and boto3, run in containers like any program: without configured credentials or a profile.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,12 +12,12 @@ use podrole_lab::pod::Pod;
 use podrole_lab::{proc, world};
 use serde_json::Value;
 
-/// Names the directory that `tests/sdk/build.sh` prints, or the Python environment itself.
+/// Environment variable with the directory that `tests/sdk/build.sh` prints, or with the Python environment itself.
 const DIRECTORY: &str = "PODROLE_SDK";
-/// Asks STS who it is, once for each line it is sent.
+/// A Python program that calls `sts:GetCallerIdentity` once for each line on its standard input.
 const PROBE: &str = include_str!("../../../../sdk/boto_probe.py");
 
-/// Where the SDKs are, and what they need to be told.
+/// The location of the SDKs and their configuration.
 #[derive(Debug)]
 pub(crate) struct Sdk {
     bin: PathBuf,
@@ -25,32 +25,32 @@ pub(crate) struct Sdk {
     sts: String,
 }
 
-/// What somebody is told who asks AWS who he is.
+/// The result of `sts:GetCallerIdentity`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Identity {
     /// The caller's ARN.
     Arn(String),
-    /// No credentials, or none that STS takes: in the SDK's words.
-    Nobody(String),
+    /// The SDK found no credentials, or STS rejected them: the SDK's error message.
+    Unknown(String),
 }
 
-impl Said {
-    /// Role and session of an assumed role's ARN.
+impl Identity {
+    /// The role and session of an assumed role's ARN; `None` for any other identity.
     pub(crate) fn role(&self) -> Option<(&str, &str)> {
         match self {
             Self::Arn(arn) => arn.split_once(":assumed-role/")?.1.split_once('/'),
-            Self::Nobody(_) => None,
+            Self::Unknown(_) => None,
         }
     }
 }
 
 impl Sdk {
-    /// Finds them in the build directory of this program.
+    /// Finds the SDKs in this program's build directory, or where `PODROLE_SDK` says.
     pub(crate) fn find(sts: String) -> Result<Self> {
         let program = env::current_exe().context("find this program")?;
         let dir = match env::var_os(DIRECTORY) {
             Some(dir) => PathBuf::from(dir),
-            None => program.ancestors().nth(2).context("this program is in a build directory")?.join("sdk"),
+            None => program.ancestors().nth(2).context("this program is not in a build directory")?.join("sdk"),
         };
         let places = [dir.join("venv/bin"), dir.join("bin")];
         let found = places.into_iter().find(|bin| bin.join("python").is_file() && bin.join("aws").is_file());
@@ -62,38 +62,42 @@ impl Sdk {
         Ok(Self { bin, probe, sts })
     }
 
-    /// Where `aws` and `python` are.
+    /// The directory of `aws` and `python`.
     pub(crate) fn bin(&self) -> &Path {
         &self.bin
     }
 
-    /// What a program in a pod has to be told, because STS is not where it usually is.
+    /// Environment variables for programs in pods, which point the SDKs at the STS double.
     pub(crate) fn environment(&self) -> [(&'static str, OsString); 3] {
         [
             ("AWS_ENDPOINT_URL_STS", self.sts.clone().into()),
-            // The CLI takes it from nowhere else.
+            // The CLI takes the region only from here.
             ("AWS_DEFAULT_REGION", "us-west-2".into()),
-            // The pods run as root on the machine's own files, and must leave none there.
+            // Pods run as root on the machine's own file system: do not write .pyc files there.
             ("PYTHONDONTWRITEBYTECODE", "1".into()),
         ]
     }
 
-    /// `aws sts get-caller-identity` in a container.
-    pub(crate) fn cli(&self, pod: &Pod, container: &str) -> Result<Said> {
+    /// Runs `aws sts get-caller-identity` in a container.
+    pub(crate) fn cli(&self, pod: &Pod, container: &str) -> Result<Identity> {
         let mut command = self.command(pod, container, "aws")?;
         command.args(["sts", "get-caller-identity", "--output", "text", "--query", "Arn"]);
         let output = proc::output(&mut command, b"", proc::PATIENCE)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        Ok(if output.status.success() { Said::Arn(text(&output.stdout)) } else { Said::Nobody(text(&output.stderr)) })
+        Ok(if output.status.success() {
+            Identity::Arn(text(&output.stdout))
+        } else {
+            Identity::Unknown(text(&output.stderr))
+        })
     }
 
-    /// A Python program in a container that can be asked more than once.
+    /// Starts a Python program in a container that can be asked repeatedly.
     pub(crate) fn boto(&self, pod: &Pod, container: &str) -> Result<Boto> {
         let mut command = self.command(pod, container, "python")?;
         command.arg(&self.probe).arg("--serve").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
-        let questions = child.stdin.take().context("its input is a pipe")?;
-        let answers = BufReader::new(child.stdout.take().context("its output is a pipe")?);
+        let questions = child.stdin.take().context("standard input of boto3 is not a pipe")?;
+        let answers = BufReader::new(child.stdout.take().context("standard output of boto3 is not a pipe")?);
         Ok(Boto { child, questions, answers })
     }
 
@@ -104,7 +108,7 @@ impl Sdk {
     }
 }
 
-/// A Python program that stays. It is killed when dropped; it bounds every answer itself.
+/// A running Python program, killed when dropped. It limits the time of each answer itself.
 #[derive(Debug)]
 pub(crate) struct Boto {
     child: Child,
@@ -113,30 +117,31 @@ pub(crate) struct Boto {
 }
 
 impl Boto {
-    /// Who is it in a new session, as a program that has just started?
-    pub(crate) fn fresh(&mut self) -> Result<Said> {
+    /// The identity in a new SDK session, as a newly started program would see it.
+    pub(crate) fn fresh(&mut self) -> Result<Identity> {
         self.question("fresh\n")
     }
 
-    /// Who is it in the session that is open, with the credentials it holds?
-    pub(crate) fn ask(&mut self) -> Result<Said> {
+    /// The identity in the open session, with the credentials that it holds.
+    pub(crate) fn held(&mut self) -> Result<Identity> {
         self.question("ask\n")
     }
 
-    fn question(&mut self, word: &str) -> Result<Said> {
-        self.questions.write_all(word.as_bytes()).context("ask boto3")?;
+    fn question(&mut self, word: &str) -> Result<Identity> {
+        self.questions.write_all(word.as_bytes()).context("send a question to boto3")?;
         let mut line = String::new();
-        self.answers.read_line(&mut line).context("listen to boto3")?;
-        ensure!(!line.is_empty(), "boto3 ended without an answer");
-        let answer: Value = serde_json::from_str(&line).with_context(|| format!("boto3 said {line}"))?;
+        self.answers.read_line(&mut line).context("read the answer of boto3")?;
+        ensure!(!line.is_empty(), "boto3 exited without an answer");
+        let answer: Value =
+            serde_json::from_str(&line).with_context(|| format!("parse the answer of boto3: {line}"))?;
         let field = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-        Ok(if field("error").is_empty() { Said::Arn(field("arn")) } else { Said::Nobody(field("error")) })
+        Ok(if field("error").is_empty() { Identity::Arn(field("arn")) } else { Identity::Unknown(field("error")) })
     }
 }
 
 impl Drop for Boto {
     fn drop(&mut self) {
-        // One that has ended already is as good; there is nobody to tell about anything else.
+        // It may have exited already, and a failure to kill it cannot be reported from here.
         self.child.kill().and_then(|()| self.child.wait()).ok();
     }
 }

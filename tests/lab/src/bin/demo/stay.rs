@@ -1,4 +1,4 @@
-//! `KEEP=1`: everything stays up, and the user is told how to get in.
+//! `KEEP=1`: keeps the node running and prints commands to explore it.
 
 use std::env;
 use std::fmt::Write as _;
@@ -14,10 +14,10 @@ use podrole_lab::world;
 
 use crate::cast::Stage;
 
-/// A demo that somebody forgot ends by itself.
+/// A forgotten demo ends after this time.
 const AT_MOST: Duration = Duration::from_secs(8 * 3600);
 
-/// Prints what to try and waits for a signal, which ends this process and with it everything.
+/// Prints commands to try and waits for a signal, which ends this process and everything in the node.
 pub(crate) fn stay(stage: &Stage, outer_pid: &str) -> Result<()> {
     let bin = world::scratch().join("bin");
     fs::create_dir(&bin).with_context(|| format!("create {}", bin.display()))?;
@@ -26,10 +26,9 @@ pub(crate) fn stay(stage: &Stage, outer_pid: &str) -> Result<()> {
     script(&bin.join("pod"), &pod_script(stage)?)?;
 
     let screen = stage.screen;
-    // Whoever came by sudo needs it in the other terminal too.
+    // If the demo was started with sudo, the other terminal needs it too.
     let sudo = if env::var_os("SUDO_UID").is_some() { "sudo " } else { "" };
-    screen
-        .heading("STILL RUNNING, FOR 8 HOURS OR UNTIL CTRL-C", "paste the first line into another terminal, then try:");
+    screen.heading("RUNNING FOR 8 HOURS OR UNTIL CTRL-C", "paste the first line into another terminal, then try:");
     let child = format!("/proc/{outer_pid}/task/{outer_pid}/children");
     screen.line(&format!("   box() {{ {sudo}nsenter -m -n -p -t $(cat {child}) {} \"$@\"; }}", enter.display()));
     let path = path(&bin)?;
@@ -45,12 +44,12 @@ pub(crate) fn stay(stage: &Stage, outer_pid: &str) -> Result<()> {
     Ok(())
 }
 
-/// What to try, and the program that each needs.
+/// Commands to try, each with the program that it needs.
 fn tries(admin: &str) -> Result<Vec<(&'static str, String)>> {
     let audit = fs::read_dir(world::scratch()).context("list the scratch directory")?;
     let audit = audit.filter_map(|entry| Some(entry.ok()?.path()));
     let audit = audit.into_iter().find(|path| path.extension().is_some_and(|end| end == "audit"));
-    let audit = audit.context("podrole has an audit file")?;
+    let audit = audit.context("podrole has no audit file")?;
     Ok(vec![
         ("sh", "pod shop/web aws sts get-caller-identity".to_owned()),
         ("sh", "pod shop/checkout/mailer                 # a shell in that container".to_owned()),
@@ -63,15 +62,15 @@ fn tries(admin: &str) -> Result<Vec<(&'static str, String)>> {
     ])
 }
 
-/// Where commands on the node are looked for: here, where the user has them, and where `tests/cluster/build.sh` puts kubectl.
+/// The `PATH` on the node: the demo's scripts, the user's `PATH`, and the directory in which `tests/cluster/build.sh` puts kubectl.
 fn path(bin: &Path) -> Result<String> {
     let program = env::current_exe().context("find this program")?;
-    let prepared = program.ancestors().nth(2).context("this program is in a build directory")?.join("cluster");
-    let path = env::var("PATH").context("PATH is text")?;
+    let prepared = program.ancestors().nth(2).context("this program is not in a build directory")?.join("cluster");
+    let path = env::var("PATH").context("PATH is not set or not UTF-8")?;
     Ok(format!("{}:{path}:{}", bin.display(), prepared.display()))
 }
 
-/// Runs a command on the node, or a shell; `kubectl` finds the API, and leaves its cache here.
+/// A script that runs a command or a shell on the node. `kubectl` gets its configuration, and a cache in the scratch directory.
 fn box_script(bin: &Path) -> Result<String> {
     let scratch = world::scratch();
     Ok(format!(
@@ -82,11 +81,12 @@ fn box_script(bin: &Path) -> Result<String> {
     ))
 }
 
-/// Runs a command in a container, or a shell: cgroup first, because a socket remembers the one it was opened in.
+/// A script that runs a command or a shell in a container. It joins the cgroup first, because a socket keeps the cgroup in which
+/// it was opened.
 fn pod_script(stage: &Stage) -> Result<String> {
     let mut cases = String::new();
     for (name, pod) in stage.pods() {
-        let netns = pod.netns().context("no pod of the demo is on the host network")?;
+        let netns = pod.netns().context("pod has no network namespace")?;
         for (number, container) in pod.containers().iter().enumerate() {
             let own = format!("{name}/{}", container.name);
             let patterns = if number == 0 { format!("{name}|{own}") } else { own };
@@ -94,14 +94,14 @@ fn pod_script(stage: &Stage) -> Result<String> {
             writeln!(cases, "{patterns}) cgroup={cgroup} netns={} ;;", quoted(&netns.display().to_string()))?;
         }
     }
-    let path = format!("{}:{}", stage.sdk.bin().display(), env::var("PATH").context("PATH is text")?);
+    let path = format!("{}:{}", stage.sdk.bin().display(), env::var("PATH").context("PATH is not set or not UTF-8")?);
     let mut environment = format!("HOME=/nonexistent PATH={}", quoted(&path));
     for (name, value) in stage.sdk.environment() {
         write!(environment, " {name}={}", quoted(&value.to_string_lossy()))?;
     }
     let names: Vec<&str> = stage.pods().keys().copied().collect();
     Ok(format!(
-        "case ${{1-}} in\n{cases}*) echo 'pod NAMESPACE/NAME[/CONTAINER] [COMMAND...], with {}' >&2; exit 64 ;;\nesac\n\
+        "case ${{1-}} in\n{cases}*) echo 'usage: pod NAMESPACE/NAME[/CONTAINER] [COMMAND...]; pods: {}' >&2; exit 64 ;;\nesac\n\
          prompt=\"$1 \\$ \"; shift\n[ $# -gt 0 ] || set -- sh\n\
          echo $$ >\"$cgroup/cgroup.procs\" || exit\n\
          exec nsenter --net=\"$netns\" -- env -i TERM=\"${{TERM-dumb}}\" PS1=\"$prompt\" {environment} \"$@\"\n",
@@ -111,10 +111,11 @@ fn pod_script(stage: &Stage) -> Result<String> {
 
 fn script(path: &PathBuf, body: &str) -> Result<()> {
     fs::write(path, format!("#!/bin/sh\n{body}")).with_context(|| format!("write {}", path.display()))?;
-    fs::set_permissions(path, Permissions::from_mode(0o755)).with_context(|| format!("open {} to all", path.display()))
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+        .with_context(|| format!("make {} executable", path.display()))
 }
 
-/// As a shell takes it literally.
+/// Quotes text for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
