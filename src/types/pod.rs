@@ -186,12 +186,29 @@ impl fmt::Debug for ContainerId {
 // === impl PodEntry ===
 
 impl PodEntry {
-    /// Whether this asks for the same as `other`: the same roles, external id and session name.
+    /// Whether this asks for the same as `other`: the same roles, external id and session name. All fields are listed, so that a new
+    /// annotation cannot be left out by accident: a change of it would not be noticed until the credentials expire.
     pub fn asks_the_same(&self, other: &Self) -> bool {
-        self.role == other.role
-            && self.container_roles == other.container_roles
-            && self.external_id == other.external_id
-            && self.session_name == other.session_name
+        let Self {
+            role,
+            external_id,
+            session_name,
+            container_roles,
+            uid: _,
+            cgroup_uid: _,
+            namespace: _,
+            name: _,
+            service_account: _,
+            ips: _,
+            host_network: _,
+            finished: _,
+            can_sniff: _,
+            containers: _,
+        } = self;
+        *role == other.role
+            && *container_roles == other.container_roles
+            && *external_id == other.external_id
+            && *session_name == other.session_name
     }
 
     /// The name of the container with this id, once the pod's statuses show it.

@@ -1,4 +1,4 @@
-//! Words that the documentation explains and the code uses: terms of the glossary, fields of the audit log.
+//! What the documentation explains and the code has: terms of the glossary, fields of the audit log, overlays.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,6 +32,18 @@ fn fields_of_the_audit_log_are_explained() {
     let unexplained: Vec<&str> =
         fields.into_iter().filter(|field| !text.contains(&format!("\n| `{field}` |"))).collect();
     assert!(unexplained.is_empty(), "fields of src/audit.rs without a row in docs/development.md: {unexplained:?}");
+}
+
+/// Each overlay has a row in README's table of `daemonset/`.
+#[test]
+fn every_overlay_is_in_readme() {
+    let readme = read("README.md");
+    let is_named = |name: &str| readme.lines().any(|line| line.contains(&format!("`overlays/{name}`")));
+    let overlays = fs::read_dir(root().join("daemonset/overlays")).expect("there are overlays").flatten();
+    let names: Vec<String> = overlays.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let missing: Vec<&String> = names.iter().filter(|name| !is_named(name)).collect();
+    assert!(missing.is_empty() && names.len() > 5, "overlays that README does not name: {missing:?} of {names:?}");
+    assert!(!is_named("nonsense"), "the control");
 }
 
 /// The names in backticks in the last column of each table of `text`.
