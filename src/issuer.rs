@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::types::{Credentials, ExternalId, RoleArn, SessionName};
+use crate::types::{Credentials, ExternalId, RoleArn, SessionName, closed_set};
 
 /// All inputs of one STS call. This is the key of the credential cache: two callers share credentials only if every field is equal.
 /// An input that is missing here would leak credentials to a caller with another value of it.
@@ -72,35 +72,36 @@ pub enum IssueError {
     },
 }
 
-/// The error codes of STS, grouped as far as podrole distinguishes them, and codes for errors without one. A metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    /// `AccessDenied`
-    AccessDenied,
-    /// `ExpiredToken`, `ExpiredTokenException`
-    ExpiredToken,
-    /// `InvalidClientTokenId`, `UnrecognizedClientException`, `SignatureDoesNotMatch`, `RequestExpired`, …
-    InvalidClientToken,
-    /// `MalformedPolicyDocument`, `PackedPolicyTooLarge`
-    Policy,
-    /// `RegionDisabledException`
-    RegionDisabled,
-    /// `ValidationError`, such as a duration above the role's limit or the role chaining limit
-    Validation,
-    /// `Throttling` and similar codes, or status 429
-    Throttling,
-    /// Any status 5xx
-    ServerError,
-    /// No answer in time
-    Timeout,
-    /// The connection failed or broke
-    Network,
-    /// The answer is not one of STS, or lacks what it must contain
-    Unparsable,
-    /// No credentials to sign with
-    NoCredentials,
-    /// A status 4xx with an unknown code
-    Other,
+closed_set! {
+    /// The error codes of STS, grouped as far as podrole distinguishes them, and codes for errors without one. A metric label.
+    pub enum Code {
+        /// `AccessDenied`
+        AccessDenied = "AccessDenied",
+        /// `ExpiredToken`, `ExpiredTokenException`
+        ExpiredToken = "ExpiredToken",
+        /// `InvalidClientTokenId`, `UnrecognizedClientException`, `SignatureDoesNotMatch`, `RequestExpired`, …
+        InvalidClientToken = "InvalidClientToken",
+        /// `MalformedPolicyDocument`, `PackedPolicyTooLarge`
+        Policy = "Policy",
+        /// `RegionDisabledException`
+        RegionDisabled = "RegionDisabled",
+        /// `ValidationError`, such as a duration above the role's limit or the role chaining limit
+        Validation = "Validation",
+        /// `Throttling` and similar codes, or status 429
+        Throttling = "Throttling",
+        /// Any status 5xx
+        ServerError = "ServerError",
+        /// No answer in time
+        Timeout = "Timeout",
+        /// The connection failed or broke
+        Network = "Network",
+        /// The answer is not one of STS, or lacks what it must contain
+        Unparsable = "Unparsable",
+        /// No credentials to sign with
+        NoCredentials = "NoCredentials",
+        /// A status 4xx with an unknown code
+        Other = "Other",
+    }
 }
 
 /// One STS call, as reported for audit and metrics.
@@ -172,25 +173,6 @@ impl IssueError {
 // === impl Code ===
 
 impl Code {
-    /// The metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AccessDenied => "AccessDenied",
-            Self::ExpiredToken => "ExpiredToken",
-            Self::InvalidClientToken => "InvalidClientToken",
-            Self::Policy => "Policy",
-            Self::RegionDisabled => "RegionDisabled",
-            Self::Validation => "Validation",
-            Self::Throttling => "Throttling",
-            Self::ServerError => "ServerError",
-            Self::Timeout => "Timeout",
-            Self::Network => "Network",
-            Self::Unparsable => "Unparsable",
-            Self::NoCredentials => "NoCredentials",
-            Self::Other => "Other",
-        }
-    }
-
     /// The code for an answer of STS with error code `code` and HTTP status `status`.
     pub fn of_answer(code: Option<&str>, status: u16) -> Self {
         match code {
@@ -242,12 +224,6 @@ impl Code {
             // Not in STS's format: something between podrole and STS answered, such as a proxy.
             None => Self::Unparsable,
         }
-    }
-}
-
-impl std::fmt::Display for Code {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
     }
 }
 
