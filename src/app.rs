@@ -32,7 +32,7 @@ use crate::events::Events;
 use crate::events::api::KubeEvents;
 use crate::events::schedule::Limits;
 use crate::imds::{Facts, KeyRing};
-use crate::metrics::Metrics;
+use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
 use crate::pods::{client, taint, watch};
 use crate::readiness::{BlockReady, Readiness};
@@ -40,6 +40,7 @@ use crate::server::Server;
 use crate::service::{Deps, Identity, MetadataService, on_pod_change};
 use crate::state;
 use crate::tasks::{Drain, Supervisor};
+use crate::telemetry::{self, Logs};
 
 use discover::{Discovered, LiveIssuer};
 use plumbing::PodSockets;
@@ -49,11 +50,13 @@ use signals::Signals;
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long a stop waits for STS calls under way, so that the credentials they issue get their audit lines.
 const CALLS: Duration = Duration::from_secs(5);
+/// How often lost log lines are counted.
+const LOST_LINES: Duration = Duration::from_secs(5);
 /// How long a stop waits for the last audit lines to be written.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// The longest time that a stop takes. A pod's termination grace period must not be shorter.
-pub const LONGEST_STOP: Duration = DRAIN.saturating_add(CALLS).saturating_add(FLUSH);
+pub const LONGEST_STOP: Duration = DRAIN.saturating_add(CALLS).saturating_add(FLUSH).saturating_add(telemetry::FLUSH);
 
 /// Node facts that pods may read; empty until they are discovered.
 type SharedFacts = Arc<ArcSwap<Facts>>;
@@ -63,7 +66,7 @@ type SharedFacts = Arc<ArcSwap<Facts>>;
 /// # Errors
 ///
 /// The daemon could not start, or a task that it needs has ended.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, logs: Logs) -> anyhow::Result<()> {
     harden::process();
     // Everything shares one TLS provider. Install it before a library can install another.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
@@ -73,7 +76,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let control = Builder::new_multi_thread().worker_threads(1).thread_name("podrole-control").enable_all().build();
     let control = control.context("cannot start the control runtime")?;
     let data = Builder::new_current_thread().enable_all().build().context("cannot start the data runtime")?;
-    let result = data.block_on(serve(config, identity, control.handle()));
+    let result = data.block_on(serve(config, logs, identity, control.handle()));
     // Do not wait for control tasks: the drain has waited for everything that matters.
     control.shutdown_background();
     result
@@ -106,7 +109,7 @@ fn prove_identity(config: &Config) -> anyhow::Result<Identity<NodeKernel>> {
 }
 
 /// Starts every part in order, waits for the end, and drains.
-async fn serve(config: Config, identity: Identity<NodeKernel>, control: &Handle) -> anyhow::Result<()> {
+async fn serve(config: Config, logs: Logs, identity: Identity<NodeKernel>, control: &Handle) -> anyhow::Result<()> {
     // Before anything else: a signal that arrives during the start is remembered, not ignored.
     let signals = Signals::new()?;
     let (readiness, start) = Readiness::new(config.policy.service_account_roles);
@@ -130,7 +133,7 @@ async fn serve(config: Config, identity: Identity<NodeKernel>, control: &Handle)
         watch::FirstLists { pods: start.pods, namespaces: start.namespaces, service_accounts: start.service_accounts };
     start_watches(&shared, first).await?;
     start_events(&shared).await?;
-    start_housekeeping(&shared, start.routing);
+    start_housekeeping(&shared, logs, start.routing);
     start_discovery(&shared, start.identity);
 
     let end = signals.wait(&mut ended).await;
@@ -286,11 +289,26 @@ async fn start_events(shared: &Shared) -> anyhow::Result<()> {
 }
 
 /// Starts the tasks that repeat on a timer.
-fn start_housekeeping(shared: &Shared, routing: BlockReady) {
+fn start_housekeeping(shared: &Shared, logs: Logs, routing: BlockReady) {
     shared.supervisor.once(plumbing::complete_routing_guard(routing));
     shared.supervisor.forever("audit", shared.audit.clone().sweep());
+    shared.supervisor.forever("logs", report_lost_lines(logs, shared.metrics.clone()));
     let rotation = keys::rotate(shared.config.state_dir.clone(), shared.keys.clone(), shared.metrics.clone());
     shared.supervisor.forever("keys", rotation);
+}
+
+/// Counts log lines that were lost because nobody read standard error in time. Never ends.
+async fn report_lost_lines(logs: Logs, metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(LOST_LINES).await;
+        let lost = logs.take_lost();
+        for _ in 0..lost {
+            metrics.fault(Fault::LogLost);
+        }
+        if lost > 0 {
+            warn!(lines = lost, "Lost log lines: standard error is too slow; pods are served as before");
+        }
+    }
 }
 
 fn start_discovery(shared: &Shared, identity: BlockReady) {

@@ -9,13 +9,13 @@ mod denials;
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
 use crate::clock::Clock;
 use crate::issuer::StsCall;
+use crate::line_writer::LineWriter;
 use crate::metrics::{Fault, Metrics};
 use crate::types::{ContainerId, Denial, PodEntry};
 
@@ -31,20 +31,12 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// The audit log.
 pub struct Audit {
-    lines: SyncSender<Item>,
+    lines: LineWriter,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     node: Arc<str>,
     deliveries: Deliveries,
     denials: Denials,
-}
-
-/// A message to the writer thread.
-enum Item {
-    /// A line to write, without its line feed.
-    Line(String),
-    /// Answer when everything queued before this has been written.
-    Flush(SyncSender<()>),
 }
 
 /// The pod and container that a line is about.
@@ -80,27 +72,13 @@ impl Audit {
     ///
     /// The thread could not be started.
     pub fn new(
-        mut out: impl Write + Send + 'static,
+        out: impl Write + Send + 'static,
         node: Arc<str>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
-        let (lines, queue) = sync_channel::<Item>(QUEUE);
         let lost = metrics.clone();
-        std::thread::Builder::new().name("podrole-audit".into()).spawn(move || {
-            for item in queue {
-                match item {
-                    Item::Line(mut line) => {
-                        line.push('\n');
-                        if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
-                            lost.fault(Fault::AuditLost);
-                        }
-                    }
-                    // The requester may have given up.
-                    Item::Flush(done) => drop(done.try_send(())),
-                }
-            }
-        })?;
+        let lines = LineWriter::start("podrole-audit", QUEUE, out, Arc::new(move || lost.fault(Fault::AuditLost)))?;
         Ok(Self { lines, metrics, clock, node, deliveries: Deliveries::default(), denials: Denials::default() })
     }
 
@@ -183,14 +161,7 @@ impl Audit {
     /// Writes everything that is still to be written, blocking for at most `timeout`. For the end of the process.
     pub fn flush(&self, timeout: Duration) {
         self.write_denials(self.denials.overdue(Duration::MAX));
-        let (done, wait) = sync_channel(1);
-        // From another thread, because sending waits for room in the queue and the writer may never take another line. The thread
-        // may outlive this call.
-        let lines = self.lines.clone();
-        let sent = std::thread::Builder::new().spawn(move || drop(lines.send(Item::Flush(done))));
-        if sent.is_ok() {
-            let _ = wait.recv_timeout(timeout);
-        }
+        self.lines.flush(timeout);
     }
 
     fn line(&self, action: &'static str) -> Map<String, Value> {
@@ -219,9 +190,8 @@ impl Audit {
     }
 
     fn write(&self, kind: &'static str, line: Map<String, Value>) {
-        match self.lines.try_send(Item::Line(Value::Object(line).to_string())) {
-            Ok(()) => self.metrics.audit(kind),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.metrics.fault(Fault::AuditLost),
+        if self.lines.write(format!("{}\n", Value::Object(line)).into_bytes()) {
+            self.metrics.audit(kind);
         }
     }
 }

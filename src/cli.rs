@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, RunArgs};
+use crate::telemetry::Logs;
 
 use check::CheckArgs;
 
@@ -51,7 +52,7 @@ pub struct Hold {
 }
 
 /// The function that runs the daemon. `app` is above this module, so `main` passes it in.
-pub type Daemon = fn(Config) -> anyhow::Result<()>;
+pub type Daemon = fn(Config, Logs) -> anyhow::Result<()>;
 
 /// Parses `arguments` and runs the subcommand. `environment` is the process environment.
 pub fn main(

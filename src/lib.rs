@@ -14,7 +14,7 @@
 //!        events::schedule                         <- pure
 //!        ports: issuer  redirect  caller  upstream  events::sink
 //!  L0    types  clock  backoff  token_bucket
-//!  rail  deadline  metrics  readiness  tasks
+//!  rail  deadline  line_writer  metrics  readiness  tasks
 //! ```
 //!
 //! Imports only point down; `tests/layering.rs` holds the code to this picture. ARCHITECTURE.md follows one request through it.
@@ -33,6 +33,7 @@ pub mod events;
 pub mod explain;
 pub mod imds;
 pub mod issuer;
+pub mod line_writer;
 pub mod metrics;
 pub mod pods;
 pub mod policy;

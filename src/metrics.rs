@@ -92,6 +92,8 @@ pub enum Fault {
     KeyRing,
     /// An audit line was lost.
     AuditLost,
+    /// A log line was lost.
+    LogLost,
     /// A metadata listener could not be bound.
     MetadataListener,
 }
@@ -294,6 +296,7 @@ impl Metrics {
         let label = match fault {
             Fault::KeyRing => "key_ring",
             Fault::AuditLost => "audit_lost",
+            Fault::LogLost => "log_lost",
             Fault::MetadataListener => "metadata_listener",
         };
         self.faults.with_label_values(&[label]).inc();

@@ -69,7 +69,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// The layer whose modules do not import each other.
 const PURE: &str = "L1 (pure)";
 /// Modules beside the layers. All layers from [`RAILS_FROM`] up may import them, and they import nothing above L0.
-const RAILS: &[&str] = &["deadline", "metrics", "readiness", "tasks"];
+const RAILS: &[&str] = &["deadline", "line_writer", "metrics", "readiness", "tasks"];
 const RAILS_FROM: &str = "L2";
 
 /// Names that only some modules may use.

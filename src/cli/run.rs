@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tracing::error;
 
 use crate::config::{Config, RunArgs, metadata_endpoint};
-use crate::telemetry;
+use crate::telemetry::Logs;
 
 use super::guard::{GuardError, install_guards};
 use super::{Daemon, USAGE, complain, small_runtime};
@@ -30,16 +30,24 @@ pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon
         }
         (Ok(config), _) => config,
     };
-    telemetry::init(config.log_format, std::mem::take(&mut config.log));
+    let logs = match Logs::start(config.log_format, std::mem::take(&mut config.log)) {
+        Ok(logs) => logs,
+        Err(error) => {
+            complain(format_args!("cannot start the log: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     if let Err(error) = guarded {
         error!(error = %error, "The guards are incomplete; starting anyway");
     }
-    match daemon(config) {
+    let code = match daemon(config, logs.clone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The whole chain of causes: the outer errors say what failed, the innermost says why.
             error!(error = %format_args!("{error:#}"), "Stopping on an error; guards left in place, pods remain blocked");
             ExitCode::FAILURE
         }
-    }
+    };
+    logs.flush();
+    code
 }
