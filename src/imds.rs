@@ -9,7 +9,7 @@ mod token;
 
 pub use document::{CredentialsDocument, error_document, http_date, iam_info, identity_document, imds_date};
 pub use facts::Facts;
-pub use route::{Fact, Listing, Rejection, Route, SessionToken, classify, is_forwarded, session_token};
+pub use route::{Classified, Fact, Listing, Rejection, Route, SessionToken, classify, is_forwarded};
 pub use token::{KEY_LIFE, Key, KeyRing, MAX_TTL, TokenBinding, TokenError};
 
 use http::HeaderName;

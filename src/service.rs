@@ -8,41 +8,79 @@
 mod active_policy;
 mod caller_pod;
 mod changes;
-mod decisions;
-mod deps;
 mod grant;
 mod outcome;
 mod owner;
 mod request;
-mod resolution;
 mod session;
+mod unresolved;
 mod wait;
 
 pub use active_policy::{ActivePolicy, IssueTerms};
 pub use changes::on_pod_change;
-pub use deps::{Deps, Identity};
 pub use outcome::Reply;
 
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::Method;
 use http::request::Parts;
 use tracing::{debug, error};
 
-use crate::audit::{Delivery, Subject};
-use crate::caller::resolver::IdentityError;
+use crate::audit::{Audit, Delivery, Subject};
+use crate::caller::resolver::{IdentityError, Resolver};
 use crate::caller::{Connection, Kernel};
 use crate::clock::Clock;
 use crate::deadline::Deadline;
-use crate::imds::{self, Fact, Listing, Route, classify, session_token};
+use crate::events::Events;
+use crate::imds::{self, Classified, Fact, Facts, KeyRing, Listing, Route, classify};
 use crate::issuer::Issuer;
+use crate::metrics::Metrics;
+use crate::pods::store::Store;
 use crate::types::DenialReason;
 
 use outcome::{Answer, Failure, Outcome};
 use request::{BUDGET, Caller, Request};
-use resolution::Denied;
+use unresolved::Denied;
 
 /// Answers the requests of pods.
 pub struct MetadataService<K, I, C> {
     deps: Deps<K, I, C>,
+}
+
+/// Everything needed to answer requests.
+pub struct Deps<K, I, C> {
+    /// How callers are identified.
+    pub identity: Identity<K>,
+    /// The watched objects.
+    pub store: Arc<Store>,
+    /// Empty until discovery has finished; set once and kept.
+    pub active_policy: Arc<ArcSwapOption<ActivePolicy<I, C>>>,
+    /// The keys of session tokens.
+    pub keys: Arc<ArcSwap<KeyRing>>,
+    /// Static facts about the node that pods may read.
+    pub facts: Arc<ArcSwap<Facts>>,
+    /// Whether every namespace may ask without a session token (`--imds-v1=allow`).
+    pub imds_v1: bool,
+    /// The clock.
+    pub clock: C,
+    /// Returns a fresh random nonce for a session token.
+    pub nonce: fn() -> [u8; 12],
+    /// The audit log.
+    pub audit: Arc<Audit>,
+    /// Events on denied pods; `None` with `--events=false`.
+    pub events: Option<Arc<Events>>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How callers are identified.
+#[derive(Debug)]
+pub enum Identity<K> {
+    /// By the kernel.
+    Kernel(Resolver<K>),
+    /// By their address only: the weaker mode, for nodes whose kernel cannot identify the owner of a socket.
+    Address,
 }
 
 // === impl MetadataService ===
@@ -57,31 +95,36 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     pub async fn handle(&self, connection: &Connection, head: &Parts) -> Reply {
         let started = self.deps.clock.boot();
         let (route, outcome) = match classify(head) {
-            Ok(route) => (route.name(), self.outcome(connection, head, &route).await),
+            Ok(classified) => (classified.route.name(), self.outcome(connection, head, classified).await),
             Err(rejection) => ("refused", Err(rejection.into())),
         };
         self.report(head, &outcome);
-        let name = outcome::name(&outcome);
-        debug!(peer = %connection.peer, route, outcome = name, why = outcome::detail(&outcome), "Answered");
+        debug!(peer = %connection.peer, route, why = outcome::detail(&outcome), "Answered");
+        let (name, reply) = outcome::render(outcome, self.deps.clock.wall());
         self.deps.metrics.request(route, name, self.deps.clock.boot().saturating_sub(started));
-        outcome::reply(outcome, self.deps.clock.wall())
+        reply
     }
 
-    async fn outcome(&self, connection: &Connection, head: &Parts, route: &Route) -> Outcome {
-        let token = session_token(&head.headers)?;
+    async fn outcome(
+        &self,
+        connection: &Connection,
+        head: &Parts,
+        Classified { route, token }: Classified<'_>,
+    ) -> Outcome {
+        let token = token?;
         let mut request = self.identify(connection, head).await?;
         if let Route::Token { ttl } = route {
-            return self.issue_token(&request, *ttl);
+            return self.issue_token(&request, ttl);
         }
         let ttl = self.check_session(&mut request, token).await?;
         match route {
             Route::Token { .. } | Route::Unknown => Err(Failure::NotFound),
-            Route::Fact(fact) => self.fact(&mut request, *fact, ttl).await,
+            Route::Fact(fact) => self.fact(&mut request, fact, ttl).await,
             Route::IdentityDocument => self.identity_document(&mut request, ttl).await,
-            Route::Listing(listing) => self.listing(&mut request, *listing, ttl).await,
+            Route::Listing(listing) => self.listing(&mut request, listing, ttl).await,
             Route::RoleList { .. } => self.role_list(&mut request, ttl).await,
             Route::IamInfo => self.iam_info(&mut request, ttl).await,
-            Route::Credentials { role, extended } => self.credentials(&mut request, role, *extended, ttl).await,
+            Route::Credentials { role, extended } => self.credentials(&mut request, &role, extended, ttl).await,
         }
     }
 
@@ -134,22 +177,17 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     }
 
     async fn role_list(&self, request: &mut Request<'_>, ttl: Option<u32>) -> Outcome {
-        let (granted, _) = self.granted(request).await?;
-        Ok(Answer::Text { body: granted.request.role.name().to_owned(), ttl })
+        let granted = self.granted(request).await?;
+        Ok(Answer::Text { body: granted.issue.role.name().to_owned(), ttl })
     }
 
     async fn iam_info(&self, request: &mut Request<'_>, ttl: Option<u32>) -> Outcome {
-        let (granted, _) = self.granted(request).await?;
-        Ok(Answer::Text { body: imds::iam_info(&granted.request.role, self.deps.clock.wall()), ttl })
+        let granted = self.granted(request).await?;
+        Ok(Answer::Text { body: imds::iam_info(&granted.issue.role, self.deps.clock.wall()), ttl })
     }
 
     async fn credentials(&self, request: &mut Request<'_>, role: &str, extended: bool, ttl: Option<u32>) -> Outcome {
-        let (granted, policy) = self.granted(request).await?;
-        if granted.request.role.name() != role {
-            let own = granted.request.role.name().to_owned();
-            return Err(granted.caller.denied(DenialReason::WrongRole { own }).into());
-        }
-        let issued = self.issued(request, &granted, &policy).await?;
+        let (granted, issued) = self.issued(request, role).await?;
         Ok(Answer::Credentials { granted, issued, extended, ttl })
     }
 
@@ -161,8 +199,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             Ok(Answer::Credentials { granted, issued, .. }) if head.method != Method::HEAD => {
                 self.deps.audit.delivery(&Delivery {
                     subject: Subject { pod: granted.caller.pod(), container: granted.caller.container() },
-                    role: granted.request.role.as_str(),
-                    session_name: granted.request.session_name.as_str(),
+                    role: granted.issue.role.as_str(),
+                    session_name: granted.issue.session_name.as_str(),
                     access_key_id: &issued.credentials.access_key_id,
                     identity: self.deps.identity.name(),
                 });
@@ -201,5 +239,17 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
 impl<K, I, C> std::fmt::Debug for MetadataService<K, I, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("MetadataService")
+    }
+}
+
+// === impl Identity ===
+
+impl<K> Identity<K> {
+    /// The mode as audit lines and metrics spell it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(_) => "kernel",
+            Self::Address => "ip",
+        }
     }
 }

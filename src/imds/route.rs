@@ -139,11 +139,24 @@ pub enum SessionToken<'a> {
     Present(&'a [u8]),
 }
 
+/// An acceptable request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classified<'a> {
+    /// What it asks for.
+    pub route: Route,
+    /// Its session token, or why the token makes the request unacceptable.
+    pub token: Result<SessionToken<'a>, Rejection>,
+}
+
 /// Classifies a request or rejects it. Never panics, whatever the bytes.
-pub fn classify(head: &Parts) -> Result<Route, Rejection> {
+pub fn classify(head: &Parts) -> Result<Classified<'_>, Rejection> {
     check_framing(head)?;
     check_origin(head)?;
-    let path = check_path(head)?;
+    let route = route(head, check_path(head)?)?;
+    Ok(Classified { route, token: session_token(&head.headers) })
+}
+
+fn route(head: &Parts, path: &str) -> Result<Route, Rejection> {
     if head.method == Method::PUT {
         return put(path, &head.headers);
     }
@@ -156,8 +169,8 @@ pub fn classify(head: &Parts) -> Result<Route, Rejection> {
     Ok(get(path))
 }
 
-/// The session token of a GET. A request with two tokens is rejected: either could be the valid one.
-pub fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Rejection> {
+/// The session token of a request. A request with two tokens is rejected: either could be the valid one.
+fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Rejection> {
     let mut tokens = headers.get_all(TOKEN).iter();
     let Some(token) = tokens.next() else {
         // The token is what stops forged requests, so a forwarded request without one is rejected.

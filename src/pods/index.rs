@@ -17,6 +17,7 @@ pub struct Index {
     namespaces: Arc<HashMap<Arc<str>, Arc<NamespaceEntry>>>,
     /// By namespace: a large cluster has tens of thousands, and an update copies only one namespace's.
     service_accounts: Arc<HashMap<Arc<str>, AccountsByName>>,
+    version: u64,
 }
 
 type AccountsByName = Arc<HashMap<Arc<str>, Arc<ServiceAccountEntry>>>;
@@ -86,6 +87,16 @@ impl Index {
     /// All pods.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<PodEntry>> {
         self.pods.values()
+    }
+
+    /// Grows with every published snapshot.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Marks this as the snapshot that follows the published one.
+    pub fn advance(&mut self) {
+        self.version += 1;
     }
 
     /// Whether this is the same snapshot as `other`: an update that changed nothing leaves it so.

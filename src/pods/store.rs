@@ -47,6 +47,7 @@ impl Store {
             if new.is_same(&old) {
                 return;
             }
+            new.advance();
             let new = Arc::new(new);
             self.snapshot.store(new.clone());
             (new, changes)

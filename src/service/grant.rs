@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::caller_pod::{CallerPod, Granted, PodObjects};
-use super::decisions::Verdict;
+use super::active_policy::{PodObjects, Verdict};
+use super::caller_pod::{CallerPod, Granted};
 use super::outcome::Failure;
 use super::owner::resolve_owner;
 use super::request::Request;
-use super::resolution::{NotReady, Resolution};
+use super::unresolved::{NotReady, Unresolved};
 use super::{ActivePolicy, Identity, MetadataService};
 use crate::cache::{Cached, Issued, WaitError};
 use crate::caller::Kernel;
@@ -16,33 +16,59 @@ use crate::issuer::{IssueError, Issuer};
 use crate::pods::index::Index;
 use crate::types::DenialReason;
 
-// === impl MetadataService ===
-
 impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     /// The pod that calls, and its namespace. Waits until the watch has shown both.
     pub(super) async fn caller_pod(&self, request: &mut Request<'_>) -> Result<CallerPod, Failure> {
         match self.find_pod(&self.deps.store.snapshot(), request) {
-            Resolution::Found(found) => return Ok(found),
-            Resolution::Denied(denied) => return Err(denied.into()),
-            Resolution::NotReady(_) => {}
+            Ok(found) => Ok(found),
+            Err(Unresolved::Denied(denied)) => Err(denied.into()),
+            Err(Unresolved::NotReady(_)) => {
+                self.wait_for_index(request, |index, request| self.find_pod(index, request)).await
+            }
         }
-        self.wait_for_index(request, |index, request| self.find_pod(index, request)).await
     }
 
-    /// What policy grants the caller, and the policy. Waits until the watch and discovery have brought what the decision needs.
-    pub(super) async fn granted(
+    /// What policy grants the caller. Waits until the watch and discovery have brought what the decision needs.
+    pub(super) async fn granted(&self, request: &mut Request<'_>) -> Result<Granted, Failure> {
+        let policy = self.active_policy(request).await?;
+        self.granted_by(&policy, request).await
+    }
+
+    /// The credentials of the caller, who asks for them by the name of its `role`. If the request has waited for anything, they are
+    /// released only after another look at the caller.
+    pub(super) async fn issued(
         &self,
         request: &mut Request<'_>,
-    ) -> Result<(Granted, Arc<ActivePolicy<I, C>>), Failure> {
+        role: &str,
+    ) -> Result<(Granted, Arc<Issued>), Failure> {
         let policy = self.active_policy(request).await?;
-        match self.find_grant(&self.deps.store.snapshot(), request, &policy) {
-            Resolution::Found(granted) => return Ok((granted, policy)),
-            Resolution::Denied(denied) => return Err(denied.into()),
-            Resolution::NotReady(_) => {}
+        let granted = self.granted_by(&policy, request).await?;
+        if granted.issue.role.name() != role {
+            let own = granted.issue.role.name().to_owned();
+            return Err(granted.caller.denied(DenialReason::WrongRole { own }).into());
         }
-        let find = |index: &Index, request: &Request<'_>| self.find_grant(index, request, &policy);
-        let granted = self.wait_for_index(request, find).await?;
-        Ok((granted, policy))
+        let pod = &granted.caller.pod().uid;
+        let cached = policy.cache.get(&granted.issue, pod);
+        let index = self.deps.store.snapshot();
+        if index.version() != granted.version {
+            // The pod may have been reconsidered just before the cache learned that it uses these credentials.
+            policy.reconsider(&index, pod);
+        }
+        drop(index);
+        let unchecked = match cached {
+            Cached::Ready(unchecked) => unchecked,
+            Cached::Denied(error) => return Err(issuer_failure(&granted, error)),
+            Cached::Pending(pending) => match policy.cache.wait(pending, &mut request.deadline).await {
+                Ok(unchecked) => unchecked,
+                Err(WaitError::Issuer(error)) => return Err(issuer_failure(&granted, error)),
+                Err(WaitError::TimedOut) => return Err(Failure::NotReady(NotReady::Credentials)),
+            },
+        };
+        let issued = unchecked.release(|| match request.deadline.waited() {
+            true => self.check_again(request, &granted, &policy),
+            false => Ok(()),
+        })?;
+        Ok((granted, issued))
     }
 
     /// The active policy. Waits until discovery has finished; it brings all facts about the node as well.
@@ -53,49 +79,34 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         }
     }
 
-    /// The credentials of a grant. If the request has waited for anything, they are released only after another look at the caller.
-    pub(super) async fn issued(
-        &self,
-        request: &mut Request<'_>,
-        granted: &Granted,
-        policy: &ActivePolicy<I, C>,
-    ) -> Result<Arc<Issued>, Failure> {
-        let objects = &granted.caller.objects;
-        let cached = policy.cache.get(&granted.request, &objects.pod.uid);
-        let index = self.deps.store.snapshot();
-        if !objects.are_current(&index) {
-            // The pod may have been reconsidered just before the cache learned that the pod uses these credentials.
-            policy.reconsider(&index, &objects.pod.uid);
+    async fn granted_by(&self, policy: &ActivePolicy<I, C>, request: &mut Request<'_>) -> Result<Granted, Failure> {
+        match self.find_grant(&self.deps.store.snapshot(), request, policy) {
+            Ok(granted) => Ok(granted),
+            Err(Unresolved::Denied(denied)) => Err(denied.into()),
+            Err(Unresolved::NotReady(_)) => {
+                self.wait_for_index(request, |index, request| self.find_grant(index, request, policy)).await
+            }
         }
-        drop(index);
-        let unchecked = match cached {
-            Cached::Ready(unchecked) => unchecked,
-            Cached::Denied(error) => return Err(issuer_failure(granted, error)),
-            Cached::Pending(pending) => match policy.cache.wait(pending, &mut request.deadline).await {
-                Ok(unchecked) => unchecked,
-                Err(WaitError::Issuer(error)) => return Err(issuer_failure(granted, error)),
-                Err(WaitError::TimedOut) => return Err(Failure::NotReady(NotReady::Credentials)),
-            },
-        };
-        unchecked.release(|| match request.deadline.waited() {
-            true => self.check_again(request, granted, policy),
-            false => Ok(()),
-        })
     }
 
-    fn find_pod(&self, index: &Index, request: &Request<'_>) -> Resolution<CallerPod> {
-        resolve_owner(index, &request.caller, request.peer()).and_then(|owner| match PodObjects::of(index, owner.pod) {
-            Some(objects) => Resolution::Found(CallerPod { objects, proof: owner.proof.cloned() }),
-            None => Resolution::NotReady(NotReady::Namespace),
-        })
+    fn find_pod(&self, index: &Index, request: &Request<'_>) -> Result<CallerPod, Unresolved> {
+        let owner = resolve_owner(index, &request.caller, request.peer())?;
+        let objects = PodObjects::of(index, owner.pod).ok_or(NotReady::Namespace)?;
+        Ok(CallerPod { objects, proof: owner.proof.cloned() })
     }
 
-    fn find_grant(&self, index: &Index, request: &Request<'_>, policy: &ActivePolicy<I, C>) -> Resolution<Granted> {
-        self.find_pod(index, request).and_then(|caller| match policy.verdict(&caller.objects, caller.container()) {
-            Verdict::Granted(request) => Resolution::Found(Granted { caller, request }),
-            Verdict::NotReady(what) => Resolution::NotReady(NotReady::Decision(what)),
-            Verdict::Denied(reason) => Resolution::Denied(caller.denied(reason)),
-        })
+    fn find_grant(
+        &self,
+        index: &Index,
+        request: &Request<'_>,
+        policy: &ActivePolicy<I, C>,
+    ) -> Result<Granted, Unresolved> {
+        let caller = self.find_pod(index, request)?;
+        match policy.verdict(&caller.objects, caller.container()) {
+            Verdict::Granted(issue) => Ok(Granted { caller, issue, version: index.version() }),
+            Verdict::NotReady(what) => Err(NotReady::Decision(what).into()),
+            Verdict::Denied(reason) => Err(caller.denied(reason).into()),
+        }
     }
 
     /// Checks, after a wait, that the connection still belongs to the same socket and that its pod still has the same grant.
@@ -107,12 +118,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             return Err(changed);
         }
         match self.find_grant(&self.deps.store.snapshot(), request, policy) {
-            Resolution::Found(now)
-                if now.request == before.request && now.caller.pod().uid == before.caller.pod().uid =>
-            {
-                Ok(())
-            }
-            Resolution::Found(_) | Resolution::NotReady(_) | Resolution::Denied(_) => Err(changed),
+            Ok(now) if now.issue == before.issue && now.caller.pod().uid == before.caller.pod().uid => Ok(()),
+            Ok(_) | Err(_) => Err(changed),
         }
     }
 }
@@ -120,7 +127,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
 fn issuer_failure(granted: &Granted, error: IssueError) -> Failure {
     match error {
         IssueError::Denied { code, hint } => {
-            let role = granted.request.role.clone();
+            let role = granted.issue.role.clone();
             granted.caller.denied(DenialReason::AssumeRoleRefused { role, code: code.name(), hint }).into()
         }
         IssueError::Base { .. } | IssueError::Throttled { .. } | IssueError::Unavailable { .. } => {

@@ -9,7 +9,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
 use super::caller_pod::Granted;
-use super::resolution::{Denied, NotReady};
+use super::unresolved::{Denied, NotReady, Unresolved};
 use crate::cache::Issued;
 use crate::caller::resolver::IdentityError;
 use crate::imds::{Rejection, TOKEN_TTL, error_document, http_date};
@@ -48,7 +48,7 @@ pub(super) enum Answer {
     },
 }
 
-/// Why a request gets no answer.
+/// Why a request is not answered as asked.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The request itself is not acceptable.
@@ -69,7 +69,7 @@ pub(super) enum Failure {
 pub type Reply = Response<Full<Bytes>>;
 
 /// The stable name of an outcome: a label of `podrole_http_requests_total`.
-pub(super) fn name(outcome: &Outcome) -> &'static str {
+fn name(outcome: &Outcome) -> &'static str {
     match outcome {
         Ok(Answer::Token { .. } | Answer::Credentials { .. } | Answer::Text { .. }) => "ok",
         Err(Failure::Rejected(rejection)) => rejection.name(),
@@ -98,9 +98,13 @@ pub(super) fn detail(outcome: &Outcome) -> Option<String> {
     }
 }
 
-/// Renders an outcome. The bodies of failures are fixed texts that tell a caller nothing about others; only a denial by STS names the
+/// The stable name of an outcome and the reply to the client. The bodies of failures are fixed texts that tell a caller nothing about others; only a denial by STS names the
 /// caller's own role, in the error document that SDKs show.
-pub(super) fn reply(outcome: Outcome, now: SystemTime) -> Reply {
+pub(super) fn render(outcome: Outcome, now: SystemTime) -> (&'static str, Reply) {
+    (name(&outcome), reply(outcome, now))
+}
+
+fn reply(outcome: Outcome, now: SystemTime) -> Reply {
     match outcome {
         Ok(Answer::Token { token, ttl }) => with_ttl(text(StatusCode::OK, token), Some(ttl)),
         Ok(Answer::Text { body, ttl }) => with_ttl(resource(body.into(), http_date(now)), ttl),
@@ -215,6 +219,15 @@ fn with_ttl(mut reply: Reply, ttl: Option<u32>) -> Reply {
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected(rejection)
+    }
+}
+
+impl From<Unresolved> for Failure {
+    fn from(unresolved: Unresolved) -> Self {
+        match unresolved {
+            Unresolved::NotReady(what) => Self::NotReady(what),
+            Unresolved::Denied(denied) => Self::Denied(denied),
+        }
     }
 }
 

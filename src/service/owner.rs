@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::request::Caller;
-use super::resolution::{Claimant, Denied, NotReady, Resolution};
+use super::unresolved::{Claimant, Denied, NotReady, Unresolved};
 use crate::caller::Proof;
 use crate::caller::resolver::Proofs;
 use crate::pods::index::{Index, Lookup};
@@ -18,11 +18,11 @@ pub(super) struct Owner<'a> {
     pub(super) proof: Option<&'a Proof>,
 }
 
-/// A pod that claims the connection, and the proof that it rests on.
+/// A pod that claims the connection, and the proof that its claim rests on.
 type Claim<'a> = (&'a Arc<PodEntry>, Option<&'a Proof>);
 
 /// Decides by `index` which pod the caller at `peer` is.
-pub(super) fn resolve_owner<'a>(index: &'a Index, caller: &'a Caller, peer: IpAddr) -> Resolution<Owner<'a>> {
+pub(super) fn resolve_owner<'a>(index: &'a Index, caller: &'a Caller, peer: IpAddr) -> Result<Owner<'a>, Unresolved> {
     match caller {
         Caller::Kernel(Proofs::One(proof)) => by_proof(index, proof, peer),
         Caller::Kernel(Proofs::Several(proofs)) => by_claims(index, proofs, peer),
@@ -30,24 +30,24 @@ pub(super) fn resolve_owner<'a>(index: &'a Index, caller: &'a Caller, peer: IpAd
     }
 }
 
-fn by_proof<'a>(index: &'a Index, proof: &'a Proof, peer: IpAddr) -> Resolution<Owner<'a>> {
+fn by_proof<'a>(index: &'a Index, proof: &'a Proof, peer: IpAddr) -> Result<Owner<'a>, Unresolved> {
     match index.pod(&proof.identity.pod) {
         Lookup::Found(pod) if owns_netns(pod, proof, peer) => found((pod, Some(proof))),
         Lookup::Found(pod) => denied(DenialReason::ForeignNamespace, [(pod, Some(proof))]),
         Lookup::Ambiguous(pods) => denied(DenialReason::Ambiguous, pods.into_iter().map(|pod| (pod, Some(proof)))),
-        Lookup::Unknown => Resolution::NotReady(NotReady::Pod),
+        Lookup::Unknown => Err(NotReady::Pod.into()),
     }
 }
 
-/// The cgroup identifies the pod; its network namespace must be the pod's own as well. The API server publishes addresses late, so a
-/// pod without any may own the namespace; a pod with different ones does not.
+/// The cgroup identifies the pod; the netns must be the pod's own as well. The API server publishes addresses late, so a pod without
+/// any may own the netns; a pod with different ones does not.
 fn owns_netns(pod: &PodEntry, proof: &Proof, peer: IpAddr) -> bool {
     pod.host_network == proof.socket.host && (pod.host_network || pod.ips.is_empty() || pod.ips.contains(&peer))
 }
 
 /// Several network namespaces hold the address and have such a socket. The pod that has published the address is the owner; if no
 /// pod or more than one has, nobody is served.
-fn by_claims<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Resolution<Owner<'a>> {
+fn by_claims<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Result<Owner<'a>, Unresolved> {
     let mut owners: Vec<Claim<'a>> = Vec::with_capacity(1);
     let mut others: Vec<Claim<'a>> = Vec::new();
     let mut may_change = false;
@@ -66,16 +66,16 @@ fn by_claims<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Resolut
     }
     match owners[..] {
         [owner] => found(owner),
-        [] if may_change => Resolution::NotReady(NotReady::Address),
+        [] if may_change => Err(NotReady::Address.into()),
         [] | [_, _, ..] => denied(DenialReason::AddressConflict, owners.into_iter().chain(others)),
     }
 }
 
 /// The weaker mode: exactly one live pod has this address, or nobody is served.
-fn by_address(index: &Index, peer: IpAddr) -> Resolution<Owner<'_>> {
+fn by_address(index: &Index, peer: IpAddr) -> Result<Owner<'_>, Unresolved> {
     let mut holders = index.pods().filter(|pod| !pod.host_network && !pod.finished && pod.ips.contains(&peer));
     match (holders.next(), holders.next()) {
-        (None, _) => Resolution::NotReady(NotReady::Pod),
+        (None, _) => Err(NotReady::Pod.into()),
         (Some(pod), None) => found((pod, None)),
         (Some(one), Some(other)) => {
             denied(DenialReason::Ambiguous, [one, other].into_iter().chain(holders).map(|pod| (pod, None)))
@@ -83,14 +83,14 @@ fn by_address(index: &Index, peer: IpAddr) -> Resolution<Owner<'_>> {
     }
 }
 
-fn found<'a>((pod, proof): Claim<'a>) -> Resolution<Owner<'a>> {
-    Resolution::Found(Owner { pod, proof })
+fn found<'a>((pod, proof): Claim<'a>) -> Result<Owner<'a>, Unresolved> {
+    Ok(Owner { pod, proof })
 }
 
-fn denied<'a>(reason: DenialReason, claims: impl IntoIterator<Item = Claim<'a>>) -> Resolution<Owner<'a>> {
+fn denied<'a>(reason: DenialReason, claims: impl IntoIterator<Item = Claim<'a>>) -> Result<Owner<'a>, Unresolved> {
     let claimant = |(pod, proof): Claim<'a>| Claimant {
         pod: pod.clone(),
         container: proof.map(|proof| proof.identity.container.clone()),
     };
-    Resolution::Denied(Denied { reason, claimants: claims.into_iter().map(claimant).collect() })
+    Err(Denied { reason, claimants: claims.into_iter().map(claimant).collect() }.into())
 }

@@ -19,7 +19,7 @@ pub(super) struct Request<'a> {
     pub(super) connection: &'a Connection,
     pub(super) head: &'a Parts,
     pub(super) caller: Caller,
-    /// Knows whether the request has waited for anything since it was parsed.
+    /// The time limit. Also records whether the request has waited for anything.
     pub(super) deadline: Deadline,
 }
 

@@ -4,7 +4,6 @@ use super::MetadataService;
 use super::outcome::{Answer, Failure, Outcome};
 use super::owner::resolve_owner;
 use super::request::{Caller, Request};
-use super::resolution::Resolution;
 use crate::caller::Kernel;
 use crate::caller::resolver::Proofs;
 use crate::clock::Clock;
@@ -31,8 +30,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         match token {
             SessionToken::Present(token) => match self.verify_token(request, token) {
                 Ok(left) => Ok(Some(left)),
-                // Some SDKs keep a lost token for hours. Where requests without a token are served, a bad token does no harm; but a
-                // forwarded request is never served without a valid one.
+                // Some SDKs use a token for hours after podrole has stopped accepting it. Where requests without a token are served, a
+                // bad token does no harm; but a forwarded request is never served without a valid one.
                 Err(_) if !imds::is_forwarded(&request.head.headers) && self.allows_v1_now(request) => {
                     self.deps.metrics.imds_v1("bad_token");
                     Ok(None)
@@ -57,11 +56,9 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             Caller::Kernel(Proofs::One(proof)) => Ok(Some(proof.identity.clone())),
             // Only the watch can tell which of the claimants calls; without its word, none of them gets a token.
             Caller::Kernel(Proofs::Several(_)) => {
-                match resolve_owner(&self.deps.store.snapshot(), &request.caller, request.peer()) {
-                    Resolution::Found(owner) => Ok(owner.proof.map(|proof| proof.identity.clone())),
-                    Resolution::NotReady(what) => Err(Failure::NotReady(what)),
-                    Resolution::Denied(denied) => Err(denied.into()),
-                }
+                let index = self.deps.store.snapshot();
+                let owner = resolve_owner(&index, &request.caller, request.peer())?;
+                Ok(owner.proof.map(|proof| proof.identity.clone()))
             }
         }
     }
@@ -87,11 +84,9 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             return true;
         }
         let index = self.deps.store.snapshot();
-        match resolve_owner(&index, &request.caller, request.peer()) {
-            Resolution::Found(owner) => {
-                index.namespace(&owner.pod.namespace).is_some_and(|namespace| namespace.imds_v1)
-            }
-            Resolution::NotReady(_) | Resolution::Denied(_) => false,
-        }
+        resolve_owner(&index, &request.caller, request.peer())
+            .ok()
+            .and_then(|owner| index.namespace(&owner.pod.namespace))
+            .is_some_and(|namespace| namespace.imds_v1)
     }
 }

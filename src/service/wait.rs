@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::outcome::Failure;
 use super::request::Request;
-use super::resolution::{NotReady, Resolution};
+use super::unresolved::{NotReady, Unresolved};
 use super::{ActivePolicy, MetadataService};
 use crate::caller::Kernel;
 use crate::clock::Clock;
@@ -20,16 +20,16 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     pub(super) async fn wait_for_index<T>(
         &self,
         request: &mut Request<'_>,
-        find: impl Fn(&Index, &Request<'_>) -> Resolution<T>,
+        find: impl Fn(&Index, &Request<'_>) -> Result<T, Unresolved>,
     ) -> Result<T, Failure> {
         let mut changes = self.deps.store.changes();
         loop {
             // Mark the change as seen before reading the snapshot: a change in between then wakes us once more.
             changes.borrow_and_update();
             let not_ready = match find(&self.deps.store.snapshot(), request) {
-                Resolution::Found(found) => return Ok(found),
-                Resolution::Denied(denied) => return Err(denied.into()),
-                Resolution::NotReady(what) => what,
+                Ok(found) => return Ok(found),
+                Err(Unresolved::Denied(denied)) => return Err(denied.into()),
+                Err(Unresolved::NotReady(what)) => what,
             };
             match request.deadline.wait(changes.changed()).await {
                 Ok(Ok(())) => {}

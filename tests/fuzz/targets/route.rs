@@ -4,13 +4,16 @@
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use libfuzzer_sys::{Corpus, fuzz_target};
-use podrole::imds::{MAX_TTL, Route, classify, session_token};
+use podrole::imds::{Classified, MAX_TTL, Route, classify};
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     let Some(head) = head(data) else { return Corpus::Reject };
     let tokens = head.headers.get_all("x-aws-ec2-metadata-token").iter().count();
-    assert!(session_token(&head.headers).is_err() || tokens <= 1);
-    match classify(&head) {
+    let classified = classify(&head).map(|Classified { route, token }| {
+        assert!(token.is_err() || tokens <= 1);
+        route
+    });
+    match classified {
         Ok(Route::Credentials { role, extended }) => {
             let twin = if extended { "-extended" } else { "" };
             let path = head.uri.path().split_once('/').and_then(|(_, rest)| rest.split_once('/'));

@@ -1,15 +1,16 @@
-//! What a search for the caller's pod and its grant can come to.
+//! Why a search for the caller's pod and its grant finds nothing.
 
 use std::sync::Arc;
 
 use crate::policy;
 use crate::types::{ContainerId, DenialReason, PodEntry};
 
-/// What a search in the index finds.
+/// Why a search in the index finds nothing.
 #[derive(Debug)]
-pub(super) enum Resolution<T> {
-    Found(T),
+pub(super) enum Unresolved {
+    /// It may find something after the next change of the index.
     NotReady(NotReady),
+    /// Another search will find no more.
     Denied(Denied),
 }
 
@@ -47,16 +48,17 @@ pub(super) struct Claimant {
     pub(super) container: Option<ContainerId>,
 }
 
-// === impl Resolution ===
+// === impl Unresolved ===
 
-impl<T> Resolution<T> {
-    /// Continues the search from what was found.
-    pub(super) fn and_then<U>(self, next: impl FnOnce(T) -> Resolution<U>) -> Resolution<U> {
-        match self {
-            Self::Found(found) => next(found),
-            Self::NotReady(what) => Resolution::NotReady(what),
-            Self::Denied(denied) => Resolution::Denied(denied),
-        }
+impl From<NotReady> for Unresolved {
+    fn from(what: NotReady) -> Self {
+        Self::NotReady(what)
+    }
+}
+
+impl From<Denied> for Unresolved {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
     }
 }
 
