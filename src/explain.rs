@@ -1,8 +1,8 @@
-//! Which role a pod gets, and why: put into words, out of objects that somebody else has read. Pure.
+//! Explains which role a pod gets, and why, from objects that the caller has read. Pure.
 //!
 //! ```text
 //! documents ──► pods::convert ──► pods::index ──► policy::Rules::decide ──► report ──► text or JSON
-//!                └──────── the daemon's own: nothing is decided a second time ───────┘
+//!                └──────── the daemon's code: the decision is made in one place ──────┘
 //! ```
 
 mod answer;
@@ -22,20 +22,20 @@ use crate::pods::convert::{namespace_entry, service_account_entry};
 use crate::pods::index::Index;
 use crate::policy::Rules;
 
-/// By what is decided.
+/// What the decisions are based on, besides the objects.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// The policy. Its node is replaced by each pod's.
+    /// The policy. For each pod, its `node` is replaced by the pod's node.
     pub rules: Rules,
     /// Whether service accounts are a source of roles.
     pub service_accounts: bool,
     /// Where the objects come from.
     pub origin: Origin,
-    /// What had to be assumed: sentences for people.
+    /// What had to be assumed, in sentences for the user.
     pub assumed: Vec<String>,
 }
 
-/// Where objects come from, which is where to look for those that are missing.
+/// Where the objects come from. Decides how to tell the user to supply a missing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The API server.
@@ -44,69 +44,69 @@ pub enum Origin {
     Files,
 }
 
-/// What is asked about; `None`: everything.
+/// What to explain. `None` means everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Selection<'a> {
     /// A pod or workload: `NAME` or `KIND/NAME`.
     pub name: Option<&'a str>,
-    /// In this namespace.
+    /// The namespace of the pod or workload.
     pub namespace: Option<&'a str>,
-    /// One container of it.
+    /// One container of the pod.
     pub container: Option<&'a str>,
 }
 
-/// Why there is nothing to explain.
+/// Why nothing can be explained.
 #[derive(Debug, Error)]
 pub enum ExplainError {
-    /// A text that is neither JSON nor YAML.
+    /// The text is neither JSON nor YAML.
     #[error("{from}: neither JSON nor YAML: {error}")]
     Syntax {
-        /// Which file.
+        /// The file.
         from: String,
-        /// What the parser says.
+        /// The parser's message.
         error: String,
     },
-    /// An object that is not what its kind says.
+    /// An object does not have the fields of its kind.
     #[error("{what}: {error}")]
     Object {
-        /// Which.
+        /// Kind and name of the object.
         what: String,
         /// What is wrong with it.
         error: String,
     },
-    /// No pod among the objects.
-    #[error("no pod, and nothing that makes pods, in what was given; found: {0}")]
+    /// There is no pod or workload among the objects. Holds the kinds that were found.
+    #[error("the input contains no pod or workload; found: {0}")]
     NoPod(String),
-    /// Not the one that was asked for.
-    #[error("{asked} is not in what was given; there are: {there}")]
-    NotThere {
-        /// What was asked for.
-        asked: String,
-        /// What there is.
-        there: String,
+    /// The requested pod or workload is not among the objects.
+    #[error("{wanted} is not in the input; available: {available}")]
+    NotFound {
+        /// The requested name.
+        wanted: String,
+        /// The pods and workloads in the input.
+        available: String,
     },
     /// The pod has no such container.
-    #[error("{pod} has no container {container}; it has: {there}")]
+    #[error("{pod} has no container {container}; it has: {available}")]
     NoContainer {
-        /// Which pod.
+        /// The pod or workload.
         pod: String,
-        /// What was asked for.
+        /// The requested container.
         container: String,
-        /// What there is.
-        there: String,
+        /// The containers of the pod.
+        available: String,
     },
 }
 
-/// Explains what was asked about.
+/// Explains the roles of the selected pods. Fails when the selection matches nothing in `objects`.
 pub fn explain(objects: &Objects, terms: &Terms, selection: Selection<'_>) -> Result<Report, ExplainError> {
-    let asked = objects.select(selection)?;
+    let selected = objects.select(selection)?;
     let mut index = Index::default();
     index.reset_pods(objects.pods.iter().map(|pod| pod.entry.clone()).collect());
     index.reset_namespaces(objects.namespaces.iter().filter_map(namespace_entry).collect());
     index.reset_service_accounts(objects.service_accounts.iter().filter_map(service_account_entry).collect());
 
     let mut pods = Vec::new();
-    for pod in asked {
+    for pod in selected {
         let rules = Rules { node: pod.node.as_deref().map_or_else(|| "".into(), Arc::from), ..terms.rules.clone() };
         pods.push(answer::pod(pod, &index, objects, &rules, terms, selection.container)?);
     }

@@ -1,4 +1,4 @@
-//! The pages of the documentation that say what the code knows: one for each check and each denial, from the same tables. Pure.
+//! Generates the documentation page of each check and each denial from the tables that the code uses. Pure.
 
 use std::fmt::Write as _;
 
@@ -6,19 +6,20 @@ use crate::types::{Denial, DenialClass};
 
 use super::check::table::{Area, Check};
 
-/// A page: its path from the root of the source, and its text.
+/// A documentation page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// `docs/checks/PR-N01.md`
+    /// The path from the root of the repository, such as `docs/checks/PR-N01.md`.
     pub path: String,
-    /// Markdown.
+    /// The text, in Markdown.
     pub text: String,
 }
 
-/// Said on top of each: whoever edits one by hand would lose it.
-const GENERATED: &str = "<!-- From the tables in src/, by UPDATE_DOCS=1 cargo test --test docs. Do not edit. -->";
+/// The first line of each page. A change by hand would be lost.
+const GENERATED: &str =
+    "<!-- Generated from the tables in src/ by UPDATE_DOCS=1 cargo test --test docs. Do not edit. -->";
 
-/// All of them, indices too.
+/// All generated pages, including the two indexes.
 pub fn pages() -> Vec<Page> {
     let checks = Check::ALL.into_iter().map(check);
     let denials = Denial::ALL.into_iter().map(denial);
@@ -29,7 +30,7 @@ fn check(check: Check) -> Page {
     let about = check.about();
     let (code, severity, area) = (about.code, about.severity.name(), check.area().name());
     let text = format!(
-        "{GENERATED}\n\n# {code}: {}\n\n| area | when it does not hold |\n|---|---|\n| {area} | {severity} |\n\n{}\n\n## What to do\n\n{}\n\n\
+        "{GENERATED}\n\n# {code}: {}\n\n| area | result if it does not hold |\n|---|---|\n| {area} | {severity} |\n\n{}\n\n## What to do\n\n{}\n\n\
          [All checks](README.md)\n",
         about.title, about.meaning, about.fix
     );
@@ -38,13 +39,13 @@ fn check(check: Check) -> Page {
 
 fn check_index() -> Page {
     let mut text = format!(
-        "{GENERATED}\n\n# Checks\n\nWhat `podrole check` looks at. A code keeps its meaning; what it prints beside it may change.\n\n\
-         The form for programs, `-o json`, has the schema `podrole.check/v1`: `success`, `summary`, and `areas`, each with its \
-         `checks`; a check has `code`, `title`, `result` (`ok`, `warning`, `error`, `skipped`), `found`, `fix` (null where nothing \
-         is wrong) and `page`. Members may come; none goes or changes its meaning.\n"
+        "{GENERATED}\n\n# Checks\n\nThe checks of `podrole check`. The meaning of a code never changes; the texts may.\n\n\
+         `-o json` prints the schema `podrole.check/v1` for programs: `success`, `summary` and `areas`, each with its `checks`. A \
+         check has `code`, `title`, `result` (`ok`, `warning`, `error`, `skipped`), `found`, `fix` (null if nothing is wrong) and \
+         `page`. Fields may be added, but none is removed or changes its meaning.\n"
     );
     for area in Area::ALL {
-        let _ = write!(text, "\n## {}\n\n| code | what holds | else |\n|---|---|---|\n", area.name());
+        let _ = write!(text, "\n## {}\n\n| code | what must hold | result otherwise |\n|---|---|---|\n", area.name());
         for check in Check::ALL.into_iter().filter(|check| check.area() == area) {
             let about = check.about();
             let _ = writeln!(text, "| [{0}]({0}.md) | {1} | {2} |", about.code, about.title, about.severity.name());
@@ -55,7 +56,7 @@ fn check_index() -> Page {
 
 fn denial(denial: Denial) -> Page {
     let text = format!(
-        "{GENERATED}\n\n# {0}\n\n{1}\n\nIn the audit log and in `podrole_denials_total` it is the reason `{0}`; its class is `{2}`.\n\n\
+        "{GENERATED}\n\n# {0}\n\n{1}\n\nThe audit log and `podrole_denials_total` show it as reason `{0}`; the Event's reason is `{2}`.\n\n\
          ## What to do\n\n{3}\n\n[All denials](README.md)\n",
         denial.name(),
         denial.meaning(),
@@ -67,8 +68,8 @@ fn denial(denial: Denial) -> Page {
 
 fn denial_index() -> Page {
     let mut text = format!(
-        "{GENERATED}\n\n# Denials\n\nWhy a pod that podrole knows gets no credentials: the reason in the audit log and in the metric \
-         `podrole_denials_total`.\n"
+        "{GENERATED}\n\n# Denials\n\nWhy a known pod gets no credentials. Each name is a reason in the audit log and in the metric \
+         `podrole_denials_total`; the headings are the reasons of Events.\n"
     );
     for class in [DenialClass::RoleDenied, DenialClass::RoleInvalid, DenialClass::AssumeRoleFailed] {
         let _ = write!(text, "\n## {}\n\n", class.name());
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_check_and_each_denial_has_one_page_that_its_index_names() {
+    fn each_check_and_each_denial_has_one_page_listed_in_its_index() {
         let pages = pages();
         let (indices, rest): (Vec<Page>, Vec<Page>) =
             pages.into_iter().partition(|page| page.path.ends_with("README.md"));

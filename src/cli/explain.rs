@@ -1,4 +1,4 @@
-//! `podrole explain`: which role a pod gets, and why, by the daemon's own decision.
+//! `podrole explain`: shows which role a pod gets and why, using the daemon's own decision.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -16,19 +16,19 @@ use crate::types::{BaseArn, RoleArn};
 
 /// At least one container is denied.
 const DENIED: u8 = 1;
-/// No answer: no such pod, no API server, or something is not known yet.
+/// There is no answer: the pod does not exist, the API server cannot be reached, or something is not known yet.
 const NO_ANSWER: u8 = 3;
-/// The most of one file that is read.
+/// The largest accepted input file, in bytes.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
 /// Flags of `explain`.
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Exit codes: 0 every container is allowed, 1 a container is denied, 3 no answer, 64 wrong usage.\n\
-    Give it the flags (or the PODROLE_ variables) of the daemon: it decides by them, and cannot know the daemon's."
+    Set the same flags (or PODROLE_ variables) as the daemon's: explain decides by them and cannot look up the daemon's."
 )]
 pub struct ExplainArgs {
-    /// The pod; with --file a pod or workload (NAME or KIND/NAME), and everything in the files if left out
+    /// Pod to explain; with --file a pod or workload (NAME or KIND/NAME) [default with --file: everything in the files]
     pub pod: Option<String>,
     /// Namespace of the pod [default: the kubeconfig's; with --file: default]
     #[arg(short, long)]
@@ -36,11 +36,11 @@ pub struct ExplainArgs {
     /// Only this container
     #[arg(short, long)]
     pub container: Option<String>,
-    /// Objects as YAML or JSON instead of the API server's, - for standard input; repeat for more. Pods, workloads, namespaces and
-    /// service accounts are used
+    /// File of objects (YAML or JSON) to read instead of asking the API server; - is standard input; can be repeated. Pods,
+    /// workloads, namespaces and service accounts are used
     #[arg(short, long, alias = "as-of-file")]
     pub file: Vec<String>,
-    /// How to answer
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,
     /// Kubeconfig file [default: KUBECONFIG, then ~/.kube/config, then the pod's own service account]
@@ -49,18 +49,18 @@ pub struct ExplainArgs {
     /// Context of the kubeconfig [default: the current one]
     #[arg(long)]
     pub context: Option<String>,
-    /// Account of podrole's own role, of which roles are where --base-role-arn is not given
+    /// AWS account of podrole's own role, which completes role names if --base-role-arn is not set
     #[arg(long)]
     pub account: Option<String>,
-    /// Role that no pod may have: podrole's own, or the node's; repeat for more
+    /// Role that no pod may have, such as podrole's own or the node's; can be repeated
     #[arg(long)]
     pub own_role: Vec<String>,
-    /// Who may have which role, as the daemon is told
+    /// The daemon's policy flags
     #[command(flatten)]
     pub policy: PolicyArgs,
 }
 
-/// `--output`.
+/// The values of `--output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people.
@@ -72,10 +72,10 @@ pub enum Output {
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Wrong flags, all of them.
+    /// Wrong flags. Holds one message for each.
     #[error("{}", .0.join("; "))]
     Usage(Vec<String>),
-    /// Something that was asked for cannot be had.
+    /// The flags are valid, but there is no answer.
     #[error("{0}")]
     NoAnswer(String),
 }
@@ -89,7 +89,7 @@ pub fn main(args: ExplainArgs, environment: &HashMap<String, String>) -> ExitCod
                 Output::Text => report.text(),
                 Output::Json => report.json(),
             };
-            // Nothing to do about a closed pipe.
+            // A closed pipe is not an error of ours.
             let _ = std::io::stdout().write_all(text.as_bytes());
             match report.decision {
                 Verdict::Allow => ExitCode::SUCCESS,
@@ -108,23 +108,23 @@ pub fn main(args: ExplainArgs, environment: &HashMap<String, String>) -> ExitCod
     }
 }
 
-/// The report, from whatever `args` say. `environment` is the process's, handed in.
+/// Makes the report that `args` ask for. `environment` is the process's environment.
 pub fn report(args: ExplainArgs, environment: &HashMap<String, String>) -> Result<Report, Failure> {
     let terms = terms(&args, environment)?;
     let name = args.pod.as_deref().map(|name| name.strip_prefix("pod/").unwrap_or(name));
     let (objects, namespace) = match (args.file.as_slice(), name) {
-        ([], None) => return Err(usage("which pod? name one, or give objects with --file")),
+        ([], None) => return Err(usage("a pod is required: name one, or read objects with --file")),
         ([], Some(name)) => {
-            let (objects, namespace) = ask(&args, environment, name, &terms)?;
+            let (objects, namespace) = read_cluster(&args, environment, name, &terms)?;
             (objects, Some(namespace))
         }
-        (files, _) => (read(files, args.namespace.as_deref().unwrap_or("default"))?, args.namespace.clone()),
+        (files, _) => (read_files(files, args.namespace.as_deref().unwrap_or("default"))?, args.namespace.clone()),
     };
     let selection = Selection { name, namespace: namespace.as_deref(), container: args.container.as_deref() };
     Ok(explain::explain(&objects, &terms, selection)?)
 }
 
-/// By what is decided, and what had to be assumed for it. What is wrong is said all at once.
+/// What the decisions are based on, with the assumptions. Reports all wrong flags at once.
 fn terms(args: &ExplainArgs, environment: &HashMap<String, String>) -> Result<Terms, Failure> {
     let mut problems = Vec::new();
     let settings = PolicySettings::new(args.policy.clone(), environment);
@@ -145,22 +145,22 @@ fn terms(args: &ExplainArgs, environment: &HashMap<String, String>) -> Result<Te
     let mut assumed = vec![assumed];
     if own_roles.is_empty() {
         assumed.push(
-            "whatever podrole's own role and the node's are, they are given to no pod; name them with --own-role to have that \
-             checked"
+            "the role is neither podrole's own nor the node's, which no pod may have; pass those with --own-role to check this"
                 .into(),
         );
     }
-    assumed.push("the policy flags and PODROLE_ variables given here are the daemon's".into());
-    assumed.push("STS gives podrole the role: its trust policy is not asked".into());
-    // Each pod's own node takes the place of this name.
+    assumed.push("the daemon runs with the policy flags and PODROLE_ variables given here".into());
+    assumed.push("STS lets podrole assume the role; the role's trust policy is not checked".into());
+    // The node's name stays empty: `explain` fills in each pod's node.
     let rules = settings.rules(base, own_roles, "".into()).map_err(|error| usage(error.to_string()))?;
     let origin = if args.file.is_empty() { Origin::Api } else { Origin::Files };
     Ok(Terms { rules, service_accounts: settings.service_account_roles, origin, assumed })
 }
 
-/// What role names are completed with, as far as it can be known here. The daemon asks AWS who it is; nobody does here.
+/// The ARN prefix that completes role names, and the assumption about it. Unlike the daemon, `explain` does not ask AWS for the
+/// account.
 fn base(settings: &PolicySettings, account: Option<BaseArn>) -> Result<(BaseArn, String), Failure> {
-    let (base, whence) = match (&settings.base, &settings.assume_role, account) {
+    let (base, origin) = match (&settings.base, &settings.assume_role, account) {
         (Some(base), _, _) => (base.clone(), "--base-role-arn"),
         (None, Some(hop), _) => {
             let base = BaseArn::of_account(hop.partition(), hop.account());
@@ -169,16 +169,16 @@ fn base(settings: &PolicySettings, account: Option<BaseArn>) -> Result<(BaseArn,
         (None, None, Some(account)) => (account, "--account"),
         (None, None, None) => {
             return Err(usage(
-                "--base-role-arn (or --account) is required: the daemon takes its own account where it is not told one, and explain \
-                 does not know that; the daemon's log says it (Ready to assume roles, base=...)",
+                "--base-role-arn (or --account) is required: the daemon's default is its own account, which explain cannot look up; \
+                 the daemon's log shows it (Ready to assume roles, base=...)",
             ));
         }
     };
-    let assumed = format!("role names are completed with {} ({whence})", base.as_str());
+    let assumed = format!("role names are completed with {} (from {origin})", base.as_str());
     Ok((base, assumed))
 }
 
-fn read(files: &[String], namespace: &str) -> Result<Objects, Failure> {
+fn read_files(files: &[String], namespace: &str) -> Result<Objects, Failure> {
     let mut objects = Objects::default();
     for file in files {
         let failed = |error: std::io::Error| Failure::NoAnswer(format!("cannot read {file}: {error}"));
@@ -190,7 +190,7 @@ fn read(files: &[String], namespace: &str) -> Result<Objects, Failure> {
         };
         if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_FILE) {
             return Err(Failure::NoAnswer(format!(
-                "{file} is longer than {MAX_FILE} bytes: give only the objects in question"
+                "{file} is larger than {MAX_FILE} bytes: include only the objects to explain"
             )));
         }
         let text = String::from_utf8(bytes).map_err(|_| Failure::NoAnswer(format!("{file} is not UTF-8 text")))?;
@@ -199,14 +199,15 @@ fn read(files: &[String], namespace: &str) -> Result<Objects, Failure> {
     Ok(objects)
 }
 
-/// The pod, its namespace and, where it matters, its service account, from the API server; and the namespace that was meant.
-fn ask(
+/// Reads the pod, its namespace and, if it is a source of roles, its service account from the API server. Also returns the name of
+/// the namespace.
+fn read_cluster(
     args: &ExplainArgs,
     environment: &HashMap<String, String>,
     name: &str,
     terms: &Terms,
 ) -> Result<(Objects, String), Failure> {
-    // As in the daemon: one TLS provider, before anything could choose another. A second call finds the first one's.
+    // Choose the TLS provider first, like the daemon. Fails harmlessly if it is already chosen.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let reach = Reach { kubeconfigs: kubeconfigs(args, environment), context: args.context.clone() };
     let runtime = small_runtime().map_err(|error| Failure::NoAnswer(error.to_string()))?;
@@ -216,14 +217,14 @@ fn ask(
         let mut objects = Objects::default();
         let pod = match reader.read(Object::Pod(&namespace, name)).await {
             Ok(pod) => pod,
-            // A wrong namespace is the likelier mistake, so it is the one to name.
+            // A wrong namespace is the likelier mistake, so check for it first.
             Err(ReadError::NotFound(pod)) => {
                 return Err(match reader.read(Object::Namespace(&namespace)).await {
                     Err(ReadError::NotFound(namespace)) => ReadError::NotFound(format!(
                         "{namespace}; choose one with --namespace, or another cluster with --context"
                     )),
                     Ok(_) | Err(_) => {
-                        ReadError::NotFound(format!("{pod}; kubectl get pods -n {namespace} shows those that are"))
+                        ReadError::NotFound(format!("{pod}; kubectl get pods -n {namespace} lists the pods"))
                     }
                 }
                 .into());
@@ -237,7 +238,7 @@ fn ask(
         for object in more {
             match reader.read(object).await {
                 Ok(found) => objects.add(found, &namespace)?,
-                // Then the answer is that it is not there.
+                // The report says that the object does not exist.
                 Err(ReadError::NotFound(_)) => {}
                 Err(other) => return Err(other.into()),
             }
@@ -246,7 +247,7 @@ fn ask(
     })
 }
 
-/// Where kubectl looks, in its order.
+/// The kubeconfig files to use, in the order in which kubectl looks for them.
 fn kubeconfigs(args: &ExplainArgs, environment: &HashMap<String, String>) -> Vec<PathBuf> {
     if let Some(path) = &args.kubeconfig {
         return vec![path.into()];
@@ -254,9 +255,9 @@ fn kubeconfigs(args: &ExplainArgs, environment: &HashMap<String, String>) -> Vec
     let listed = environment.get("KUBECONFIG").map(String::as_str).unwrap_or_default();
     let listed: Vec<PathBuf> = listed.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
     if !listed.is_empty() {
-        let there: Vec<PathBuf> = listed.iter().filter(|path| path.exists()).cloned().collect();
-        // With none of them there, the error names one.
-        return if there.is_empty() { listed } else { there };
+        let existing: Vec<PathBuf> = listed.iter().filter(|path| path.exists()).cloned().collect();
+        // If none exists, keep them, so that the error names one.
+        return if existing.is_empty() { listed } else { existing };
     }
     let home = environment.get("HOME").map(|home| Path::new(home).join(".kube/config"));
     home.filter(|path| path.exists()).into_iter().collect()

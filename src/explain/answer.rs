@@ -34,8 +34,8 @@ pub(super) fn pod(
     let wanted: Vec<&String> =
         asked.containers.iter().filter(|name| container.is_none_or(|only| **name == only)).collect();
     if let (Some(only), true) = (container, wanted.is_empty()) {
-        let there = asked.containers.join(", ");
-        return Err(ExplainError::NoContainer { pod: asked.title(), container: only.into(), there });
+        let available = asked.containers.join(", ");
+        return Err(ExplainError::NoContainer { pod: asked.title(), container: only.into(), available });
     }
     Ok(PodReport {
         kind: asked.kind.clone(),

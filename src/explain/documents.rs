@@ -1,4 +1,4 @@
-//! From texts to the objects that matter: pods, whatever makes pods, namespaces and service accounts.
+//! Reads the objects that matter from YAML or JSON: pods, workloads, namespaces and service accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,30 +9,30 @@ use super::{ExplainError, Selection};
 use crate::pods::convert::{SlimMeta, SlimPod, pod_entry};
 use crate::types::{ContainerId, PodEntry};
 
-/// Objects that were read, in the daemon's own types.
+/// The objects that were read, in the daemon's types.
 #[derive(Debug, Default)]
 pub struct Objects {
     pub(super) pods: Vec<Asked>,
     pub(super) namespaces: Vec<SlimMeta>,
     pub(super) service_accounts: Vec<SlimMeta>,
-    /// Kinds of what was passed over.
+    /// The kinds of the objects that were ignored.
     others: BTreeSet<String>,
 }
 
-/// A pod, or the pod that a template will make.
+/// A pod, or the pod that a workload's template would create.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) kind: String,
-    /// As the API server knows it: with a UID. Otherwise one is made up, and containers are taken as started.
+    /// Whether the pod exists, that is, has a UID. If not, it gets a placeholder UID, and its containers count as started.
     pub(super) created: bool,
     pub(super) node: Option<String>,
-    /// Every container's name, in the order of the object.
+    /// The names of all containers, in the object's order.
     pub(super) containers: Vec<String>,
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) entry: PodEntry,
 }
 
-/// What the daemon has no use for and people do.
+/// Names that the daemon does not need but the explanation shows.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Names {
@@ -66,21 +66,21 @@ struct Named {
 // === impl Objects ===
 
 impl Objects {
-    /// Adds the documents of `text`, YAML or JSON, any number of either. `from` names them in errors; objects that name no namespace
-    /// are in `namespace`.
+    /// Adds all documents in `text`, which is YAML or JSON. `from` names the source in errors. Objects without a namespace are put
+    /// into `namespace`.
     pub fn read(&mut self, text: &str, from: &str, namespace: &str) -> Result<(), ExplainError> {
         let documents = parse(text).map_err(|error| ExplainError::Syntax { from: from.into(), error })?;
         documents.into_iter().try_for_each(|document| self.add(document, namespace))
     }
 
-    /// Adds one object, or the members of a list.
+    /// Adds one object, or the items of a list.
     pub fn add(&mut self, object: Value, namespace: &str) -> Result<(), ExplainError> {
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
         let group = object["apiVersion"].as_str().unwrap_or("v1").to_owned();
         match (group.as_str(), kind.as_str()) {
             (_, "") if object.is_null() => {}
             ("v1", "Namespace") => self.namespaces.push(decode(&kind, object)?),
-            ("v1", "ServiceAccount") => self.service_accounts.push(decode(&kind, within(object, namespace))?),
+            ("v1", "ServiceAccount") => self.service_accounts.push(decode(&kind, with_namespace(object, namespace))?),
             ("v1", "Pod") => self.pod(kind, object, namespace)?,
             ("v1", "PodTemplate") => self.template(kind, &object, "/template", namespace)?,
             ("v1", "ReplicationController")
@@ -91,7 +91,7 @@ impl Objects {
                 (Some(of), Some(Value::Array(items))) => {
                     for item in items {
                         let mut item = item.clone();
-                        // Members of a typed list come without kind and version.
+                        // Items of a typed list have no kind and version.
                         if let (Some(fields), false) = (item.as_object_mut(), of.is_empty()) {
                             fields.entry("kind").or_insert_with(|| json!(of));
                             fields.entry("apiVersion").or_insert_with(|| json!(group));
@@ -107,7 +107,7 @@ impl Objects {
         Ok(())
     }
 
-    /// The pods that are asked about; none is an error.
+    /// The pods that match `selection`. It is an error if there are none.
     pub(super) fn select(&self, selection: Selection<'_>) -> Result<Vec<&Asked>, ExplainError> {
         if self.pods.is_empty() {
             let found = [
@@ -122,21 +122,21 @@ impl Objects {
         let matches = |pod: &&Asked| {
             *pod.entry.name == *name
                 && selection.namespace.is_none_or(|namespace| *pod.entry.namespace == *namespace)
-                && kind.is_none_or(|kind| pod.is_of(kind))
+                && kind.is_none_or(|kind| pod.has_kind(kind))
         };
         let found: Vec<&Asked> = self.pods.iter().filter(matches).collect();
         if found.is_empty() {
-            let there: Vec<String> = self.pods.iter().map(Asked::title).collect();
-            return Err(ExplainError::NotThere { asked: wanted.into(), there: there.join(", ") });
+            let available: Vec<String> = self.pods.iter().map(Asked::title).collect();
+            return Err(ExplainError::NotFound { wanted: wanted.into(), available: available.join(", ") });
         }
         Ok(found)
     }
 
     fn pod(&mut self, kind: String, object: Value, namespace: &str) -> Result<(), ExplainError> {
-        let mut object = within(object, namespace);
+        let mut object = with_namespace(object, namespace);
         let created = object["metadata"]["uid"].is_string();
         if !created {
-            object["metadata"]["uid"] = json!(self.made_up_uid());
+            object["metadata"]["uid"] = json!(self.placeholder_uid());
             if let Some(prefix) =
                 object["metadata"]["generateName"].as_str().filter(|_| object["metadata"]["name"].is_null())
             {
@@ -147,9 +147,9 @@ impl Objects {
         let names: Names = decode(&what, object.clone())?;
         let slim: SlimPod = decode(&what, object)?;
         let bad = |error: &str| ExplainError::Object { what: what.clone(), error: error.into() };
-        let mut entry = pod_entry(&slim).ok_or_else(|| bad("it has no name, or a UID that is none"))?;
+        let mut entry = pod_entry(&slim).ok_or_else(|| bad("it has no name or an invalid UID"))?;
         if self.pods.iter().any(|other| other.entry.uid == entry.uid) {
-            return Err(bad("another pod was given with the same UID"));
+            return Err(bad("another pod in the input has the same UID"));
         }
         let containers = names.containers();
         if containers.is_empty() {
@@ -163,7 +163,7 @@ impl Objects {
         Ok(())
     }
 
-    /// The pod that a workload's template makes. It goes by the workload's name: its own is not known.
+    /// Adds the pod that a workload's template would create, under the workload's name because its own is not known yet.
     fn template(&mut self, kind: String, owner: &Value, at: &str, namespace: &str) -> Result<(), ExplainError> {
         let mut metadata = owner["metadata"].clone();
         let template = owner.pointer(at).cloned().unwrap_or_default();
@@ -174,7 +174,7 @@ impl Objects {
         self.pod(kind, json!({"metadata": metadata, "spec": template["spec"]}), namespace)
     }
 
-    fn made_up_uid(&self) -> String {
+    fn placeholder_uid(&self) -> String {
         format!("00000000-0000-0000-0000-{:012}", self.pods.len())
     }
 }
@@ -182,13 +182,14 @@ impl Objects {
 // === impl Asked ===
 
 impl Asked {
-    /// `shop/web-1`, `Deployment shop/web`.
+    /// How messages name it: `shop/web-1` or `Deployment shop/web`.
     pub(super) fn title(&self) -> String {
         let kind = if self.kind == "Pod" { String::new() } else { format!("{} ", self.kind) };
         format!("{kind}{}/{}", self.entry.namespace, self.entry.name)
     }
 
-    fn is_of(&self, kind: &str) -> bool {
+    /// Whether `kind`, as given to kubectl (plural and short forms too), is this object's kind.
+    fn has_kind(&self, kind: &str) -> bool {
         let kind = kind.to_ascii_lowercase();
         let own = self.kind.to_ascii_lowercase();
         let short = match own.as_str() {
@@ -208,7 +209,7 @@ impl Asked {
 // === impl Names ===
 
 impl Names {
-    /// Of the spec first; what only the status shows was there before the spec was changed.
+    /// The containers of the spec, then those that only the status shows because the spec has changed since.
     fn containers(&self) -> Vec<String> {
         let Self { spec, status } = self;
         let lists = [
@@ -229,12 +230,13 @@ impl Names {
     }
 }
 
-/// A container's place in a pod's status, as if it had started.
+/// The status entry of a container that counts as started.
 pub(super) fn started(at: usize, name: &str) -> Option<(ContainerId, std::sync::Arc<str>)> {
     Some((ContainerId::parse(&format!("not-started-{at}"))?, name.into()))
 }
 
-fn within(mut object: Value, namespace: &str) -> Value {
+/// Sets the namespace of an object that has none.
+fn with_namespace(mut object: Value, namespace: &str) -> Value {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
         && metadata.get("namespace").is_none_or(Value::is_null)
     {
@@ -248,7 +250,7 @@ fn decode<T: for<'de> Deserialize<'de>>(what: &str, object: Value) -> Result<T, 
 }
 
 fn parse(text: &str) -> Result<Vec<Value>, String> {
-    // Places in error messages without the text itself, which may be anything.
+    // Error messages give the position but not the text, which may contain a secret or control characters.
     let options = serde_saphyr::options! { with_snippet: false };
     let yaml = || serde_saphyr::from_multiple_with_options::<Value>(text, options).map_err(|error| error.to_string());
     if !text.trim_start().starts_with('{') {

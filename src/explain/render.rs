@@ -1,16 +1,16 @@
-//! The report as text, for a terminal that must not obey what is in an annotation, and as JSON.
+//! Renders the report as text and as JSON. Control characters from objects never reach the terminal.
 
 use std::fmt::Write as _;
 
 use super::report::{Answer, ContainerReport, PodReport, Report, RulesReport, Verdict};
 
-/// Where values begin.
+/// The column in which values begin.
 const INDENT: usize = 13;
 
 // === impl Report ===
 
 impl Report {
-    /// For people.
+    /// The report for people.
     pub fn text(&self) -> String {
         let mut page = Page::default();
         for pod in &self.pods {
@@ -22,12 +22,12 @@ impl Report {
         page.0
     }
 
-    /// For programs: pretty, in ASCII, one document.
+    /// The report for programs: one indented JSON document in ASCII.
     pub fn json(&self) -> String {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
         let mut ascii = String::with_capacity(text.len() + 1);
         for c in text.chars() {
-            // Whatever is not plain stands inside a string, where JSON has an escape for it.
+            // Any other character can only be inside a string, where JSON allows the escape.
             if c == '\n' || c == ' ' || c.is_ascii_graphic() {
                 ascii.push(c);
             } else {
@@ -41,7 +41,7 @@ impl Report {
     }
 }
 
-/// `text` on one line, in which nothing but printable ASCII is left: no escape sequence, no line break, no change of direction.
+/// `text` on one line of printable ASCII. Everything else is escaped: terminal sequences, line breaks, changes of text direction.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -57,7 +57,7 @@ struct Page(String);
 
 impl Page {
     fn line(&mut self, label: &str, value: &str) {
-        // The only place that writes: whatever a value holds, it stays on its line.
+        // All values are written here, so that none can start a new line or send an escape sequence.
         let _ = writeln!(self.0, "{label:INDENT$}{}", printable(value).trim_end());
     }
 
@@ -72,9 +72,11 @@ impl Page {
         self.line(kind, &format!("{owner}{}/{}  ({})", pod.namespace, pod.name, about.join(", ")));
         match pod.lists.as_slice() {
             [] if rules.require_allow => {
-                self.line("Allowed", "nothing: the namespace has no list, and --allow none for it")
+                self.line("Allowed", "nothing: the namespace has no allow list, and --allow has none for it")
             }
-            [] => self.line("Allowed", "everything under the ceiling: no list, and --require-allow=false"),
+            [] => {
+                self.line("Allowed", "everything under the ceiling: there is no allow list, and --require-allow=false")
+            }
             lists => {
                 for list in lists {
                     let error = list.error.as_ref().map(|error| format!("  UNUSABLE: {error}")).unwrap_or_default();
@@ -86,7 +88,7 @@ impl Page {
         for note in &pod.notes {
             self.line("Note", note);
         }
-        // Containers that get the same answer share a block.
+        // Containers with the same answer share a block.
         let mut rest: Vec<&ContainerReport> = pod.containers.iter().collect();
         while let Some(first) = rest.first().copied() {
             let same =
@@ -109,17 +111,22 @@ impl Page {
         match &answer.requested {
             None if answer.decision == Verdict::NotReady => {}
             None => self.line("Requested", "nothing"),
-            Some(asked) => {
+            Some(requested) => {
                 self.line(
                     "Requested",
-                    &format!("{} = {}  (of the {})", asked.annotation, quoted(&asked.value), spoken(asked.source)),
+                    &format!(
+                        "{} = {}  (from the {})",
+                        requested.annotation,
+                        quoted(&requested.value),
+                        spoken(requested.source)
+                    ),
                 );
             }
         }
         if let Some(role) = &answer.role {
             let ceiling = if answer.under_ceiling == Some(true) { "under the ceiling" } else { "ABOVE the ceiling" };
             let lists = if answer.on_lists.is_empty() {
-                "on no list".into()
+                "not on any list".into()
             } else {
                 format!("on {}", answer.on_lists.join(", "))
             };
@@ -131,7 +138,7 @@ impl Page {
             Verdict::Deny => "DENY",
         };
         self.line("Decision", &format!("{word}  {}", answer.reason.unwrap_or_default()));
-        // A command that does it says more than what to do in general.
+        // A ready command is more useful than general advice.
         for (label, value) in
             [("Why", &answer.why), ("Fix", answer.command.as_ref().map_or(&answer.fix, |_| &answer.command))]
         {
@@ -143,7 +150,7 @@ impl Page {
             let name = answer.session_name.as_deref().unwrap_or("not known yet");
             let external = match answer.external_id_from {
                 None => "no external id".into(),
-                Some(whose) => format!("with the external id of the {whose}"),
+                Some(owner) => format!("with the external id of the {owner}"),
             };
             self.line("Session", &format!("{name}, {external}"));
         }
@@ -154,7 +161,7 @@ fn spoken(source: &str) -> &str {
     if source == "service-account" { "service account" } else { source }
 }
 
-/// In the quotes of JSON, so that a value's own spaces and quotes show.
+/// `text` as a JSON string, which makes its spaces and quotes visible.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

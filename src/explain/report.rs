@@ -1,25 +1,25 @@
-//! The answer as data. `-o json` is this, field by field: what is here is an interface.
+//! The report as data. `-o json` prints exactly these fields: they are a public interface.
 
 use serde::Serialize;
 
 use crate::policy::{ContainerRoles, Rules, SessionScope};
 
-/// What was found out about everything that was asked.
+/// The explanation of all selected pods.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// `podrole.explain/v1`.
     pub schema: &'static str,
-    /// The worst of all containers.
+    /// The worst decision of all containers.
     pub decision: Verdict,
-    /// What was asked about.
+    /// The selected pods.
     pub pods: Vec<PodReport>,
-    /// By what was decided.
+    /// The rules that the decisions are based on.
     pub rules: RulesReport,
-    /// What had to be assumed.
+    /// The assumptions behind the decisions, as sentences.
     pub assumed: Vec<String>,
 }
 
-/// A decision. The last is the worst.
+/// A decision, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -35,103 +35,103 @@ pub enum Verdict {
 /// One pod.
 #[derive(Clone, Debug, Serialize)]
 pub struct PodReport {
-    /// `Pod`, or the workload whose template it is.
+    /// `Pod`, or the kind of the workload whose template it is.
     pub kind: String,
-    /// Its namespace.
+    /// The pod's namespace.
     pub namespace: String,
-    /// Its name, or the workload's.
+    /// The pod's name, or the workload's.
     pub name: String,
-    /// `None`: it is not made yet.
+    /// The pod's UID; `None` if it is not created yet.
     pub uid: Option<String>,
-    /// `None`: it is not scheduled yet.
+    /// The pod's node; `None` if it is not scheduled yet.
     pub node: Option<String>,
-    /// Its addresses.
+    /// The pod's IP addresses.
     pub ips: Vec<String>,
-    /// Its service account.
+    /// The name of the pod's service account.
     pub service_account: String,
-    /// Whether it is on the node's network.
+    /// Whether the pod uses the node's network.
     pub host_network: bool,
-    /// What its namespace allows, by every list that there is.
+    /// All allow lists that apply to the pod's namespace.
     pub lists: Vec<ListReport>,
-    /// Its containers.
+    /// The selected containers.
     pub containers: Vec<ContainerReport>,
-    /// What else to know.
+    /// Warnings and remarks, as sentences.
     pub notes: Vec<String>,
 }
 
-/// One list of roles.
+/// One allow list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListReport {
-    /// An annotation's key, or `--allow`.
+    /// The annotation's key, or `--allow`.
     pub source: &'static str,
-    /// What it says; long ones are cut.
+    /// The list as written, truncated if long.
     pub value: String,
-    /// Why it allows nothing: it cannot be read.
+    /// Why the list cannot be parsed and therefore allows nothing.
     pub error: Option<String>,
 }
 
 /// One container.
 #[derive(Clone, Debug, Serialize)]
 pub struct ContainerReport {
-    /// Its name.
+    /// The container's name.
     pub name: String,
-    /// Its id; `None`: it has not started.
+    /// The container's id; `None` if it has not started.
     pub id: Option<String>,
-    /// What podrole answers now.
+    /// podrole's answer now.
     #[serde(flatten)]
     pub answer: Answer,
-    /// What it will answer once the container has started, where that is not known from the answer now.
+    /// podrole's answer once the container has started, if the answer depends on that.
     pub once_started: Option<Answer>,
 }
 
-/// What is answered to one container.
+/// podrole's answer to one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// What asks for the role.
+    /// The annotation that requests the role.
     pub requested: Option<Requested>,
-    /// The role's ARN, where what is asked for is one.
+    /// The ARN of the requested role, if the request is valid.
     pub role: Option<String>,
-    /// Whether `--role-ceiling` holds the role.
+    /// Whether the role matches `--role-ceiling`.
     pub under_ceiling: Option<bool>,
-    /// Which lists hold the role.
+    /// The allow lists that allow the role.
     pub on_lists: Vec<&'static str>,
     /// The decision.
     pub decision: Verdict,
-    /// Its stable name: a denial's, or the outcome of such a request in the metrics.
+    /// The stable name of the reason: the denial's name, or the request's `outcome` label in the metrics.
     pub reason: Option<&'static str>,
-    /// The reason in words.
+    /// The reason in a sentence.
     pub why: Option<String>,
-    /// What to do.
+    /// What to do about it.
     pub fix: Option<String>,
-    /// A command that does it.
+    /// A command that fixes it.
     pub command: Option<String>,
-    /// The session's name; `None` also where it depends on what is not known yet.
+    /// The session name; `None` also if it is not known yet.
     pub session_name: Option<String>,
-    /// Whether an external id is sent. Its value is nobody's business here.
+    /// Whether an external id is sent. Its value is not shown, because it may be confidential.
     pub external_id_set: Option<bool>,
-    /// Whose it is: `namespace` or `pod`.
+    /// Where the external id comes from: `namespace` or `pod`.
     pub external_id_from: Option<&'static str>,
 }
 
-/// An annotation that asks for a role.
+/// An annotation that requests a role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Requested {
     /// `container`, `pod` or `service-account`.
     pub source: &'static str,
     /// The annotation's key.
     pub annotation: String,
-    /// What it says; long ones are cut.
+    /// The annotation's value, truncated if long.
     pub value: String,
 }
 
-/// The administrator's side.
+/// The administrator's settings.
 #[derive(Clone, Debug, Serialize)]
 pub struct RulesReport {
-    /// What role names are completed with.
+    /// The ARN prefix that completes bare role names.
     pub base: String,
-    /// What bounds every role.
+    /// The patterns of the ceiling.
     pub ceiling: Vec<String>,
-    /// Roles no pod may have, as far as they are known here.
+    /// Roles that no pod may have, if they were given.
     pub own_roles: Vec<String>,
     /// Whether a namespace without any list allows nothing.
     pub require_allow: bool,

@@ -60,7 +60,7 @@ fn an_allowed_pod() {
         "Pod          shop/web-1  (uid 3f0c9a52-1111-2222-3333-444455556666, node node-1, ip 10.0.0.1, service account default)",
         "Allowed      iam.amazonaws.com/allowed-roles = \"[\\\"web*\\\"]\"",
         "Container    app, log",
-        "Requested    iam.amazonaws.com/role = \"web\"  (of the pod)",
+        "Requested    iam.amazonaws.com/role = \"web\"  (from the pod)",
         "Role         arn:aws:iam::111122223333:role/web  (under the ceiling, on iam.amazonaws.com/allowed-roles)",
         "Decision     ALLOW",
         "Session      shop.default.3f0c9a52, with the external id of the pod",
@@ -72,14 +72,14 @@ fn an_allowed_pod() {
 }
 
 #[test]
-fn a_denied_pod_and_the_command_that_helps() {
+fn a_denied_pod_and_the_command_that_fixes_it() {
     let role = json!({"iam.amazonaws.com/role": "web"});
     let fix = |list: Value| both(role.clone(), list).pods[0].containers[0].answer.command.clone();
     let command = "kubectl annotate namespace shop 'iam.amazonaws.com/allowed-roles=[\"web\"]'";
     assert_eq!(fix(json!({})).as_deref(), Some(command));
     let command = "kubectl annotate namespace shop --overwrite 'iam.amazonaws.com/allowed-roles=[\"db-*\",\"web\"]'";
     assert_eq!(fix(json!({"iam.amazonaws.com/allowed-roles": "[\"db-*\"]"})).as_deref(), Some(command));
-    // A quote would end the shell's word: a pattern with one is in no command.
+    // A quote would end the shell's quoted word, so a pattern that contains one gives no command.
     assert_eq!(fix(json!({"iam.amazonaws.com/allowed-roles": "[\"x';reboot;'\"]"})), None);
     let report = both(role, json!({"iam.amazonaws.com/allowed-roles": "nonsense"}));
     assert_eq!(report.pods[0].containers[0].answer.reason, Some("BadAllowList"));
@@ -107,7 +107,7 @@ fn containers_that_differ_and_one_that_has_not_started() {
 }
 
 #[test]
-fn a_template_is_answered_as_its_pods_will_be() {
+fn a_template_is_explained_like_its_pods() {
     let template = "{metadata: {annotations: {iam.amazonaws.com/role: web}}, spec: {containers: [{name: app}]}}";
     let list = namespace(&json!({"iam.amazonaws.com/allowed-roles": "[\"web\"]"}));
     for (kind, version, spec) in [
@@ -125,13 +125,13 @@ fn a_template_is_answered_as_its_pods_will_be() {
         let report = explained(&format!("apiVersion: {version}\nkind: {kind}\n{metadata}\n{spec}\n---\n{list}\n"));
         let [pod] = report.pods.as_slice() else { panic!("{kind}: {report:?}") };
         assert_eq!((pod.kind.as_str(), &pod.uid, pod.containers[0].answer.decision), (kind, &None, Verdict::Allow));
-        assert_eq!(pod.containers[0].answer.session_name, None, "{kind}: it ends with a UID that nobody knows");
+        assert_eq!(pod.containers[0].answer.session_name, None, "{kind}: it ends with an unknown UID");
         assert!(report.text().contains("not made yet"), "{}", report.text());
     }
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn missing_objects_are_reported() {
     let report = explained(&pod(&json!({"iam.amazonaws.com/role": "web"})).to_string());
     assert_eq!(report.decision, Verdict::NotReady);
     assert!(report.text().contains("kubectl get namespace shop -o yaml"), "{}", report.text());
@@ -145,8 +145,8 @@ fn what_is_missing_is_said() {
             .contains("Namespace, ConfigMap")
     );
     let pod = pod(&json!({})).to_string();
-    assert!(error(&pod, Selection { name: Some("other"), ..everything }).contains("there are: shop/web-1"));
-    assert!(error(&pod, Selection { name: Some("deploy/web-1"), ..everything }).contains("there are: shop/web-1"));
+    assert!(error(&pod, Selection { name: Some("other"), ..everything }).contains("available: shop/web-1"));
+    assert!(error(&pod, Selection { name: Some("deploy/web-1"), ..everything }).contains("available: shop/web-1"));
     assert!(error(&pod, Selection { container: Some("no"), ..everything }).contains("it has: app, log"));
     for name in ["web-1", "po/web-1", "pods/web-1"] {
         let selection = Selection { name: Some(name), namespace: Some("shop"), container: Some("log") };
@@ -155,7 +155,7 @@ fn what_is_missing_is_said() {
 }
 
 #[test]
-fn what_cannot_be_read_is_an_error_that_names_it() {
+fn errors_name_the_unreadable_object() {
     for (text, expected) in [
         ("a: [b", "test: neither JSON nor YAML"),
         ("{\"kind\": \"Pod\",}}", "test: neither JSON nor YAML"),
@@ -163,7 +163,7 @@ fn what_cannot_be_read_is_an_error_that_names_it() {
         ("kind: Pod\nmetadata: {name: x}\nspec: {containers: []}", "Pod x: it has no containers"),
         (
             "kind: Pod\nmetadata: {name: x, uid: 'a b'}\nspec: {containers: [{name: a}]}",
-            "Pod x: it has no name, or a UID",
+            "Pod x: it has no name or an invalid UID",
         ),
         ("kind: Deployment\nmetadata: {name: x}\napiVersion: apps/v1", "Deployment x: "),
     ] {
@@ -172,7 +172,7 @@ fn what_cannot_be_read_is_an_error_that_names_it() {
     }
     let twice = format!("{}{}", pod(&json!({})), pod(&json!({})));
     assert!(Objects::default().read(&twice, "test", "default").unwrap_err().to_string().contains("same UID"));
-    // A few anchors that stand for billions of nodes.
+    // A few anchors that expand to millions of nodes.
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
                 d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n\
                 g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: [*g,*g,*g,*g,*g,*g,*g,*g,*g]\n";
@@ -180,7 +180,7 @@ fn what_cannot_be_read_is_an_error_that_names_it() {
 }
 
 #[test]
-fn lists_of_kubectl_are_read() {
+fn lists_from_kubectl_are_read() {
     let typed = json!({"apiVersion": "v1", "kind": "PodList", "items": [{
         "metadata": {"name": "web-1", "namespace": "shop", "uid": UID}, "spec": {"containers": [{"name": "app"}]},
     }]});
@@ -189,9 +189,9 @@ fn lists_of_kubectl_are_read() {
     assert_eq!(explained(&list.to_string()).pods[0].containers[0].answer.reason, Some("NoRole"));
 }
 
-/// What is in an object can be anything that somebody with the right to make pods chose.
+/// Anyone who may create pods chooses the text in their objects.
 #[test]
-fn nothing_of_an_object_reaches_the_terminal_as_anything_but_text() {
+fn text_from_objects_cannot_control_the_terminal() {
     let evil = "\u{1b}]0;pwned\u{7}\u{9b}31m\r\nDecision     ALLOW\u{202e}\u{85}";
     let mut object = pod(&json!({"iam.amazonaws.com/role": evil, "podrole.dev/role.app": evil}));
     object["metadata"]["annotations"][format!("podrole.dev/role.{evil}")] = json!("x");
@@ -207,11 +207,11 @@ fn nothing_of_an_object_reaches_the_terminal_as_anything_but_text() {
     }
     assert!(!text.lines().any(|line| line.starts_with("Decision") && line.contains("ALLOW")), "{text}");
     let read: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(read["pods"][0]["name"], evil, "escaped, not changed");
+    assert_eq!(read["pods"][0]["name"], evil, "the value is escaped but unchanged");
 }
 
 #[test]
-fn long_texts_are_cut() {
+fn long_texts_are_truncated() {
     let report = both(json!({"iam.amazonaws.com/role": "x".repeat(200_000)}), json!({}));
     let asked = report.pods[0].containers[0].answer.requested.clone().unwrap();
     assert!(asked.value.len() < 300 && asked.value.ends_with("(200000 bytes in all)"), "{asked:?}");

@@ -103,7 +103,7 @@ fn mistakes_are_reported_with_what_to_do() {
     let account = "--account=111122223333";
     for (args, environment, code, says) in [
         (&["web"][..], None, 64, &["--base-role-arn (or --account) is required"][..]),
-        (&[account], None, 64, &["which pod?", "--file"]),
+        (&[account], None, 64, &["a pod is required", "--file"]),
         (
             &["web", "--account=12", "--own-role=x", "--role-ceiling=web", "--require-allow=yes"],
             Some("PODROLE_ALOW"),
