@@ -1,48 +1,48 @@
-//! One pod's decisions in words. Every decision here is [`Rules::decide`]'s.
+//! Explains the decisions for one pod. Every decision is made by [`Rules::decide`].
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::documents::{Asked, Objects, started};
+use super::documents::{InputPod, Objects, started};
 use super::report::{Answer, ContainerReport, ListReport, PodReport, Requested, Verdict};
 use super::{ExplainError, Origin, Terms};
 use crate::pods::index::{Index, Lookup};
 use crate::policy::{Decision, ListSource, NotReady, RoleSource, Rules, ServiceAccount, SessionScope, Subject};
 use crate::types::{AllowList, AnnotationKey, ContainerId, DenialReason, Glob, NamespaceEntry, PodEntry, RoleArn};
 
-/// As much of an annotation as is shown.
+/// The most characters of an annotation to show.
 const SHOWN: usize = 256;
-/// A longer list is not repeated in a command.
+/// The most bytes of an allow list to repeat in a suggested command.
 const MAX_COMMAND: usize = 1024;
 
-/// Explains `asked`.
+/// Explains `input`: all of its containers, or `container` only.
 pub(super) fn pod(
-    asked: &Asked,
+    input: &InputPod,
     index: &Index,
     objects: &Objects,
     rules: &Rules,
     terms: &Terms,
     container: Option<&str>,
 ) -> Result<PodReport, ExplainError> {
-    let entry = match index.pod(&asked.entry.uid) {
+    let entry = match index.pod(&input.entry.uid) {
         Lookup::Found(entry) => entry.as_ref(),
-        // Not with an index that was made of these pods.
-        Lookup::Unknown | Lookup::Ambiguous(_) => &asked.entry,
+        // Cannot happen: the index was built from these pods.
+        Lookup::Unknown | Lookup::Ambiguous(_) => &input.entry,
     };
-    let view = View { asked, index, objects, rules, terms };
+    let view = View { input, index, objects, rules, terms };
     let wanted: Vec<&String> =
-        asked.containers.iter().filter(|name| container.is_none_or(|only| **name == only)).collect();
+        input.containers.iter().filter(|name| container.is_none_or(|only| **name == only)).collect();
     if let (Some(only), true) = (container, wanted.is_empty()) {
-        let available = asked.containers.join(", ");
-        return Err(ExplainError::NoContainer { pod: asked.title(), container: only.into(), available });
+        let available = input.containers.join(", ");
+        return Err(ExplainError::NoContainer { pod: input.title(), container: only.into(), available });
     }
     Ok(PodReport {
-        kind: asked.kind.clone(),
+        kind: input.kind.clone(),
         namespace: entry.namespace.to_string(),
         name: entry.name.to_string(),
-        uid: asked.created.then(|| entry.uid.to_string()),
-        node: asked.node.clone(),
+        uid: input.created.then(|| entry.uid.to_string()),
+        node: input.node.clone(),
         ips: entry.ips.iter().map(ToString::to_string).collect(),
         service_account: entry.service_account.to_string(),
         host_network: entry.host_network,
@@ -52,9 +52,9 @@ pub(super) fn pod(
     })
 }
 
-/// What a pod is seen by.
+/// Everything that the explanation of one pod is made from.
 struct View<'a> {
-    asked: &'a Asked,
+    input: &'a InputPod,
     index: &'a Index,
     objects: &'a Objects,
     rules: &'a Rules,
@@ -74,11 +74,11 @@ impl View<'_> {
             let id = later.containers.first().map(|(id, _)| id);
             self.answer(self.subject(&later, id))
         });
-        let id = id.filter(|_| self.asked.created).map(ToString::to_string);
+        let id = id.filter(|_| self.input.created).map(ToString::to_string);
         ContainerReport { name: name.into(), id, answer, once_started }
     }
 
-    /// As the daemon asks.
+    /// The same input to the decision that the daemon uses for a request.
     fn subject<'a>(&'a self, pod: &'a PodEntry, container: Option<&'a ContainerId>) -> Subject<'a> {
         let account = self.index.service_account(&pod.namespace, &pod.service_account).map(Arc::as_ref);
         let service_account = ServiceAccount::of(self.terms.service_accounts, account);
@@ -133,7 +133,7 @@ impl View<'_> {
 
     fn requested(&self, source: RoleSource<'_>, pod: &PodEntry) -> Option<Requested> {
         let annotation = source.key()?;
-        let of_pod = || self.asked.annotations.get(&annotation).cloned();
+        let of_pod = || self.input.annotations.get(&annotation).cloned();
         let (source, value) = match source {
             RoleSource::Nowhere => return None,
             RoleSource::Container(_) => ("container", of_pod()),
@@ -179,47 +179,46 @@ impl View<'_> {
         self.rules.lists_holding(role, &subject.pod.namespace, subject.namespace).map(list_name).collect()
     }
 
-    /// Whether the session's name is known: it may end with the UID, or name the node.
+    /// Whether the session name is known yet. It can contain the pod's UID or the node's name.
     fn knows_session(&self, pod: &PodEntry) -> bool {
         match (&pod.session_name, self.rules.session_scope) {
-            (Some(_), _) | (None, SessionScope::Pod) => self.asked.created,
+            (Some(_), _) | (None, SessionScope::Pod) => self.input.created,
             (None, SessionScope::ServiceAccount) => true,
-            (None, SessionScope::Role) => self.asked.node.is_some(),
+            (None, SessionScope::Role) => self.input.node.is_some(),
         }
     }
 
+    /// Why there is no decision yet, and what to do about it.
     fn missing(&self, what: NotReady, pod: &PodEntry) -> (String, String) {
         let (namespace, account) = (&pod.namespace, &pod.service_account);
         match (what, self.terms.origin) {
             (NotReady::Container, _) => (
-                "the pod gives containers roles of their own, and its status does not show this container's id yet"
-                    .into(),
-                "Wait until the container has started; until then podrole tells it to come again (503), as SDKs do."
-                    .into(),
+                "the pod has per-container roles, and its status does not show this container's id yet".into(),
+                "Wait until the container has started. Until then podrole answers 503, and SDKs retry.".into(),
             ),
             (NotReady::Namespace, Origin::Files) => (
-                format!("namespace {namespace} is not among the files, so nobody can say what it allows"),
+                format!("the files do not contain namespace {namespace}, so what it allows is unknown"),
                 format!("Add it: kubectl get namespace {namespace} -o yaml | podrole explain -f FILE -f -"),
             ),
             (NotReady::Namespace, Origin::Api) => {
-                (format!("namespace {namespace} is not there"), "Look again: it may be on its way out.".into())
+                (format!("namespace {namespace} does not exist"), "Try again. It may be being deleted.".into())
             }
             (NotReady::ServiceAccount, Origin::Files) => (
                 format!(
-                    "service account {account} of namespace {namespace} is not among the files, and may name a role"
+                    "the files do not contain service account {account} of namespace {namespace}, which may name a role"
                 ),
                 format!(
                     "Add it: kubectl get -n {namespace} serviceaccount {account} -o yaml | podrole explain -f FILE -f -"
                 ),
             ),
             (NotReady::ServiceAccount, Origin::Api) => (
-                format!("service account {account} of namespace {namespace} is not there"),
-                "Make the service account anew, or give the pod a role by annotation.".into(),
+                format!("service account {account} does not exist in namespace {namespace}"),
+                "Create the service account again, or annotate the pod with a role.".into(),
             ),
         }
     }
 
-    /// The command that lets a role into a namespace, where it is short and safe to paste.
+    /// The command that allows the role in the namespace. `None` if it would be too long or unsafe to paste.
     fn command(&self, reason: &DenialReason, namespace: &NamespaceEntry) -> Option<String> {
         let DenialReason::NamespaceNotPermitted { role } = reason else { return None };
         let mut patterns: Vec<&str> = match &namespace.allowed_roles {
@@ -238,35 +237,33 @@ impl View<'_> {
 
     fn notes(&self, pod: &PodEntry) -> Vec<String> {
         let mut notes = Vec::new();
-        if !self.asked.created {
+        if !self.input.created {
             notes.push(
-                "not made yet: answered as if it ran with every container started; its UID is not known, so neither is a session \
-                 name that ends with it"
+                "not created yet: explained as if every container had started; a session name that ends with the UID is not \
+                 known"
                     .into(),
             );
         }
         if pod.host_network {
             notes.push(
-                "on the node's network: this version of podrole does not stand between such a pod and the node's own metadata \
-                 service, whatever the decision is"
+                "host network: this version of podrole does not intercept such pods; they reach the node's own metadata service \
+                 regardless of the decision"
                     .into(),
             );
         }
         if !pod.container_roles.is_empty() && pod.can_sniff {
             notes.push(
-                "a container of the pod has NET_RAW: it can read its siblings' credentials off the network that they share"
+                "a container of the pod has NET_RAW and can read its siblings' credentials on their shared network"
                     .into(),
             );
         }
         let unknown = pod
             .container_roles
             .iter()
-            .filter(|over| !self.asked.containers.iter().any(|name| **name == *over.container));
-        notes.extend(
-            unknown.map(|over| {
-                format!("{}{} names no container of this pod", AnnotationKey::ContainerRole, over.container)
-            }),
-        );
+            .filter(|over| !self.input.containers.iter().any(|name| **name == *over.container));
+        notes.extend(unknown.map(|over| {
+            format!("{}{} does not match any container of this pod", AnnotationKey::ContainerRole, over.container)
+        }));
         notes
     }
 }
@@ -284,5 +281,5 @@ fn clipped(text: &str) -> String {
         return text.into();
     }
     let kept: String = text.chars().take(SHOWN).collect();
-    format!("{kept}... ({} bytes in all)", text.len())
+    format!("{kept}... ({} bytes in total)", text.len())
 }

@@ -12,7 +12,7 @@ use crate::types::{ContainerId, PodEntry};
 /// The objects that were read, in the daemon's types.
 #[derive(Debug, Default)]
 pub struct Objects {
-    pub(super) pods: Vec<Asked>,
+    pub(super) pods: Vec<InputPod>,
     pub(super) namespaces: Vec<SlimMeta>,
     pub(super) service_accounts: Vec<SlimMeta>,
     /// The kinds of the objects that were ignored.
@@ -21,7 +21,7 @@ pub struct Objects {
 
 /// A pod, or the pod that a workload's template would create.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct InputPod {
     pub(super) kind: String,
     /// Whether the pod exists, that is, has a UID. If not, it gets a placeholder UID, and its containers count as started.
     pub(super) created: bool,
@@ -108,7 +108,7 @@ impl Objects {
     }
 
     /// The pods that match `selection`. It is an error if there are none.
-    pub(super) fn select(&self, selection: Selection<'_>) -> Result<Vec<&Asked>, ExplainError> {
+    pub(super) fn select(&self, selection: Selection<'_>) -> Result<Vec<&InputPod>, ExplainError> {
         if self.pods.is_empty() {
             let found = [
                 (!self.namespaces.is_empty()).then_some("Namespace"),
@@ -119,14 +119,14 @@ impl Objects {
         }
         let Some(wanted) = selection.name else { return Ok(self.pods.iter().collect()) };
         let (kind, name) = wanted.split_once('/').map_or((None, wanted), |(kind, name)| (Some(kind), name));
-        let matches = |pod: &&Asked| {
+        let matches = |pod: &&InputPod| {
             *pod.entry.name == *name
                 && selection.namespace.is_none_or(|namespace| *pod.entry.namespace == *namespace)
                 && kind.is_none_or(|kind| pod.has_kind(kind))
         };
-        let found: Vec<&Asked> = self.pods.iter().filter(matches).collect();
+        let found: Vec<&InputPod> = self.pods.iter().filter(matches).collect();
         if found.is_empty() {
-            let available: Vec<String> = self.pods.iter().map(Asked::title).collect();
+            let available: Vec<String> = self.pods.iter().map(InputPod::title).collect();
             return Err(ExplainError::NotFound { wanted: wanted.into(), available: available.join(", ") });
         }
         Ok(found)
@@ -159,7 +159,7 @@ impl Objects {
             entry.containers = containers.iter().enumerate().filter_map(|(at, name)| started(at, name)).collect();
         }
         let annotations = slim.metadata.annotations.unwrap_or_default();
-        self.pods.push(Asked { kind, created, node: names.spec.node_name, containers, annotations, entry });
+        self.pods.push(InputPod { kind, created, node: names.spec.node_name, containers, annotations, entry });
         Ok(())
     }
 
@@ -179,9 +179,9 @@ impl Objects {
     }
 }
 
-// === impl Asked ===
+// === impl InputPod ===
 
-impl Asked {
+impl InputPod {
     /// How messages name it: `shop/web-1` or `Deployment shop/web`.
     pub(super) fn title(&self) -> String {
         let kind = if self.kind == "Pod" { String::new() } else { format!("{} ", self.kind) };

@@ -23,12 +23,12 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The role is given.
+    /// The container gets the role.
     Allow,
-    /// Neither: something has not been seen yet.
+    /// Undecided: something is not known yet.
     #[serde(rename = "not-yet")]
     NotReady,
-    /// Nothing is given.
+    /// The container gets nothing.
     Deny,
 }
 

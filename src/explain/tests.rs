@@ -101,7 +101,7 @@ fn containers_that_differ_and_one_that_has_not_started() {
     assert_eq!(later.requested.as_ref().map(|asked| asked.annotation.as_str()), Some("podrole.dev/role.log"));
     let text = report.text();
     assert!(
-        text.contains("podrole.dev/role.typo names no container of this pod") && text.contains("NET_RAW"),
+        text.contains("podrole.dev/role.typo does not match any container of this pod") && text.contains("NET_RAW"),
         "{text}"
     );
 }
@@ -126,7 +126,7 @@ fn a_template_is_explained_like_its_pods() {
         let [pod] = report.pods.as_slice() else { panic!("{kind}: {report:?}") };
         assert_eq!((pod.kind.as_str(), &pod.uid, pod.containers[0].answer.decision), (kind, &None, Verdict::Allow));
         assert_eq!(pod.containers[0].answer.session_name, None, "{kind}: it ends with an unknown UID");
-        assert!(report.text().contains("not made yet"), "{}", report.text());
+        assert!(report.text().contains("not created yet"), "{}", report.text());
     }
 }
 
@@ -214,6 +214,6 @@ fn text_from_objects_cannot_control_the_terminal() {
 fn long_texts_are_truncated() {
     let report = both(json!({"iam.amazonaws.com/role": "x".repeat(200_000)}), json!({}));
     let asked = report.pods[0].containers[0].answer.requested.clone().unwrap();
-    assert!(asked.value.len() < 300 && asked.value.ends_with("(200000 bytes in all)"), "{asked:?}");
+    assert!(asked.value.len() < 300 && asked.value.ends_with("(200000 bytes in total)"), "{asked:?}");
     assert!(report.json().len() < 4096);
 }
