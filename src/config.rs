@@ -1,4 +1,4 @@
-//! From flags and environment to a configuration that is right, or to everything that is wrong with it.
+//! Turns flags and environment variables into a valid configuration, or into a list of all mistakes.
 
 mod args;
 mod parse;
@@ -20,12 +20,12 @@ use crate::telemetry::{LogFilter, LogFormat};
 
 use parse::Problems;
 
-/// Everything `podrole run` is told.
+/// The settings of `podrole run`.
 #[derive(Debug)]
 pub struct Config {
-    /// This node's name, as pods' `spec.nodeName` has it.
+    /// The node's name, as in the pods' `spec.nodeName`.
     pub node: Arc<str>,
-    /// A kubeconfig; `None`: the service account of the pod we run in.
+    /// The kubeconfig file; `None` to use the service account of podrole's pod.
     pub kubeconfig: Option<PathBuf>,
     /// Whether the node has EC2's metadata service.
     pub platform: Platform,
@@ -33,68 +33,74 @@ pub struct Config {
     pub policy: PolicySettings,
     /// How callers are identified.
     pub identity: IdentityMode,
-    /// How long sessions are.
+    /// How long a session lasts.
     pub session_duration: Duration,
-    /// Whether every namespace may ask without a session token.
+    /// Whether pods of all namespaces may send requests without a session token (IMDSv1).
     pub imds_v1: bool,
-    /// Whether to listen on the metadata addresses themselves.
+    /// Whether to run the metadata listener.
     pub metadata_listener: bool,
-    /// Ports for the listener; the first free one is taken.
+    /// The ports to try for the listener; the first free one is used.
     pub ports: std::ops::RangeInclusive<u16>,
-    /// Probes and metrics.
+    /// The address of the probes and metrics.
     pub admin_addr: SocketAddr,
-    /// Metrics alone.
+    /// A second address, which serves only metrics.
     pub metrics_addr: Option<SocketAddr>,
-    /// A taint to take off the node when all is ready.
+    /// The key of a taint to remove from the node once podrole is ready.
     pub startup_taint: Option<Arc<str>>,
-    /// Where the token keys are kept.
+    /// The directory of the token keys.
     pub state_dir: PathBuf,
-    /// Where network namespaces have names.
+    /// The directory in which the container runtime names network namespaces.
     pub netns_dir: PathBuf,
     /// The cgroup2 mount.
     pub cgroup_root: PathBuf,
-    /// Whether denied pods get Events.
+    /// Whether to write Events about denied pods.
     pub events: bool,
-    /// Who signs Events: our own pod, or the node.
+    /// The reporting instance of Events: podrole's pod, or the node.
     pub instance: Arc<str>,
-    /// The region; `None`: the metadata service's.
+    /// The AWS region; `None` to ask the node's metadata service.
     pub region: Option<Arc<str>>,
-    /// How to log.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// What to log.
+    /// Which log lines to write.
     pub log: LogFilter,
-    /// The node's metadata service.
+    /// The URL of the node's metadata service.
     pub metadata_endpoint: Uri,
-    /// `AWS_CA_BUNDLE`.
+    /// A PEM file of root certificates to trust instead of the default ones (`AWS_CA_BUNDLE`).
     pub ca_bundle: Option<PathBuf>,
 }
 
-/// `--platform`.
+/// The values of `--platform`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Platform {
-    /// EC2: facts and our own credentials come from its metadata service.
+    /// EC2: the metadata service provides facts about the node and the base credentials.
     Ec2,
-    /// Anything else: there is no metadata service to ask.
+    /// Elsewhere: there is no metadata service.
     None,
 }
 
-/// `--identity`.
+/// The values of `--identity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentityMode {
-    /// The kernel's proof.
+    /// By the kernel's proof.
     Kernel,
-    /// The address alone: weaker.
+    /// By the pod's address only, which is weaker.
     Ip,
 }
 
 // === impl Config ===
 
 impl Config {
-    /// Reads `args`; all errors at once. `environment` is the process's, handed in.
+    /// Parses `args`. `environment` is the process's environment. On failure, returns one message for each mistake.
     pub fn new(args: RunArgs, environment: &HashMap<String, String>) -> Result<Self, Vec<String>> {
         let mut problems = Problems::default();
         problems.unknown_variables(environment);
-        // Named one by one: a flag that nothing reads does not compile.
+        let config = Self::read(args, environment, &mut problems);
+        config.contradictions(&mut problems);
+        problems.into_result(config)
+    }
+
+    fn read(args: RunArgs, environment: &HashMap<String, String>, p: &mut Problems) -> Self {
+        // No `..`, so that a flag that is not read here is a compile error.
         let RunArgs {
             node_name,
             kubeconfig,
@@ -118,10 +124,9 @@ impl Config {
             log_format,
             log,
         } = args;
-        let p = &mut problems;
         let () = p.choice("--credential-source", &credential_source, &[("assume-role", ())]).unwrap_or_default();
         let node: Arc<str> = p.required("--node-name", node_name).into();
-        let config = Self {
+        Self {
             kubeconfig: kubeconfig.map(Into::into),
             platform: p
                 .choice("--platform", &platform, &[("ec2", Platform::Ec2), ("none", Platform::None)])
@@ -152,26 +157,21 @@ impl Config {
             log: p.filter("--log", &log),
             metadata_endpoint: p.endpoint(environment),
             ca_bundle: environment.get("AWS_CA_BUNDLE").map(Into::into),
-        };
-        config.contradictions(p);
-        problems.into_result(config)
+        }
     }
 
-    /// Settings that are fine one by one and not together.
+    /// Reports settings that are valid on their own but not together.
     fn contradictions(&self, problems: &mut Problems) {
         if self.platform == Platform::None && self.region.is_none() {
-            problems
-                .add("--platform=none has no metadata service to learn the region from: set --region or AWS_REGION");
+            problems.add("--platform=none has no metadata service to provide the region: set --region or AWS_REGION");
         }
         if self.policy.assume_role.is_some() && self.session_duration > Duration::from_secs(3600) {
             problems.add(
-                "--assume-role-arn makes pods' sessions chained ones, which AWS caps at 1h: lower --session-duration",
+                "with --assume-role-arn, roles are chained, and AWS limits chained sessions to 1h: lower --session-duration",
             );
         }
         if self.metrics_addr == Some(self.admin_addr) {
-            problems.add(
-                "--metrics-addr and --admin-addr are the same address: leave --metrics-addr out, or give it another",
-            );
+            problems.add("--metrics-addr and --admin-addr are the same address: remove --metrics-addr or change it");
         }
     }
 }

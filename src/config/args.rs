@@ -1,6 +1,7 @@
-//! The flags of `podrole run`. Every one has an environment twin, `PODROLE_` and its name; the flag wins.
+//! The flags of `podrole run`. Each can also be set by an environment variable, `PODROLE_` and the flag's name; the flag takes
+//! precedence.
 //!
-//! All are texts here: parsed one by one by clap, the first mistake would hide the others.
+//! All values are strings here. If clap parsed them, it would report only the first mistake.
 
 use clap::Args;
 
@@ -9,7 +10,7 @@ use super::PolicyArgs;
 /// Flags of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// Name of this node, as in spec.nodeName (required; from the downward API in a DaemonSet)
+    /// Name of this node, as in spec.nodeName (required; a DaemonSet sets it with the downward API)
     #[arg(long, env = "PODROLE_NODE_NAME")]
     pub node_name: Option<String>,
     /// Kubeconfig file [default: the pod's own service account]
@@ -27,29 +28,29 @@ pub struct RunArgs {
     /// Where credentials come from: assume-role
     #[arg(long, env = "PODROLE_CREDENTIAL_SOURCE", default_value = "assume-role")]
     pub credential_source: String,
-    /// Length of a session, 15m to 12h (1h at most where roles are chained)
+    /// How long a session lasts, 15m to 12h (at most 1h with --assume-role-arn)
     #[arg(long, env = "PODROLE_SESSION_DURATION", default_value = "1h")]
     pub session_duration: String,
-    /// Requests without a session token (IMDSv1): deny | allow; a namespace can allow its own
+    /// Requests without a session token (IMDSv1): deny | allow; an annotation can allow them for one namespace
     #[arg(long = "imds-v1", env = "PODROLE_IMDS_V1", default_value = "deny")]
     pub imds_v1: String,
-    /// Whether to listen on port 80 of the metadata addresses too, which serves pods without nftables: on | off. A program that
-    /// listens on port 80 of every address of the node excludes it, and is excluded by it
+    /// Whether to also listen on port 80 of the metadata addresses, which serves pods if the nftables rules are lost: on | off. Not
+    /// possible together with a program that listens on port 80 of all addresses of the node
     #[arg(long, env = "PODROLE_METADATA_LISTENER", default_value = "on")]
     pub metadata_listener: String,
-    /// Ports for the listener; the first free one is used
+    /// Ports to try for the listener; the first free one is used
     #[arg(long, env = "PODROLE_PORT_RANGE", default_value = "18181-18188")]
     pub port_range: String,
     /// Address of /metrics, /livez and /readyz
     #[arg(long, env = "PODROLE_ADMIN_ADDR", default_value = "127.0.0.1:9441")]
     pub admin_addr: String,
-    /// A second address, with /metrics only
+    /// Second address, which serves only /metrics [default: none]
     #[arg(long, env = "PODROLE_METRICS_ADDR")]
     pub metrics_addr: Option<String>,
-    /// Key of a taint to take off this node once the daemon is ready, such as podrole.dev/not-ready [default: none]
+    /// Key of a taint to remove from this node once podrole is ready, such as podrole.dev/not-ready [default: none]
     #[arg(long, env = "PODROLE_STARTUP_TAINT")]
     pub startup_taint: Option<String>,
-    /// Directory for the session token keys; root's alone, on a tmpfs
+    /// Directory for the session token keys; must be on a tmpfs and accessible only to root
     #[arg(long, env = "PODROLE_STATE_DIR", default_value = "/run/podrole")]
     pub state_dir: String,
     /// Directory in which the container runtime names network namespaces
@@ -58,13 +59,13 @@ pub struct RunArgs {
     /// The host's cgroup2 mount
     #[arg(long, env = "PODROLE_CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: String,
-    /// Whether denied pods get Kubernetes Events: true | false
+    /// Whether to write Kubernetes Events about denied pods: true | false
     #[arg(long, env = "PODROLE_EVENTS", default_value = "true")]
     pub events: String,
-    /// Name of the pod that podrole itself runs in; Events are signed with it [default: --node-name]
+    /// Name of podrole's own pod, the reporting instance of Events [default: --node-name]
     #[arg(long, env = "PODROLE_POD_NAME")]
     pub pod_name: Option<String>,
-    /// AWS region [default: AWS_REGION, then the metadata service's]
+    /// AWS region [default: AWS_REGION, then the region that the metadata service reports]
     #[arg(long, env = "PODROLE_REGION")]
     pub region: Option<String>,
     /// Log format: json | text

@@ -1,4 +1,4 @@
-//! Parsers that collect what is wrong instead of stopping at it.
+//! Parsers that collect all mistakes instead of stopping at the first.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -13,12 +13,12 @@ use http::Uri;
 use crate::telemetry::LogFilter;
 use crate::types::{AllowList, Glob};
 
-/// STS's own limits.
+/// The session durations that STS accepts, in seconds.
 const SESSION: RangeInclusive<u64> = 900..=43_200;
-/// A range larger than this would be a hole in egress policies, not a list of ports.
+/// The most ports in `--port-range`. Network policies must open all of them, so a large range would be a hole.
 const MAX_PORTS: u16 = 64;
 
-/// Everything found wrong so far. A parser that adds one returns some value, which nobody will see.
+/// The mistakes found so far. A parser that reports a mistake still returns a value, which is never used.
 #[derive(Debug, Default)]
 pub(super) struct Problems(Vec<String>);
 
@@ -33,7 +33,7 @@ impl Problems {
         if self.0.is_empty() { Ok(value) } else { Err(self.0) }
     }
 
-    /// A `PODROLE_` variable that no flag has is a typo that would silently do nothing.
+    /// Reports `PODROLE_` variables that belong to no flag. Otherwise a typo would be ignored silently.
     pub(super) fn unknown_variables(&mut self, environment: &HashMap<String, String>) {
         #[derive(clap::Parser)]
         struct Probe {
@@ -45,7 +45,7 @@ impl Problems {
         let mut unknown: Vec<&str> = environment
             .keys()
             .map(String::as_str)
-            // Kubernetes sets PODROLE_SERVICE_HOST and PODROLE_PORT… itself for a Service named podrole.
+            // For a Service named podrole, Kubernetes sets PODROLE_SERVICE_HOST, PODROLE_PORT and similar variables.
             .filter(|name| name.starts_with("PODROLE_") && !known.contains(name))
             .filter(|name| {
                 !(name.starts_with("PODROLE_SERVICE_")
@@ -54,7 +54,7 @@ impl Problems {
             .collect();
         unknown.sort_unstable();
         for name in unknown {
-            self.add(format!("{name} is not a setting: see podrole run --help"));
+            self.add(format!("{name} is not a setting of podrole: see podrole run --help"));
         }
     }
 
@@ -70,7 +70,7 @@ impl Problems {
         let chosen = choices.iter().find(|(name, _)| *name == text);
         if chosen.is_none() {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            self.add(format!("{flag}: {text:?} is none of: {}", names.join(", ")));
+            self.add(format!("{flag}: {text:?} is not one of: {}", names.join(", ")));
         }
         chosen.map(|(_, value)| *value)
     }
@@ -119,7 +119,7 @@ impl Problems {
         patterns.into_iter().filter_map(list).collect()
     }
 
-    /// `3600`, `3600s`, `60m` or `1h`.
+    /// Parses a session duration: `3600`, `3600s`, `60m` or `1h`.
     pub(super) fn duration(&mut self, flag: &str, text: &str) -> Duration {
         let (digits, unit) = match text.char_indices().next_back() {
             Some((at, 's')) => (&text[..at], 1),
@@ -148,7 +148,8 @@ impl Problems {
         }
     }
 
-    /// `10.0.0.5:9442` or `[fd00::5]:9442`; brackets are right around either, as a manifest does not know which kind its node has.
+    /// Parses `10.0.0.5:9442` or `[fd00::5]:9442`. Brackets around IPv4 are accepted too, because a manifest does not know the
+    /// address family of its node.
     pub(super) fn address(&mut self, flag: &str, text: &str) -> SocketAddr {
         let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
         let bracketed = bracketed.and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
@@ -170,13 +171,13 @@ impl Problems {
         if part(prefix, 253) && part(name, 63) {
             return Some(text.into());
         }
-        self.add(format!("{flag}: {text:?} is not the key of a taint, such as podrole.dev/not-ready"));
+        self.add(format!("{flag}: {text:?} is not a valid taint key, such as podrole.dev/not-ready"));
         None
     }
 
     pub(super) fn region(&mut self, text: Option<String>) -> Option<Arc<str>> {
         let text = text?;
-        // It becomes part of a host name.
+        // The region becomes part of a host name.
         if text.is_empty()
             || text.len() > 32
             || !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -200,8 +201,7 @@ impl Problems {
     }
 }
 
-/// The node's metadata service, and what is wrong with the name that it has in `environment`, if anything is: it is looked for at
-/// EC2's own address then.
+/// The URL of the node's metadata service. If the variable in `environment` is invalid, returns EC2's address and an error message.
 pub fn metadata_endpoint(environment: &HashMap<String, String>) -> (Uri, Option<String>) {
     const NAME: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
     let default = || Uri::from_static("http://169.254.169.254");

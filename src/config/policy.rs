@@ -1,4 +1,4 @@
-//! The policy part of the settings. `run` decides by it and `explain` explains by it, so both read it with this one code.
+//! The policy settings. `run` and `explain` both read them with this code, so that they decide alike.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,60 +9,60 @@ use super::parse::Problems;
 use crate::policy::{ContainerRoles, Rules, SessionScope};
 use crate::types::{AllowList, AllowListError, BaseArn, Glob, RoleArn};
 
-/// Flags that decide who may have which role.
+/// The flags that decide which pod may have which role.
 #[derive(Args, Clone, Debug)]
 pub struct PolicyArgs {
-    /// What role names without arn: are completed with, such as arn:aws:iam::111122223333:role/ [default: podrole's own account]
+    /// ARN prefix that completes role names without arn:, such as arn:aws:iam::111122223333:role/ [default: podrole's own account]
     #[arg(long, env = "PODROLE_BASE_ROLE_ARN")]
     pub base_role_arn: Option<String>,
-    /// Glob over full ARNs that every role must match; repeat or separate by commas [default: every role of the base account]
+    /// Glob over full ARNs that every role must match; can be repeated or comma-separated [default: all roles of the base account]
     #[arg(long, env = "PODROLE_ROLE_CEILING", value_delimiter = ',')]
     pub role_ceiling: Vec<String>,
-    /// Role to assume first; pods' roles are then assumed by it
+    /// First hop: role that podrole assumes first, and with which it then assumes the pods' roles [default: none]
     #[arg(long, env = "PODROLE_ASSUME_ROLE_ARN")]
     pub assume_role_arn: Option<String>,
-    /// Who shares an STS session: pod | service-account | role
+    /// Scope of an STS session: pod | service-account | role (one for each role and node)
     #[arg(long, env = "PODROLE_SESSION_SCOPE", default_value = "pod")]
     pub session_scope: String,
-    /// Roles a namespace may use besides its own annotation: NS=GLOB[,GLOB]; repeat for more
+    /// Roles that a namespace may use in addition to its annotation: NAMESPACE=GLOB[,GLOB]; can be repeated
     #[arg(long, env = "PODROLE_ALLOW", value_delimiter = ';')]
     pub allow: Vec<String>,
-    /// Whether a namespace without any list allows nothing: true | false
+    /// Whether a namespace without an allow list allows no roles: true | false
     #[arg(long, env = "PODROLE_REQUIRE_ALLOW", default_value = "true")]
     pub require_allow: String,
-    /// Per-container roles in pods where a container may read its siblings' packets: shared (work) | strict (refused)
+    /// Per-container roles in pods with a container that can read its siblings' packets: shared (allowed) | strict (denied)
     #[arg(long, env = "PODROLE_CONTAINER_ROLES", default_value = "shared")]
     pub container_roles: String,
-    /// Whether eks.amazonaws.com/role-arn of the service account is a source of roles: true | false
+    /// Whether to use the service account's annotation eks.amazonaws.com/role-arn as a source of roles: true | false
     #[arg(long, env = "PODROLE_SERVICE_ACCOUNT_ROLES", default_value = "false")]
     pub service_account_roles: String,
 }
 
-/// The same, parsed.
+/// The parsed policy flags.
 #[derive(Clone, Debug)]
 pub struct PolicySettings {
-    /// What bare role names are completed with; `None`: the daemon's own account.
+    /// The ARN prefix that completes bare role names; `None` for the daemon's own account.
     pub base: Option<BaseArn>,
-    /// Patterns every role must match; empty: the base account.
+    /// Patterns of which every role must match one; empty for all roles of the base account.
     pub ceiling: Vec<Glob>,
-    /// A role between the daemon's own and the pods'.
+    /// The first hop.
     pub assume_role: Option<RoleArn>,
-    /// Who shares a session.
+    /// Which requests share an STS session.
     pub session_scope: SessionScope,
-    /// What the administrator allows, by namespace.
+    /// The administrator's allow lists, by namespace.
     pub allow: HashMap<Arc<str>, AllowList>,
-    /// Whether a namespace needs a list.
+    /// Whether a namespace without an allow list allows no roles.
     pub require_allow: bool,
-    /// Whether per-container roles need pods that cannot sniff.
+    /// Which pods may have per-container roles.
     pub container_roles: ContainerRoles,
-    /// Whether service accounts' IRSA annotation is a source of roles.
+    /// Whether the IRSA annotation of service accounts is a source of roles.
     pub service_account_roles: bool,
 }
 
 // === impl PolicySettings ===
 
 impl PolicySettings {
-    /// Reads `args`; all errors at once. `environment` is the process's, handed in.
+    /// Parses `args`. `environment` is the process's environment. On failure, returns one message for each mistake.
     pub fn new(args: PolicyArgs, environment: &HashMap<String, String>) -> Result<Self, Vec<String>> {
         let mut problems = Problems::default();
         problems.unknown_variables(environment);
@@ -71,7 +71,7 @@ impl PolicySettings {
     }
 
     pub(super) fn read(args: PolicyArgs, p: &mut Problems) -> Self {
-        // Named one by one: a flag that nothing reads does not compile.
+        // No `..`, so that a flag that is not read here is a compile error.
         let PolicyArgs {
             base_role_arn,
             role_ceiling,
@@ -102,8 +102,8 @@ impl PolicySettings {
         }
     }
 
-    /// The rules that these settings make. `account` is the base where none was set, `own_roles` what no pod may have besides the
-    /// first hop's role.
+    /// The policy rules for these settings. `account` is the base if none is set. No pod may have any of `own_roles` or the first
+    /// hop's role. Fails if the default ceiling is not a valid pattern.
     pub fn rules(
         &self,
         account: BaseArn,
