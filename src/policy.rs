@@ -1,6 +1,6 @@
-//! What a pod may have: pure rules over what the watch showed and what the administrator set. Deny by default.
+//! Decides which role a pod may have, from the watched objects and the administrator's settings. Pure. Denies by default.
 //!
-//! The daemon, and whatever explains its decisions, call the same [`Rules::decide`].
+//! The daemon and `podrole explain` both call [`Rules::decide`].
 
 mod decide;
 
@@ -11,40 +11,41 @@ use std::sync::Arc;
 
 use crate::types::{AllowList, BaseArn, Glob, RoleArn};
 
-/// The administrator's side of every decision.
+/// The administrator's settings, which apply to every decision.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// What bare role names and patterns without `arn:` are completed with.
+    /// The ARN prefix that completes role names and patterns without `arn:`.
     pub base: BaseArn,
-    /// Full-ARN patterns, one of which every role must match, whatever a namespace allows.
+    /// Patterns over full ARNs. Every role must match one of them, even if its namespace allows the role.
     pub ceiling: Vec<Glob>,
-    /// Roles no pod may have: the daemon's own, its first hop's, the node's.
+    /// Roles that no pod may have: the daemon's own, the first hop's and the node's.
     pub own_roles: Vec<RoleArn>,
-    /// Whether a namespace without any list allows nothing (`true`) or anything under the ceiling.
+    /// Whether a namespace without an allow list allows no roles (`true`) or all roles under the ceiling (`false`).
     pub require_allow: bool,
-    /// What the administrator allows a namespace besides its own annotations.
+    /// The administrator's allow lists, by namespace, in addition to the namespaces' annotations.
     pub allow: HashMap<Arc<str>, AllowList>,
-    /// Whether pods in which one container could read another's answers may have per-container roles.
+    /// Whether a pod may have per-container roles if one of its containers could read another's credentials.
     pub container_roles: ContainerRoles,
-    /// Who shares a session.
+    /// Which requests share an STS session.
     pub session_scope: SessionScope,
-    /// The node's name, for sessions that the whole node shares.
+    /// The node's name, for sessions that all pods of the node share.
     pub node: Arc<str>,
 }
 
-/// `--container-roles`.
+/// The values of `--container-roles`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerRoles {
-    /// Overrides work in every pod; containers of one pod share a network, which the audit line says.
+    /// Per-container roles work in all pods. The containers of a pod share a network, so the audit line says whether siblings may
+    /// read the credentials.
     Shared,
-    /// Overrides are refused in pods where a container may sniff (`CAP_NET_RAW`).
+    /// Per-container roles are denied in pods with a container that can sniff (`CAP_NET_RAW`).
     Strict,
 }
 
-/// `--session-scope`.
+/// The values of `--session-scope`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionScope {
-    /// A session per pod: CloudTrail names the pod.
+    /// A session per pod, so that CloudTrail names the pod.
     Pod,
     /// A session per service account.
     ServiceAccount,

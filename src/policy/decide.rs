@@ -1,4 +1,4 @@
-//! From (pod, container, service account, namespace) to a role or to one named reason why not.
+//! Decides from pod, container, service account and namespace: a grant, a denial with its reason, or not ready.
 
 use super::{ContainerRoles, Rules, SessionScope};
 use crate::types::{
@@ -6,32 +6,33 @@ use crate::types::{
     NamespaceEntry, PodEntry, RoleArn, RoleRef, ServiceAccountEntry, SessionName, closed_set,
 };
 
-/// Whom a decision is about. `None` means "the watch has not shown it", never "it does not exist".
+/// The pod that a decision is about, with the objects that matter. `None` means that the watch has not shown the object yet, not
+/// that it does not exist.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The pod.
     pub pod: &'a PodEntry,
-    /// The container that asks; `None` where only the pod is known (`--identity=ip`).
+    /// The calling container; `None` if only the pod is known (`--identity=ip`).
     pub container: Option<&'a ContainerId>,
     /// The pod's namespace.
     pub namespace: Option<&'a NamespaceEntry>,
-    /// The pod's service account, where service accounts are a source of roles.
+    /// The pod's service account, if service accounts are a source of roles.
     pub service_account: ServiceAccount<'a>,
 }
 
-/// What is known of the pod's service account.
+/// What is known about the pod's service account.
 #[derive(Clone, Copy, Debug)]
 pub enum ServiceAccount<'a> {
-    /// Service accounts are no source of roles here.
+    /// Service accounts are not a source of roles (`--service-account-roles=false`).
     Off,
-    /// A source, and not seen yet.
+    /// The watch has not shown the service account yet.
     Unseen,
-    /// As the watch shows it.
+    /// The watch has shown the service account.
     Seen(&'a ServiceAccountEntry),
 }
 
-/// Where a container's role is asked for: the first place that is set, also when what it says is "none" or cannot be read. Falling
-/// through to the next one would give a pod a role that its owner meant to replace.
+/// Where a container's role is requested: the first source that is set, even if its value is "none" or cannot be parsed. Falling
+/// back to the next source would give the pod a role that its owner meant to replace.
 #[derive(Clone, Copy, Debug)]
 pub enum RoleSource<'a> {
     /// The pod's annotation for this container.
@@ -40,22 +41,22 @@ pub enum RoleSource<'a> {
     Pod(&'a Annotation<RoleRef>),
     /// The service account's annotation.
     ServiceAccount(&'a Annotation<RoleRef>),
-    /// Nowhere.
+    /// No role is requested.
     Nowhere,
 }
 
-/// The answer to "which role?".
+/// The policy's decision.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// This role, with these inputs to STS.
+    /// The pod gets this grant.
     Allow(Grant),
-    /// Nothing, for this reason; it holds until an object changes.
+    /// The pod gets nothing, for this reason, until an object changes.
     Deny(DenialReason),
     /// Not known yet: the request waits until the watch shows more.
     NotReady(NotReady),
 }
 
-/// Everything of an STS call that depends on the pod.
+/// All inputs of an STS call that depend on the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The role.
@@ -92,7 +93,7 @@ pub enum ListSource {
 // === impl ServiceAccount ===
 
 impl<'a> ServiceAccount<'a> {
-    /// `seen` as the watch shows it, if service accounts are `enabled` as a source of roles.
+    /// `enabled` says whether service accounts are a source of roles; `seen` is the service account if the watch has shown it.
     pub fn of(enabled: bool, seen: Option<&'a ServiceAccountEntry>) -> Self {
         match (enabled, seen) {
             (false, _) => Self::Off,
@@ -105,11 +106,11 @@ impl<'a> ServiceAccount<'a> {
 // === impl Subject ===
 
 impl<'a> Subject<'a> {
-    /// Where the role is asked for.
+    /// Where the role is requested.
     pub fn source(self) -> Result<RoleSource<'a>, NotReady> {
         let pod = self.pod;
         if !pod.container_roles.is_empty() {
-            // An id that the statuses do not show may be the container with the override: the pod's role would be the wrong one.
+            // An id that is missing in the statuses may belong to a container with its own role. The pod's role would be wrong.
             let name = self.container.and_then(|id| pod.container_name(id)).ok_or(NotReady::Container)?;
             if let Some(over) = pod.container_roles.iter().find(|over| over.container == *name) {
                 return Ok(RoleSource::Container(over));
@@ -131,7 +132,7 @@ impl<'a> Subject<'a> {
 // === impl RoleSource ===
 
 impl RoleSource<'_> {
-    /// The key of the annotation that asks for the role.
+    /// The key of the annotation that requests the role.
     pub fn key(self) -> Option<String> {
         match self {
             Self::Container(over) => Some(format!("{}{}", AnnotationKey::ContainerRole, over.container)),
@@ -145,7 +146,7 @@ impl RoleSource<'_> {
 // === impl Rules ===
 
 impl Rules {
-    /// Decides. Pure: the same inputs give the same answer.
+    /// Makes the decision about `subject`. Pure: the same inputs give the same decision.
     pub fn decide(&self, subject: Subject<'_>) -> Decision {
         match self.grant(subject) {
             Ok(grant) => Decision::Allow(grant),
@@ -172,7 +173,7 @@ impl Rules {
         Ok(Grant { session_name: self.session_name(pod)?, external_id: external_id(pod, namespace)?, role })
     }
 
-    /// The whole ARN of the role that `source` asks for.
+    /// The full ARN of the role that `source` requests.
     pub fn role_of(&self, source: RoleSource<'_>) -> Result<RoleArn, DenialReason> {
         let role = match source {
             RoleSource::Container(over) => over.role.as_ref().map(Option::as_ref),
@@ -187,12 +188,12 @@ impl Rules {
         })
     }
 
-    /// Whether some namespace could be allowed `role` at all.
+    /// Whether `role` matches the ceiling, without which no namespace can use it.
     pub fn under_ceiling(&self, role: &RoleArn) -> bool {
         self.ceiling.iter().any(|glob| glob.matches(role, &self.base))
     }
 
-    /// The lists of the namespace called `name`; of its own as far as `namespace` shows them.
+    /// The allow lists for the namespace `name`: the administrator's and, if `namespace` is known, those of its annotations.
     pub fn lists<'a>(
         &'a self,
         name: &str,
@@ -209,7 +210,7 @@ impl Rules {
         all.into_iter().filter_map(|(source, list)| Some((source, list?)))
     }
 
-    /// Those of [`lists`](Self::lists) that allow `role`.
+    /// The [`lists`](Self::lists) that allow `role`.
     pub fn lists_holding<'a>(
         &'a self,
         role: &RoleArn,
@@ -234,7 +235,7 @@ impl Rules {
         if lists.peek().is_none() && !self.require_allow {
             return Ok(());
         }
-        // A list that cannot be read is a list: somebody meant to restrict.
+        // A list that cannot be parsed still restricts the namespace, because its author meant to restrict.
         Err(match lists.find_map(Result::err) {
             Some(bad) => DenialReason::BadAllowList { bad: bad.clone() },
             None => DenialReason::NamespaceNotPermitted { role: role.clone() },
@@ -257,7 +258,7 @@ impl Rules {
     }
 }
 
-/// The namespace's id wins: it is the namespace's owner who vouches for what its pods may claim to be.
+/// The external id to send. The namespace's takes precedence, because its owner vouches for the identity of the pods.
 fn external_id(pod: &PodEntry, namespace: &NamespaceEntry) -> Result<Option<ExternalId>, DenialReason> {
     let id = namespace.external_id.as_ref().or(pod.external_id.as_ref());
     id.cloned().transpose().map_err(|bad| DenialReason::BadExternalId { bad })

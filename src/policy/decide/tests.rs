@@ -121,7 +121,7 @@ fn the_administrators_list_adds() {
     assert_eq!(role_of(decide(&rules, &pod("x"), &namespace(None))), Err("NamespaceNotPermitted"));
 }
 
-/// What an explanation shows of a decision is what the decision is made of.
+/// The lists that an explanation shows are the ones that the decision uses.
 #[test]
 fn the_lists_that_hold_are_those_that_decide() {
     let mut rules = rules();
