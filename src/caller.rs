@@ -61,8 +61,10 @@ pub struct Proof {
 pub struct Sockets {
     /// The number of network namespaces that hold the peer's address.
     pub owners: usize,
-    /// The established client sockets found in them. If there is more than one, a netns holds an address that is not its pod's.
+    /// The client sockets found in them. If there is more than one, a netns holds an address that is not its pod's.
     pub found: Vec<ClientSocket>,
+    /// Some netns has a socket of the connection whose owner the kernel does not report.
+    pub unowned: bool,
 }
 
 /// What identification needs from the kernel. [`netns::NodeKernel`] is the real implementation.

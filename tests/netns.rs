@@ -12,6 +12,8 @@ mod attacks;
 mod by_address;
 #[path = "netns/claims.rs"]
 mod claims;
+#[path = "netns/clients.rs"]
+mod clients;
 #[path = "netns/connections.rs"]
 mod connections;
 #[path = "netns/containers.rs"]
@@ -49,11 +51,12 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 17] = [
+    let modules: [&[Trial]; 18] = [
         answers::TRIALS,
         attacks::TRIALS,
         by_address::TRIALS,
         claims::TRIALS,
+        clients::TRIALS,
         connections::TRIALS,
         containers::TRIALS,
         failed_starts::TRIALS,

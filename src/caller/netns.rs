@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::cgroup_tree::CgroupTree;
 use super::scanner::{Scan, Scanner};
-use super::sock_diag::SockDiag;
+use super::sock_diag::{Found, Lookup, SockDiag};
 use super::{ClientSocket, Connection, Kernel, NetnsId, Sockets};
 use crate::token_bucket::Rate;
 use crate::types::KernelIdentity;
@@ -73,6 +73,8 @@ struct Netns {
     id: NetnsId,
     host: bool,
     diag: SockDiag,
+    /// The indexes of its interfaces, as last listed.
+    interfaces: ArcSwap<Vec<u32>>,
 }
 
 // === impl NodeKernel ===
@@ -103,17 +105,23 @@ impl Kernel for NodeKernel {
     fn sockets(&self, connection: &Connection) -> io::Result<Sockets> {
         let table = self.table.load();
         let Some(owners) = table.by_address.get(&connection.peer.ip()) else { return Ok(Sockets::default()) };
-        let mut found = Vec::with_capacity(1);
+        let mut sockets = Sockets { owners: owners.len(), found: Vec::with_capacity(1), unowned: false };
         for netns in owners {
-            found.extend(netns.client_socket(connection)?);
+            match netns.client_socket(connection)? {
+                Lookup::Absent => {}
+                Lookup::Unowned => sockets.unowned = true,
+                Lookup::Found(found) => sockets.found.push(netns.socket(found)),
+            }
         }
-        Ok(Sockets { owners: owners.len(), found })
+        Ok(sockets)
     }
 
     fn socket_in(&self, netns: NetnsId, connection: &Connection) -> io::Result<Option<ClientSocket>> {
-        match self.table.load().by_id.get(&netns) {
-            None => Ok(None),
-            Some(netns) => netns.client_socket(connection),
+        let table = self.table.load();
+        let Some(netns) = table.by_id.get(&netns) else { return Ok(None) };
+        match netns.client_socket(connection)? {
+            Lookup::Absent | Lookup::Unowned => Ok(None),
+            Lookup::Found(found) => Ok(Some(netns.socket(found))),
         }
     }
 
@@ -131,14 +139,29 @@ impl Kernel for NodeKernel {
 }
 
 impl Netns {
-    fn client_socket(&self, connection: &Connection) -> io::Result<Option<ClientSocket>> {
-        let found = self.diag.established(connection)?;
-        Ok(found.map(|found| ClientSocket {
-            netns: self.id,
-            host: self.host,
-            cookie: found.cookie,
-            cgroup: found.cgroup,
-        }))
+    /// Finds the client's end of `connection`. A socket that is bound to a device (`curl --interface if!eth0`) is found only with
+    /// that device's index, so a lookup that finds nothing is repeated with the index of each interface.
+    fn client_socket(&self, connection: &Connection) -> io::Result<Lookup> {
+        let mut best = self.diag.client_end(connection, 0)?;
+        if best != Lookup::Absent {
+            return Ok(best);
+        }
+        for interface in self.interfaces.load().iter() {
+            let lookup = self.diag.client_end(connection, *interface)?;
+            best = match (best, lookup) {
+                (Lookup::Absent, _) => lookup,
+                (_, Lookup::Absent) => best,
+                // Two sockets that are bound to different devices may have the same addresses and ports; only one of them is the
+                // client's end.
+                (Lookup::Found(_) | Lookup::Unowned, _) if lookup != best => Lookup::Unowned,
+                (Lookup::Found(_) | Lookup::Unowned, _) => best,
+            };
+        }
+        Ok(best)
+    }
+
+    fn socket(&self, found: Found) -> ClientSocket {
+        ClientSocket { netns: self.id, host: self.host, cookie: found.cookie, cgroup: found.cgroup }
     }
 }
 
@@ -226,10 +249,13 @@ impl ScanState {
         // full scan.
         let mut complete = true;
         if pass.scan == Scan::Full || open.addresses.is_empty() {
-            (open.addresses, complete) = addresses::list(&open.route).unwrap_or_else(|error| {
+            let listing = addresses::list(&open.route).unwrap_or_else(|error| {
                 debug!(netns = %path.display(), %error, "Cannot list the addresses of a network namespace");
-                (Vec::new(), false)
+                addresses::Listing::default()
             });
+            complete = listing.complete;
+            open.addresses = listing.addresses;
+            open.netns.interfaces.store(Arc::new(listing.interfaces));
         }
         pass.table.by_id.insert(id, open.netns.clone());
         for address in &open.addresses {
@@ -254,7 +280,11 @@ impl ScanState {
             into(&self.home).expect("a thread can return to the netns it came from");
         }
         let (diag, route) = opened?;
-        Ok(Open { netns: Arc::new(Netns { id, host, diag }), route, addresses: Vec::new() })
+        Ok(Open {
+            netns: Arc::new(Netns { id, host, diag, interfaces: ArcSwap::default() }),
+            route,
+            addresses: Vec::new(),
+        })
     }
 }
 

@@ -33,8 +33,11 @@ pub enum IdentityError {
     NoNetns,
     /// A network namespace holds the address but not the socket: the client runs in a nested namespace (docker in a pod, a VM), or
     /// the connection was forged.
-    #[error("no established socket of this connection in the pod's own network namespace")]
+    #[error("no open socket of this connection in the pod's own network namespace")]
     SocketNotInPod,
+    /// There is a socket of the connection, but its owner has closed it, or several match it.
+    #[error("the kernel does not report one owner of the connection's socket")]
+    Unowned,
     /// The socket's cgroup belongs to no container: the client is a process of the node.
     #[error("the socket belongs to no container")]
     NotAContainer,
@@ -82,6 +85,7 @@ impl<K: Kernel> Resolver<K> {
         }
         match sockets.owners {
             _ if !sockets.found.is_empty() => Ok(sockets.found),
+            _ if sockets.unowned => Err(IdentityError::Unowned),
             0 => Err(IdentityError::NoNetns),
             _ => Err(IdentityError::SocketNotInPod),
         }
@@ -105,6 +109,7 @@ impl IdentityError {
             Self::Kernel(_) => "kernel_error",
             Self::NoNetns => "no_namespace",
             Self::SocketNotInPod => "socket_not_in_pod",
+            Self::Unowned => "socket_unowned",
             Self::NotAContainer => "not_a_container",
             Self::TimedOut => "proof_timeout",
         }

@@ -8,7 +8,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use thiserror::Error;
 
 use super::Connection;
-use super::sock_diag::SockDiag;
+use super::sock_diag::{Lookup, SockDiag};
 
 /// From `linux/magic.h`; no crate has it.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
@@ -139,8 +139,10 @@ fn own_cgroup() -> io::Result<u64> {
     let server: SocketAddr = listener.local_addr()?;
     let client = TcpStream::connect(server)?;
     let connection = Connection { peer: client.local_addr()?, server };
-    let found = SockDiag::open()?.established(&connection)?;
-    found.map(|found| found.cgroup).ok_or_else(|| io::Error::other("the kernel did not find an established socket"))
+    match SockDiag::open()?.client_end(&connection, 0)? {
+        Lookup::Found(found) => Ok(found.cgroup),
+        Lookup::Absent | Lookup::Unowned => Err(io::Error::other("the kernel did not find an established socket")),
+    }
 }
 
 /// Whether the tree has a directory with this inode, at most 17 levels down: systemd and the kubelet make no deeper trees.

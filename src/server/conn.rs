@@ -44,6 +44,8 @@ pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
+        // Some clients close their sending half after the request; without this hyper drops the connection, and they get no answer.
+        .half_close(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(LIFETIME, serve).await {

@@ -120,7 +120,9 @@ fn reply(outcome: Outcome, now: SystemTime) -> Reply {
         ) => not_found(),
         Err(Failure::Denied(denied)) => denial(denied.reason, now),
         Err(
-            Failure::Unidentified(IdentityError::Kernel(_) | IdentityError::NoNetns | IdentityError::TimedOut)
+            Failure::Unidentified(
+                IdentityError::Kernel(_) | IdentityError::NoNetns | IdentityError::Unowned | IdentityError::TimedOut,
+            )
             | Failure::NotReady(_)
             | Failure::Issuer(_),
         ) => retry_later(),

@@ -51,7 +51,8 @@ pub(crate) struct FakeKernel(pub(crate) Arc<Mutex<Vec<(ClientSocket, KernelIdent
 impl Kernel for FakeKernel {
     fn sockets(&self, _: &Connection) -> io::Result<Sockets> {
         let sockets = self.0.lock().unwrap();
-        Ok(Sockets { owners: sockets.len(), found: sockets.iter().map(|(socket, _)| *socket).collect() })
+        let found = sockets.iter().map(|(socket, _)| *socket).collect();
+        Ok(Sockets { owners: sockets.len(), found, unowned: false })
     }
     fn socket_in(&self, netns: NetnsId, _: &Connection) -> io::Result<Option<ClientSocket>> {
         Ok(self.0.lock().unwrap().iter().map(|(socket, _)| *socket).find(|socket| socket.netns == netns))

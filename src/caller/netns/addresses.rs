@@ -13,21 +13,39 @@ use netlink_sys::Socket;
 /// The most addresses that are read of one netns. A pod has a handful; one that adds thousands must not make podrole store them.
 const MAX_ADDRESSES: usize = 64;
 
-/// Lists the addresses of the socket's netns that a connection could come from, without loopback and link-local ones. The flag is
-/// false if there are more: reading stops at [`MAX_ADDRESSES`], so that a pod with a hundred thousand addresses costs no more. The
-/// rest of the answer is then still in the socket, which must not be used again.
+/// The most interfaces that are remembered of one netns. Pods have one or two.
+const MAX_INTERFACES: usize = 8;
+
+/// The addresses and interfaces of one netns.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The addresses that a connection could come from, without loopback and link-local ones.
+    pub(super) addresses: Vec<IpAddr>,
+    /// The indexes of interfaces that have any address: first those with one of `addresses`.
+    pub(super) interfaces: Vec<u32>,
+    /// False if there are more addresses.
+    pub(super) complete: bool,
+    /// Interfaces that have only link-local addresses.
+    link_local: Vec<u32>,
+}
+
+/// Lists the addresses of the socket's netns. Reading stops at [`MAX_ADDRESSES`], so that a pod with a hundred thousand addresses
+/// costs no more. The rest of the answer is then still in the socket, which must not be used again.
 ///
 /// One request per family: for a request without a family the kernel takes the lock of all network configuration (RTNL), for which
 /// every netns that comes or goes on the node queues up. Under churn that cost 5 ms per netns at p99, against 0.07 ms without it.
-pub(super) fn list(socket: &Socket) -> io::Result<(Vec<IpAddr>, bool)> {
-    let mut found = Vec::new();
-    let complete =
+pub(super) fn list(socket: &Socket) -> io::Result<Listing> {
+    let mut found = Listing::default();
+    found.complete =
         list_family(socket, AddressFamily::Inet, &mut found)? && list_family(socket, AddressFamily::Inet6, &mut found)?;
-    Ok((found, complete))
+    for index in std::mem::take(&mut found.link_local) {
+        remember(&mut found.interfaces, index);
+    }
+    Ok(found)
 }
 
 /// Adds the addresses of one family to `found`; false if there are more and the rest of the answer is still in the socket.
-fn list_family(socket: &Socket, family: AddressFamily, found: &mut Vec<IpAddr>) -> io::Result<bool> {
+fn list_family(socket: &Socket, family: AddressFamily, found: &mut Listing) -> io::Result<bool> {
     socket.send(&request(family), 0)?;
     loop {
         let (datagram, _) = socket.recv_from_full()?;
@@ -41,13 +59,35 @@ fn list_family(socket: &Socket, family: AddressFamily, found: &mut Vec<IpAddr>) 
                 return Err(error.to_io());
             }
             if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) = &message.payload {
-                found.extend(usable_address(address));
+                found.add(address);
             }
-            if found.len() >= MAX_ADDRESSES {
+            if found.addresses.len() >= MAX_ADDRESSES {
                 return Ok(false);
             }
             rest = rest.get(padded_length(&message)..).unwrap_or_default();
         }
+    }
+}
+
+// === impl Listing ===
+
+impl Listing {
+    fn add(&mut self, message: &AddressMessage) {
+        let index = message.header.index;
+        match own_address(message) {
+            Some(IpAddr::V6(v6)) if v6.is_unicast_link_local() => remember(&mut self.link_local, index),
+            Some(address) if !address.is_loopback() => {
+                self.addresses.push(address);
+                remember(&mut self.interfaces, index);
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+fn remember(interfaces: &mut Vec<u32>, index: u32) {
+    if interfaces.len() < MAX_INTERFACES && !interfaces.contains(&index) {
+        interfaces.push(index);
     }
 }
 
@@ -71,7 +111,7 @@ fn padded_length<I: NetlinkDeserializable>(message: &NetlinkMessage<I>) -> usize
     length.next_multiple_of(usize::from(NLMSG_ALIGNTO)).max(HEADER)
 }
 
-fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
     // On a point-to-point link IFA_ADDRESS is the address of the peer; the netns' own address is then IFA_LOCAL.
     let mut address = None;
     for attribute in &message.attributes {
@@ -81,10 +121,5 @@ fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
             address = address.or(Some(*other));
         }
     }
-    let address = address?;
-    let usable = match address {
-        IpAddr::V4(v4) => !v4.is_loopback(),
-        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
-    };
-    usable.then_some(address)
+    address
 }

@@ -219,7 +219,7 @@ impl Target {
 
     /// Any address and port, with five seconds to answer.
     pub fn new(to: impl Into<SocketAddr>) -> Self {
-        Self { to: to.into(), from: None, mapped: false, timeout_ms: 5_000 }
+        Self { to: to.into(), from: None, mapped: false, timeout_ms: 5_000, half_closes: false, on_device: false }
     }
 
     /// How long to wait, for the connection and then for each read.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -145,7 +145,7 @@ async fn work(target: Target, request: Arc<[u8]>, left: Arc<AtomicU64>, end: Ins
 
 async fn once(target: &Target, request: &[u8], buffer: &mut Vec<u8>) -> Result<(), Failure> {
     let mut stream = serve::connect(target).await?;
-    stream.write_all(request).await?;
+    serve::send(target, &mut stream, request).await?;
     timeout(target.patience(), stream.read_to_end(buffer)).await.map_err(|_| Failure::TimedOut)??;
     Ok(())
 }

@@ -52,7 +52,7 @@ impl Kept {
         match op {
             Op::Exchange { target, data } => {
                 let mut stream = connect(&target).await?;
-                stream.write_all(&decode(&data)?).await?;
+                send(&target, &mut stream, &decode(&data)?).await?;
                 Ok(data_answer(read(&mut stream, usize::MAX, target.patience()).await?))
             }
             Op::Open { target } => {
@@ -102,6 +102,9 @@ fn data_answer(received: Received) -> Answer {
 pub(super) async fn connect(target: &Target) -> Result<TcpStream, Failure> {
     let (to, from) = (family(target.to, target.mapped), target.from.map(|from| family(from, target.mapped)));
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if target.on_device {
+        SockRef::from(&socket).bind_device(Some(b"eth0"))?;
+    }
     if let Some(from) = from {
         // A fixed port that was just in use would be refused for a minute otherwise.
         socket.set_reuseaddr(true)?;
@@ -110,6 +113,12 @@ pub(super) async fn connect(target: &Target) -> Result<TcpStream, Failure> {
     let stream = timeout(target.patience(), socket.connect(to)).await.map_err(|_| Failure::TimedOut)??;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Sends a whole request.
+pub(super) async fn send(target: &Target, stream: &mut TcpStream, request: &[u8]) -> io::Result<()> {
+    stream.write_all(request).await?;
+    if target.half_closes { stream.shutdown().await } else { Ok(()) }
 }
 
 fn family(address: SocketAddr, mapped: bool) -> SocketAddr {

@@ -14,9 +14,25 @@ pub struct Target {
     pub(super) from: Option<SocketAddr>,
     pub(super) mapped: bool,
     pub(super) timeout_ms: u64,
+    pub(super) half_closes: bool,
+    pub(super) on_device: bool,
 }
 
 impl Target {
+    /// The client closes its sending half after the request, as `nc -N` does.
+    #[must_use]
+    pub fn half_closing(mut self) -> Self {
+        self.half_closes = true;
+        self
+    }
+
+    /// The client's socket is bound to the pod's interface, as `curl --interface if!eth0` does.
+    #[must_use]
+    pub fn on_device(mut self) -> Self {
+        self.on_device = true;
+        self
+    }
+
     /// The address it leads to.
     pub fn address(&self) -> SocketAddr {
         self.to
