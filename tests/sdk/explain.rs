@@ -91,7 +91,7 @@ fn says_why_it_has_no_answer() -> Result<()> {
     )?;
     fails(&run(&rig, &["-n", "nowhere", "web"])?, &["there is no namespace nowhere", "--namespace"])?;
     fails(&run(&rig, &["-n", TEAM, "web", "-c", "ghost"])?, &["has no container ghost", "it has: app"])?;
-    fails(&run(&rig, &["-n", "../team", "web"])?, &["not a name"])?;
+    fails(&run(&rig, &["-n", "../team", "web"])?, &["not a valid name"])?;
     fails(&run(&rig, &["-n", TEAM, "web", "--context", "ghost"])?, &["cannot use the kubeconfig", "ghost"])?;
 
     // A known user without any rights: the pod's own service account.
