@@ -32,7 +32,7 @@ use crate::events::Events;
 use crate::events::api::KubeEvents;
 use crate::events::schedule::Limits;
 use crate::imds::{Facts, KeyRing};
-use crate::metrics::{Fault, Metrics};
+use crate::metrics::{self, Fault, Metrics};
 use crate::pods::store::Store;
 use crate::pods::{client, taint, watch};
 use crate::readiness::{BlockReady, Readiness};
@@ -242,8 +242,8 @@ fn serve_pods(
     drain: &Drain,
 ) -> anyhow::Result<()> {
     shared.metrics.identity_mode(match &identity {
-        Identity::Kernel(_) => "kernel",
-        Identity::Address => "ip",
+        Identity::Kernel(_) => metrics::IdentityMode::Kernel,
+        Identity::Address => metrics::IdentityMode::Ip,
     });
     let server = Server::new(Arc::new(shared.service(identity)), shared.metrics.clone(), drain.clone());
     for listener in sockets.listeners()? {

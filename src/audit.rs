@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::clock::Clock;
 use crate::issuer::StsCall;
 use crate::line_writer::LineWriter;
-use crate::metrics::{Fault, Metrics};
+use crate::metrics::{AuditRecord, Fault, Metrics};
 use crate::types::{ContainerId, Denial, PodEntry};
 
 use deliveries::Deliveries;
@@ -101,7 +101,7 @@ impl Audit {
             }
         }
         line.insert("latency_ms".into(), json!(call.took.as_millis()));
-        self.write("sts_call", line);
+        self.write(AuditRecord::StsCall, line);
     }
 
     /// Writes a line for the first delivery of these credentials to this container; later ones have none.
@@ -120,7 +120,7 @@ impl Audit {
             // Containers of one pod share a network namespace, so a privileged sibling can read this answer on the wire.
             line.insert("siblings_may_read".into(), json!(delivery.subject.pod.can_sniff));
         }
-        self.write("delivery", line);
+        self.write(AuditRecord::Delivery, line);
     }
 
     /// Records a denial. Writes at most one line per pod and reason in ten seconds, with the number of denials it stands for.
@@ -154,7 +154,7 @@ impl Audit {
         for (mut line, count) in lines {
             line.insert("count".into(), json!(count));
             line.insert("time".into(), json!(rfc3339(self.clock.wall())));
-            self.write("denial", line);
+            self.write(AuditRecord::Denial, line);
         }
     }
 
@@ -189,7 +189,7 @@ impl Audit {
         );
     }
 
-    fn write(&self, kind: &'static str, line: Map<String, Value>) {
+    fn write(&self, kind: AuditRecord, line: Map<String, Value>) {
         if self.lines.write(format!("{}\n", Value::Object(line)).into_bytes()) {
             self.metrics.audit(kind);
         }

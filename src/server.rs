@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use crate::caller::Kernel;
 use crate::clock::Clock;
 use crate::issuer::Issuer;
-use crate::metrics::Metrics;
+use crate::metrics::{ConnectionRefused, Metrics};
 use crate::service::MetadataService;
 use crate::tasks::Drain;
 
@@ -63,12 +63,12 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
         let Some(connection) = listener.connection(&stream, peer) else {
             // Our rule did not route it here: the peer found the listener itself. Nothing is read or written.
             debug!(%peer, "Reset a connection that was not for the metadata address");
-            self.metrics.connection_refused("not_redirected");
+            self.metrics.connection_refused(ConnectionRefused::NotRedirected);
             listener::reset(&stream);
             return;
         };
         let Some(permit) = self.limits.permit(peer.ip()) else {
-            self.metrics.connection_refused("too_many");
+            self.metrics.connection_refused(ConnectionRefused::TooMany);
             listener::reset(&stream);
             return;
         };

@@ -1,6 +1,6 @@
-//! The generated pages are those that the code would write, and what the documentation names exists.
+//! The generated pages match the code, and everything that the documentation names exists.
 //!
-//! `UPDATE_DOCS=1 cargo test --test docs` writes the pages anew.
+//! `UPDATE_DOCS=1 cargo test --test docs` writes the pages again.
 
 #[path = "docs/words.rs"]
 mod words;
@@ -17,10 +17,10 @@ use std::sync::{Mutex, PoisonError};
 
 use podrole::cli::docs::{Page, pages};
 
-/// Held by who writes the pages and by who reads them.
+/// Locked while the pages are written or read.
 static PAGES: Mutex<()> = Mutex::new(());
 
-/// Where only generated pages stand.
+/// Directories that contain only generated pages.
 const GENERATED: [&str; 2] = ["docs/checks", "docs/denials"];
 
 #[test]
@@ -32,10 +32,10 @@ fn pages_are_as_the_code_has_them() {
         write(root, &pages);
     }
     let wrong = differences(root, &pages);
-    assert!(wrong.is_empty(), "\n{}\nto write them anew: UPDATE_DOCS=1 cargo test --test docs\n", wrong.join("\n"));
+    assert!(wrong.is_empty(), "\n{}\nto write them again: UPDATE_DOCS=1 cargo test --test docs\n", wrong.join("\n"));
 }
 
-/// The positive control: a page that is edited, gone, or nobody's is found.
+/// The positive control: a page that is edited, missing or left over is found.
 #[test]
 fn differences_are_found() {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docs-control");
@@ -72,7 +72,7 @@ fn links_lead_somewhere() {
     assert!(!leads_somewhere(root, "docs/checks/PR-X99.md") && leads_somewhere(root, "README.md#more"));
 }
 
-/// A flag of podrole's that a generated page names is one that `podrole run` has.
+/// Every flag that a generated page names is a flag of `podrole run` or of a listed other program.
 #[test]
 fn flags_exist() {
     let known = flags_of_run();
@@ -83,7 +83,7 @@ fn flags_exist() {
     assert!(named.contains("--cgroup-root"), "the pages name flags: {named:?}");
 }
 
-/// README's table has the flags of `podrole run`, all of them and no others.
+/// README's table has exactly the flags of `podrole run`.
 #[test]
 fn readme_has_every_flag() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
@@ -104,12 +104,12 @@ fn flags_of_run() -> BTreeSet<String> {
     run.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect()
 }
 
-/// A metric that the documentation names is one that the daemon has.
+/// Every metric that the documentation names exists.
 #[test]
 fn metrics_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let source = fs::read_to_string(root.join("src/metrics.rs")).expect("the metrics are there");
-    let exists = |name: &str| source.contains(&format!("\"{name}\""));
+    let known = podrole::metrics::Metrics::new();
+    let exists = |name: &str| known.families().iter().any(|family| family.name == name);
     let mut texts: Vec<String> = pages().into_iter().map(|page| page.text).collect();
     texts.extend(markdown_in(root).iter().map(|path| fs::read_to_string(path).expect("a page is text")));
     let named: BTreeSet<&str> = texts.iter().flat_map(|text| metrics(text)).collect();
@@ -139,13 +139,13 @@ fn differences(root: &Path, pages: &[Page]) -> Vec<String> {
     let mut wrong: Vec<String> = pages
         .iter()
         .filter(|page| fs::read_to_string(root.join(&page.path)).ok().as_deref() != Some(&page.text))
-        .map(|page| format!("{} is missing or not what the code says", page.path))
+        .map(|page| format!("{} is missing or differs from the code", page.path))
         .collect();
     for directory in GENERATED {
         for path in markdown(&root.join(directory)) {
             let path = path.strip_prefix(root).expect("found below the root").display().to_string();
             if !pages.iter().any(|page| page.path == path) {
-                wrong.push(format!("{path} is nobody's page"));
+                wrong.push(format!("{path} belongs to no check or denial"));
             }
         }
     }
@@ -167,7 +167,7 @@ fn markdown_in(directory: &Path) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
-/// Targets of `[text](target)` that are files of ours.
+/// The targets of `[text](target)` that are files of the repository.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
     targets.filter(|target| !target.contains("://") && !target.starts_with('#'))

@@ -9,6 +9,7 @@ use crate::caller::resolver::Proofs;
 use crate::clock::Clock;
 use crate::imds::{self, Rejection, SessionToken, TokenBinding, TokenError};
 use crate::issuer::Issuer;
+use crate::metrics::ImdsV1Reason;
 use crate::types::KernelIdentity;
 
 impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
@@ -33,7 +34,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
                 // Some SDKs use a token for hours after podrole has stopped accepting it. Where requests without a token are served, a
                 // bad token does no harm; but a forwarded request is never served without a valid one.
                 Err(_) if !imds::is_forwarded(&request.head.headers) && self.allows_v1_now(request) => {
-                    self.deps.metrics.imds_v1("bad_token");
+                    self.deps.metrics.imds_v1(ImdsV1Reason::BadToken);
                     Ok(None)
                 }
                 Err(bad) => Err(Rejection::BadToken(bad).into()),
@@ -43,7 +44,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
                 if !self.deps.imds_v1 && !self.caller_pod(request).await?.allows_imds_v1() {
                     return Err(Rejection::TokenRequired.into());
                 }
-                self.deps.metrics.imds_v1("no_token");
+                self.deps.metrics.imds_v1(ImdsV1Reason::NoToken);
                 Ok(None)
             }
         }

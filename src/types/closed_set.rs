@@ -1,7 +1,8 @@
 //! Closed lists: an enum, the list of its variants and the name of each, from one table.
 
 /// Declares an enum without data together with `ALL` (every variant, in the order of the table), `name()` (the text beside the
-/// variant) and a `Display` that writes the name. Because there is only one table, no list of the variants can miss one.
+/// variant), `NAMES` (the names in the same order) and a `Display` that writes the name. Because there is only one table, no list of
+/// the variants can miss one.
 ///
 /// ```text
 /// closed_set! {
@@ -28,6 +29,9 @@ macro_rules! closed_set {
         impl $set {
             /// Every variant, in the order of the declaration.
             $vis const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
+
+            /// The names, in the same order.
+            $vis const NAMES: [&'static str; Self::ALL.len()] = [$($name),+];
 
             /// The stable name.
             $vis const fn name(self) -> &'static str {
@@ -59,7 +63,7 @@ mod tests {
     #[test]
     fn the_list_has_every_variant_and_its_name() {
         assert_eq!(Fruit::ALL, [Fruit::Apple, Fruit::Pear]);
-        assert_eq!(Fruit::ALL.map(Fruit::name), ["apple", "pear"]);
+        assert_eq!((Fruit::ALL.map(Fruit::name), Fruit::NAMES), (["apple", "pear"], ["apple", "pear"]));
         assert_eq!(Fruit::Pear.to_string(), "pear");
     }
 }

@@ -50,6 +50,9 @@ macro_rules! denials {
             /// Every denial, in the order of the documentation.
             pub const ALL: [Self; [$($outcome),+].len()] = [$(Self::$variant),+];
 
+            /// The names, in the same order.
+            pub const NAMES: [&'static str; Self::ALL.len()] = [$(stringify!($variant)),+];
+
             /// The stable name.
             pub const fn name(self) -> &'static str {
                 match self {

@@ -1,11 +1,12 @@
 //! The closed lists of the code against README's tables and against the directories of `daemonset/`: what is added to one of them must
 //! be added to the others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use podrole::metrics::Metrics;
 use podrole::types::{AnnotationKey, Denial, SetBy};
 
 use super::targets::TARGETS;
@@ -107,6 +108,68 @@ fn every_denial_has_its_texts() {
         assert!(meaning.len() < 512 && fix.len() < 512, "{denial}: {} {}", meaning.len(), fix.len());
         assert!(!meaning.contains("  ") && !fix.contains("  "), "{denial}: {meaning} {fix}");
         assert!(root().join(format!("docs/denials/{denial}.md")).exists(), "{denial} has no page");
+    }
+}
+
+// === metrics ===
+
+/// The labels of each metric by README, and each label's values where README lists them.
+type Documented = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+fn documented_metrics(readme: &str) -> Documented {
+    let mut documented = Documented::new();
+    for row in rows(readme, "| metric | labels |") {
+        // `result`: `hit`, `wait`; or only names: `route`, `outcome`.
+        let cell = row.get(1).copied().unwrap_or_default();
+        let labels: BTreeMap<String, BTreeSet<String>> = match cell.split_once(':') {
+            Some((label, values)) => {
+                let values = quoted(values).map(ToOwned::to_owned).collect();
+                quoted(label).map(|label| (label.to_owned(), BTreeSet::clone(&values))).collect()
+            }
+            None => quoted(cell).map(|label| (label.to_owned(), BTreeSet::new())).collect(),
+        };
+        documented.extend(quoted(row[0]).map(|metric| (metric.to_owned(), labels.clone())));
+    }
+    documented
+}
+
+/// What is wrong with README's table.
+fn wrong_rows(documented: &Documented) -> Vec<String> {
+    let metrics = Metrics::new();
+    let mut wrong = Vec::new();
+    for family in metrics.families() {
+        let Some(labels) = documented.get(family.name) else {
+            wrong.push(format!("{} has no row", family.name));
+            continue;
+        };
+        let names: BTreeSet<&str> = family.labels.iter().map(|label| label.name).collect();
+        if labels.keys().map(String::as_str).collect::<BTreeSet<_>>() != names {
+            wrong.push(format!("{} has the labels {names:?}", family.name));
+        }
+        for label in family.labels.iter().filter(|label| !label.values.is_empty()) {
+            let values: BTreeSet<&str> = label.values.iter().copied().collect();
+            let listed = labels.get(label.name).into_iter().flatten().map(String::as_str).collect::<BTreeSet<_>>();
+            // The reasons of denials are listed in docs/denials.
+            if listed != values && family.name != "podrole_denials_total" {
+                wrong.push(format!("{} has {}: {values:?}", family.name, label.name));
+            }
+        }
+    }
+    let known = |name: &String| metrics.families().iter().any(|family| family.name == name);
+    wrong.extend(documented.keys().filter(|name| !known(name)).map(|name| format!("there is no {name}")));
+    wrong
+}
+
+#[test]
+fn readme_has_every_metric_with_its_labels() {
+    let text = readme();
+    assert_eq!(wrong_rows(&documented_metrics(&text)), Vec::<String>::new());
+    for (right, broken) in [
+        ("| `podrole_faults_total` |", "| `podrole_fault_total` |"),
+        ("`key_ring`, ", ""),
+        ("| `route`, `outcome` |", "| `route` |"),
+    ] {
+        assert_ne!(wrong_rows(&documented_metrics(&text.replace(right, broken))), Vec::<String>::new(), "{right}");
     }
 }
 
