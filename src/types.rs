@@ -25,11 +25,11 @@ pub use session::{ExternalId, SessionName, SessionNameError};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where AWS SDKs look for instance metadata over IPv4.
+/// The address at which AWS SDKs look for instance metadata over IPv4.
 pub const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// Where AWS SDKs look for instance metadata over IPv6 (`fd00:ec2::254`).
+/// The address at which AWS SDKs look for instance metadata over IPv6 (`fd00:ec2::254`).
 pub const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-/// The only port the metadata service has.
+/// The only port of the metadata service.
 pub const METADATA_PORT: u16 = 80;
 
 /// Whether `ip` is one of the two metadata addresses.

@@ -1,4 +1,4 @@
-//! Kubernetes objects, cut down while they are read: what no decision needs is skipped, never allocated.
+//! Kubernetes objects, reduced while they are parsed: fields that no decision needs are skipped and never allocated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,18 +14,18 @@ use crate::types::{
     NamespaceEntry, PodEntry, PodUid, RoleRef, ServiceAccountEntry, SessionNameError,
 };
 
-/// A pod as it comes over the wire, less all that is not used.
+/// A pod as it comes over the wire, without the fields that are not used.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SlimPod {
-    /// Name, namespace, UID, resource version and the annotations that we read.
+    /// The name, namespace, UID, resource version and the annotations that podrole reads.
     #[serde(deserialize_with = "slim_meta")]
     pub metadata: ObjectMeta,
     spec: Spec,
     status: Status,
 }
 
-/// An object of which only the metadata is asked for: a namespace or a service account.
+/// An object of which only the metadata is requested: a namespace or a service account.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SlimMeta {
@@ -91,7 +91,7 @@ struct ContainerStatus {
     container_id: Option<String>,
 }
 
-/// The entry for `pod`; `None` for an object without a name, namespace or usable UID, which no API server sends.
+/// The entry for `pod`; `None` if it has no name, no namespace or no valid UID, which no API server sends.
 pub fn pod_entry(pod: &SlimPod) -> Option<PodEntry> {
     let SlimPod { metadata, spec, status } = pod;
     let uid = PodUid::parse(metadata.uid.as_deref()?)?;
@@ -108,7 +108,8 @@ pub fn pod_entry(pod: &SlimPod) -> Option<PodEntry> {
         role: annotations.role(AnnotationKey::Role),
         external_id: annotations.external_id(),
         session_name: annotations.get(AnnotationKey::SessionName).map(|text| match ExternalId::parse(text) {
-            // Only a bound on what is kept: the session name's own rules need the UID and are checked where it is made.
+            // Only the length is limited here, to bound the memory. The rules of session names need the UID and are checked where the
+            // name is built.
             Err(error @ SessionNameError::Length) => {
                 Err(BadAnnotation::Session { key: AnnotationKey::SessionName.name().into(), error })
             }
@@ -163,8 +164,8 @@ impl<'a> Annotations<'a> {
         self.get(AnnotationKey::ExternalId).map(|text| ExternalId::parse(text).map_err(bad))
     }
 
-    /// The kubelet names a static pod's cgroup by its config hash. Anybody can write that annotation, so only the hash's exact form
-    /// counts, and the index never lets it shadow a real UID.
+    /// The kubelet names a static pod's cgroup by its config hash. Every user can write that annotation, so only a value that has the
+    /// exact form of the hash counts, and the index never lets it shadow a real UID.
     fn cgroup_uid(&self, uid: &PodUid) -> Option<PodUid> {
         let hash = [AnnotationKey::ConfigHash, AnnotationKey::ConfigMirror]
             .into_iter()
@@ -194,7 +195,7 @@ impl Spec {
 }
 
 impl Container {
-    /// Runtimes grant NET_RAW unless it is dropped.
+    /// Whether it has NET_RAW, which runtimes grant unless it is dropped.
     fn can_sniff(&self) -> bool {
         let Some(context) = &self.security_context else { return true };
         let named = |list: &Option<Vec<String>>, names: &[&str]| {

@@ -1,4 +1,4 @@
-//! Lists of roles that something may use: globs (kube2iam's form) and anchored regular expressions (kiam's).
+//! Allow lists of roles: globs, as in kube2iam, and anchored regular expressions, as in kiam.
 
 use std::fmt;
 
@@ -9,43 +9,43 @@ use thiserror::Error;
 
 use super::{BaseArn, RoleArn};
 
-/// Far above any real list; a bigger one is a mistake or an attempt to make matching slow.
+/// Far more than any real list has. A longer list is a mistake or an attempt to make matching slow.
 const MAX_PATTERNS: usize = 4096;
-/// A compiled regular expression above this is refused, so that one namespace cannot take the node's memory.
+/// The largest compiled regular expression, in bytes, so that one namespace cannot use up the node's memory.
 const REGEX_SIZE_LIMIT: usize = 256 * 1024;
-/// A longer text is refused unread: what the parser builds before it can say how big the result is takes up to some thousand times
-/// the text (`\pL` is three characters and five kilobytes).
+/// The longest text of a regular expression, in bytes. The parser's syntax tree can be a few thousand times as large as the text
+/// (`\pL` is three characters and five kilobytes), and it is built before the size of the result is known.
 const MAX_REGEX: usize = 4096;
 
-/// A pattern over role ARNs in which `*` stands for any run of characters, `/` included, and nothing else is special.
+/// A pattern over role ARNs. `*` stands for any run of characters, including `/`; no other character is special.
 ///
 /// A pattern that does not start with `arn:` is completed with the base ARN before it is matched, so it never matches a role of
 /// another account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob(Box<str>);
 
-/// What a namespace, or the cluster's administrator, allows.
+/// The roles that a namespace, or the cluster's administrator, allows.
 #[derive(Clone)]
 pub enum AllowList {
-    /// Any of these globs.
+    /// A role must match one of these globs.
     Globs(Vec<Glob>),
     /// A regular expression that must match the whole ARN or the whole `path/name` of a role in the base account.
     Regex(Regex),
 }
 
-/// Why a list is not one.
+/// Why a list is invalid.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum AllowListError {
-    /// Not a JSON array of strings.
+    /// It is not a JSON array of strings.
     #[error("is not a JSON array of strings, such as [\"web-*\"]")]
     NotJson,
-    /// More patterns than a real list has.
+    /// It has more patterns than a real list.
     #[error("has more than {MAX_PATTERNS} patterns")]
     TooMany,
-    /// An empty pattern, or one with characters no role has.
+    /// It has an empty pattern, or one with characters that no role has.
     #[error("has an empty pattern, or one with characters that no role ARN has")]
     Pattern,
-    /// Not a regular expression, or one that is too big.
+    /// It is not a regular expression, or the expression is too large.
     #[error("is not a regular expression that can be used, or has more than {MAX_REGEX} characters")]
     Regex,
 }
@@ -67,7 +67,7 @@ impl Glob {
         &self.0
     }
 
-    /// Whether the pattern, completed with `base` where it is no ARN, matches the whole of `role`.
+    /// Whether the pattern matches the whole of `role`. A pattern that is not an ARN is first completed with `base`.
     pub fn matches(&self, role: &RoleArn, base: &BaseArn) -> bool {
         if self.0.starts_with("arn:") {
             return glob(self.0.as_bytes(), role.as_str().as_bytes());
@@ -76,7 +76,7 @@ impl Glob {
     }
 }
 
-/// Two fingers, one remembered star: linear in practice and never recursive, whatever the pattern.
+/// Matches with two cursors and the last star, to which it goes back on a mismatch. It is linear in practice and never recursive.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -101,24 +101,24 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 // === impl AllowList ===
 
 impl AllowList {
-    /// kube2iam's form: a JSON array of globs.
+    /// Parses kube2iam's form: a JSON array of globs.
     pub fn from_json(text: &str) -> Result<Self, AllowListError> {
         let patterns: FirstPatterns = serde_json::from_str(text).map_err(|_| AllowListError::NotJson)?;
         Self::from_globs(patterns.0.iter().map(String::as_str))
     }
 
-    /// The administrator's form: patterns one by one.
+    /// Parses the administrator's form: single patterns.
     pub fn from_globs<'a>(patterns: impl Iterator<Item = &'a str>) -> Result<Self, AllowListError> {
         let globs: Vec<Glob> = patterns.take(MAX_PATTERNS + 1).map(Glob::parse).collect::<Result<_, _>>()?;
         if globs.len() > MAX_PATTERNS { Err(AllowListError::TooMany) } else { Ok(Self::Globs(globs)) }
     }
 
-    /// kiam's form: one regular expression, anchored at both ends here.
+    /// Parses kiam's form: one regular expression. It is anchored at both ends.
     pub fn from_regex(text: &str) -> Result<Self, AllowListError> {
         if text.len() > MAX_REGEX {
             return Err(AllowListError::Regex);
         }
-        // Compiled alone first: `a)(b` is no expression, yet would become one inside the group that anchors it.
+        // First compile it without the anchors: `a)(b` is not a valid expression but would become one inside the anchoring group.
         let build = |text: &str| RegexBuilder::new(text).size_limit(REGEX_SIZE_LIMIT).build();
         build(text).map_err(|_| AllowListError::Regex)?;
         build(&format!("^(?:{text})$")).map(Self::Regex).map_err(|_| AllowListError::Regex)
@@ -136,7 +136,7 @@ impl AllowList {
     }
 }
 
-/// As many strings of a JSON array as can be of use, and one more; the rest is read past, never kept.
+/// The first strings of a JSON array, one more than a list may have. The rest is parsed but not kept.
 struct FirstPatterns(Vec<String>);
 
 impl<'de> Deserialize<'de> for FirstPatterns {
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(AllowList::from_json(&many), Err(AllowListError::TooMany));
         let most = serde_json::to_string(&vec!["a"; MAX_PATTERNS]).unwrap();
         assert!(AllowList::from_json(&most).is_ok());
-        // Also what is not kept must be JSON.
+        // The part that is not kept must be JSON too.
         assert_eq!(AllowList::from_json(many.trim_end_matches(']')), Err(AllowListError::NotJson));
         assert!(!AllowList::from_json("[]").unwrap().allows(&role("arn:aws:iam::111122223333:role/a"), &base()));
     }

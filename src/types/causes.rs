@@ -1,8 +1,9 @@
-//! What an error says with all that is behind it.
+//! The text of an error with all its causes.
 
 use std::error::Error;
 
-/// The whole chain of an error, less what a link repeats of the next: kube's own text often stops at "error returned by service".
+/// The whole chain of an error. A link that already repeats the text of its cause is not followed by it again. kube needs this: its
+/// own text often ends with "error returned by service".
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

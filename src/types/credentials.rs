@@ -1,4 +1,4 @@
-//! Short-lived credentials, and the one wrapper that every secret we own lives in.
+//! Short-lived credentials, and the wrapper for every secret that podrole holds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,37 +6,37 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-/// A text that is wiped when its last holder lets go, and that never prints.
+/// A text that is wiped when its last holder drops it, and that is never printed.
 #[derive(Clone)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
-/// What STS gave for one identity. Cloning shares the secrets, it does not copy them.
+/// The credentials that STS issued for one identity. Clones share the secrets; they are not copied.
 #[derive(Clone)]
 pub struct Credentials {
-    /// `ASIA…`: not a secret; the key that joins our audit line with CloudTrail.
+    /// `ASIA…`. It is not a secret; it links the audit line to CloudTrail.
     pub access_key_id: Arc<str>,
     /// The signing key.
     pub secret_access_key: Secret,
     /// The session token.
     pub session_token: Secret,
-    /// When AWS stops accepting them, by AWS's clock. Printed for SDKs, never compared with our wall clock.
+    /// When AWS stops accepting them, by AWS's clock. SDKs get this time; podrole never compares it with the node's wall clock.
     pub expiration: SystemTime,
-    /// When they end by our own clock, measured from their receipt: `Clock::boot` time, so that a clock that jumps neither
-    /// expires nor immortalises them.
+    /// When they end by `Clock::boot`, measured from their receipt. This clock does not jump, so a change of the wall clock neither
+    /// expires them nor keeps them alive.
     pub expires_at: Duration,
-    /// When they were received, on the same scale.
+    /// When they were received, by `Clock::boot`.
     pub issued_at: Duration,
 }
 
 // === impl Secret ===
 
 impl Secret {
-    /// Takes the text over; the caller's copy is this one.
+    /// Wraps `text` without copying it.
     pub fn new(text: String) -> Self {
         Self(Arc::new(Zeroizing::new(text)))
     }
 
-    /// The text itself. Whoever calls this must not log, format or keep it outside a wiped buffer.
+    /// The text itself. Callers must not log it, format it, or keep it in a buffer that is not wiped.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -51,12 +51,12 @@ impl fmt::Debug for Secret {
 // === impl Credentials ===
 
 impl Credentials {
-    /// How long they are still good at `boot` time; zero once they ended.
+    /// The remaining life at `boot`; zero once they have ended.
     pub fn remaining(&self, boot: Duration) -> Duration {
         self.expires_at.saturating_sub(boot)
     }
 
-    /// Their whole life as received.
+    /// Their whole life, from receipt to end.
     pub fn lifetime(&self) -> Duration {
         self.expires_at.saturating_sub(self.issued_at)
     }

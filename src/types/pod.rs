@@ -1,4 +1,4 @@
-//! What podrole keeps of a pod and of a namespace: only what a decision needs.
+//! The fields of pods, namespaces and service accounts that decisions need.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use super::{AllowList, AllowListError, ExternalId, RoleError, RoleRef, SessionNameError};
 
-/// A pod's UID as the API server gave it, or the 32 hex digits that a static pod's cgroup carries instead.
+/// A pod's UID as the API server assigned it, or the 32 hex digits in the cgroup name of a static pod.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodUid(Arc<str>);
 
-/// A container's id without its runtime's prefix (`containerd://`), as it stands in a cgroup's name.
+/// A container's id as in the name of its cgroup, without the runtime's prefix (`containerd://`).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContainerId(Arc<str>);
 
-/// Who the kernel says is calling: the pod and container whose cgroup created the socket.
+/// The caller according to the kernel: the pod and container whose cgroup created the socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KernelIdentity {
     /// From the pod's cgroup.
@@ -23,39 +23,39 @@ pub struct KernelIdentity {
     pub container: ContainerId,
 }
 
-/// An annotation that was there: what it says, or why it says nothing usable. One that is absent is `None` around this.
+/// The value of an annotation that is set, or why it is invalid. An annotation that is not set is `None` around this.
 pub type Annotation<T> = Result<T, BadAnnotation>;
 
-/// An annotation that cannot be used, and why. Its value is never repeated: it may be anything, of any length.
+/// Why an annotation is invalid. The message never repeats the value, which may be any text of any length.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAnnotation {
-    /// Not a role.
+    /// The value is not a role.
     #[error("annotation {key} {error}")]
     Role {
         /// The annotation's key.
         key: Arc<str>,
-        /// What is wrong with its value.
+        /// What is wrong with the value.
         error: RoleError,
     },
-    /// Not a session name or an external id.
+    /// The value is not a session name or an external id.
     #[error("annotation {key} {error}")]
     Session {
         /// The annotation's key.
         key: Arc<str>,
-        /// What is wrong with its value.
+        /// What is wrong with the value.
         error: SessionNameError,
     },
-    /// Not a list of roles.
+    /// The value is not a list of roles.
     #[error("annotation {key} {error}")]
     AllowList {
         /// The annotation's key.
         key: Arc<str>,
-        /// What is wrong with its value.
+        /// What is wrong with the value.
         error: AllowListError,
     },
 }
 
-/// An override of the pod's role for one container.
+/// The role of one container, which overrides the pod's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerRole {
     /// The container's name.
@@ -67,9 +67,9 @@ pub struct ContainerRole {
 /// One pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodEntry {
-    /// The API server's UID.
+    /// The UID that the API server assigned.
     pub uid: PodUid,
-    /// The UID that the cgroup carries where it is another: static (mirror) pods.
+    /// The UID in the name of the cgroup if it is a different one, as for static (mirror) pods.
     pub cgroup_uid: Option<PodUid>,
     /// Its namespace.
     pub namespace: Arc<str>,
@@ -77,23 +77,24 @@ pub struct PodEntry {
     pub name: Arc<str>,
     /// Its service account (`default` where unset).
     pub service_account: Arc<str>,
-    /// Its addresses as far as they are known.
+    /// Its published addresses, so far.
     pub ips: Box<[IpAddr]>,
-    /// It runs in the node's own network namespace.
+    /// Whether it runs in the node's own network namespace.
     pub host_network: bool,
-    /// Its phase is Succeeded or Failed: it has no right to anything any more, and its address may be another's.
+    /// Whether its phase is Succeeded or Failed. Then it has no right to credentials, and its address may already belong to another
+    /// pod.
     pub finished: bool,
-    /// Some container of it can read its siblings' packets (`CAP_NET_RAW`, which runtimes grant by default).
+    /// Whether one of its containers can read its siblings' packets (`CAP_NET_RAW`, which runtimes grant by default).
     pub can_sniff: bool,
     /// The role it asks for.
     pub role: Option<Annotation<RoleRef>>,
     /// The external id it asks for.
     pub external_id: Option<Annotation<ExternalId>>,
-    /// The session name it asks for; whether it is usable is known only together with the UID.
+    /// The session name it asks for. Only its length is checked so far; the other rules need the UID.
     pub session_name: Option<Annotation<Arc<str>>>,
-    /// Overrides, one a container at most.
+    /// The roles of single containers, at most one for each.
     pub container_roles: Box<[ContainerRole]>,
-    /// Names of the containers whose ids its statuses show, init and ephemeral ones included.
+    /// The ids and names of the containers whose ids its status shows, including init and ephemeral containers.
     pub containers: Box<[(ContainerId, Arc<str>)]>,
 }
 
@@ -102,31 +103,31 @@ pub struct PodEntry {
 pub struct NamespaceEntry {
     /// Its name.
     pub name: Arc<str>,
-    /// What `iam.amazonaws.com/allowed-roles` (globs) allows.
+    /// The list in `iam.amazonaws.com/allowed-roles` (globs).
     pub allowed_roles: Option<Annotation<AllowList>>,
-    /// What `iam.amazonaws.com/permitted` (a regular expression) allows.
+    /// The list in `iam.amazonaws.com/permitted` (a regular expression).
     pub permitted: Option<Annotation<AllowList>>,
-    /// An external id that overrides its pods'.
+    /// An external id that overrides those of its pods.
     pub external_id: Option<Annotation<ExternalId>>,
-    /// Its pods may ask without a session token (IMDSv1).
+    /// Whether its pods may send requests without a session token (IMDSv1).
     pub imds_v1: bool,
 }
 
-/// One service account, watched only while it is a source of roles.
+/// One service account. Service accounts are watched only if they are a source of roles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceAccountEntry {
     /// Its namespace.
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// What `eks.amazonaws.com/role-arn` says.
+    /// The role in `eks.amazonaws.com/role-arn`.
     pub role: Option<Annotation<RoleRef>>,
 }
 
 // === impl PodUid ===
 
 impl PodUid {
-    /// Takes 1 to 64 characters of `[A-Za-z0-9-]`; `None` for anything else.
+    /// Accepts 1 to 64 characters of `[A-Za-z0-9-]`; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         fits.then(|| Self(text.into()))
@@ -137,7 +138,7 @@ impl PodUid {
         &self.0
     }
 
-    /// Whether this has the form of a static pod's config hash: 32 hex digits, no dashes. Only such a text may be an alias.
+    /// Whether this has the form of a static pod's config hash: 32 hex digits without dashes. Only such a UID may be an alias.
     pub fn is_config_hash(&self) -> bool {
         self.0.len() == 32 && self.0.bytes().all(|b| b.is_ascii_hexdigit())
     }
@@ -158,7 +159,7 @@ impl fmt::Debug for PodUid {
 // === impl ContainerId ===
 
 impl ContainerId {
-    /// Takes 1 to 128 characters of `[A-Za-z0-9_.-]`; `None` for anything else.
+    /// Accepts 1 to 128 characters of `[A-Za-z0-9_.-]`; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=128).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
@@ -186,8 +187,8 @@ impl fmt::Debug for ContainerId {
 // === impl PodEntry ===
 
 impl PodEntry {
-    /// Whether this asks for the same as `other`: the same roles, external id and session name. All fields are listed, so that a new
-    /// annotation cannot be left out by accident: a change of it would not be noticed until the credentials expire.
+    /// Whether this pod asks for the same roles, external id and session name as `other`. All fields are listed, so that a new
+    /// annotation cannot be left out: a change of it would go unnoticed until the credentials expire.
     pub fn asks_the_same(&self, other: &Self) -> bool {
         let Self {
             role,
@@ -211,7 +212,7 @@ impl PodEntry {
             && *session_name == other.session_name
     }
 
-    /// The name of the container with this id, once the pod's statuses show it.
+    /// The name of the container with this id; `None` until the pod's status shows it.
     pub fn container_name(&self, id: &ContainerId) -> Option<&Arc<str>> {
         self.containers.iter().find(|(known, _)| known == id).map(|(_, name)| name)
     }

@@ -1,4 +1,4 @@
-//! IAM role names as users write them, and the one form everything after the edge uses: a parsed ARN.
+//! IAM roles as users write them, and as parsed ARNs, which is the only form that the rest of podrole uses.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-/// IAM's own limit for an ARN (`RoleArn` in the STS API model: 20 to 2048 characters).
+/// IAM's limit for an ARN (`RoleArn` in the STS API model: 20 to 2048 characters).
 const MAX_ARN: usize = 2048;
 /// IAM's limits for a role's name and path.
 const MAX_NAME: usize = 64;
@@ -14,8 +14,8 @@ const MAX_PATH: usize = 512;
 
 /// A well-formed IAM role ARN: `arn:<partition>:iam::<12 digits>:role/[path/]name`.
 ///
-/// Equality is equality of the text: IAM treats role names of one account case-insensitively when it creates them, but STS
-/// wants the exact spelling, so two spellings are two roles here and the wrong one is refused by STS.
+/// ARNs are equal if their texts are. IAM ignores case when it checks whether a role's name is taken, but STS requires the exact
+/// spelling. So two spellings are two roles here, and STS refuses the wrong one.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RoleArn {
     text: Arc<str>,
@@ -24,7 +24,7 @@ pub struct RoleArn {
     name: u16,
 }
 
-/// What a user wrote as a role: a whole ARN, or a name (with or without a path) to complete with a [`BaseArn`].
+/// A role as a user wrote it: an ARN, or a name with or without a path, which a [`BaseArn`] completes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoleRef {
     /// A complete ARN.
@@ -40,22 +40,22 @@ pub struct BaseArn {
     prefix: Arc<str>,
 }
 
-/// Why a text is not a role. The message repeats no more than the kind of mistake; callers name the object it came from.
+/// Why a text is not a role. The message does not repeat the text; callers add where it came from.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RoleError {
-    /// Nothing at all, or only blanks.
+    /// It is empty or blank.
     #[error("is empty")]
     Empty,
-    /// Longer than IAM allows.
+    /// It is longer than IAM allows.
     #[error("is longer than IAM allows (name 64, path 512, ARN 2048 characters)")]
     TooLong,
-    /// Starts with `arn:` and does not have the six fields of a role's ARN.
+    /// It starts with `arn:` but does not have the six fields of a role's ARN.
     #[error("is not a role ARN (arn:PARTITION:iam::ACCOUNT:role/NAME)")]
     NotARoleArn,
     /// The account is not twelve digits.
     #[error("has an account that is not twelve digits")]
     Account,
-    /// A character IAM does not allow in a role's name or path.
+    /// It has a character that IAM does not allow in a role's name or path.
     #[error("has a character that IAM does not allow in a role's name or path")]
     Character,
 }
@@ -63,7 +63,7 @@ pub enum RoleError {
 // === impl RoleArn ===
 
 impl RoleArn {
-    /// Parses `text`; every field is checked against IAM's own rules, so that nothing a pod wrote reaches STS unchecked.
+    /// Parses `text` and checks every field against IAM's rules, so that no unchecked text of a pod reaches STS.
     pub fn parse(text: &str) -> Result<Self, RoleError> {
         if text.len() > MAX_ARN {
             return Err(RoleError::TooLong);
@@ -101,7 +101,7 @@ impl RoleArn {
         &self.text[self.account.start.into()..self.account.end.into()]
     }
 
-    /// The role's name without its path: what the metadata service lists.
+    /// The role's name without its path, as the metadata service lists it.
     pub fn name(&self) -> &str {
         &self.text[self.name.into()..]
     }
@@ -112,8 +112,8 @@ impl RoleArn {
         self.text.split_once(":role/").map_or("", |(_, rest)| rest)
     }
 
-    /// Whether this names the same role as `other` as far as an assumed-role ARN can tell: such an ARN has no path, and IAM does
-    /// not allow two roles of one account whose names differ only in case or path.
+    /// Whether this and `other` have the same account and the same name, ignoring case and path. The ARN of an assumed role has no
+    /// path, and IAM does not allow two roles in one account whose names differ only in case or path.
     pub fn is_same_role(&self, other: &Self) -> bool {
         self.account() == other.account() && self.name().eq_ignore_ascii_case(other.name())
     }
@@ -134,7 +134,8 @@ impl fmt::Debug for RoleArn {
 // === impl RoleRef ===
 
 impl RoleRef {
-    /// Parses what an annotation or a flag says. Leading slashes of a name are dropped: users of both predecessors write them.
+    /// Parses the value of an annotation or a flag. Leading slashes of a name are dropped, because users of kube2iam and kiam write
+    /// them.
     pub fn parse(text: &str) -> Result<Self, RoleError> {
         let text = text.trim();
         if text.len() > MAX_ARN {
@@ -151,7 +152,7 @@ impl RoleRef {
         Ok(Self::Name(name.into()))
     }
 
-    /// The ARN this names, completed with `base` where it is only a name.
+    /// The ARN. A name is completed with `base`.
     pub fn resolve(&self, base: &BaseArn) -> Result<RoleArn, RoleError> {
         match self {
             Self::Arn(arn) => Ok(arn.clone()),
@@ -163,12 +164,12 @@ impl RoleRef {
 // === impl BaseArn ===
 
 impl BaseArn {
-    /// Parses a prefix that ends in `role/` or in a path; a missing slash at the end is added.
+    /// Parses a prefix that ends in `role/` or in a path. A missing slash at the end is added.
     pub fn parse(text: &str) -> Result<Self, RoleError> {
         let text = text.trim();
         let slash = if text.ends_with('/') { "" } else { "/" };
         let prefix = format!("{text}{slash}");
-        // A prefix is right when a role behind it is.
+        // A prefix is valid if a role that starts with it is.
         RoleArn::parse(&format!("{prefix}x"))?;
         Ok(Self { prefix: prefix.into() })
     }
@@ -204,7 +205,7 @@ fn check_path_and_name(text: &str) -> Result<(), RoleError> {
     if name.len() > MAX_NAME || path.len() > MAX_PATH {
         return Err(RoleError::TooLong);
     }
-    // IAM allows more in a path (any printable ASCII); `*` and `?` would read as patterns in policies, and nobody uses them.
+    // IAM allows any printable ASCII in a path. `*` and `?` would act as patterns in policies, so they are not accepted here.
     let path_ok = |b: u8| b.is_ascii_graphic() && !matches!(b, b'*' | b'?' | b'"' | b'\\');
     let name_ok = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b);
     if !path.bytes().all(path_ok) || !name.bytes().all(name_ok) {

@@ -1,4 +1,5 @@
-//! Session names: what CloudTrail shows as the caller, so each must name one pod and none may pass for another.
+//! Session names and external ids. CloudTrail shows the session name as the caller, so a name must identify one pod, and no pod may
+//! have the name of another.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use super::PodUid;
 
 /// STS's limit for `RoleSessionName`.
 const MAX: usize = 64;
-/// How much of a pod's UID every name ends with: what `kubectl` users match a pod by.
+/// How many characters of the pod's UID end a name.
 const UID_CHARS: usize = 8;
 /// The longest text a user may choose, so that `.` and the UID still fit.
 const MAX_CUSTOM: usize = MAX - 1 - UID_CHARS;
@@ -23,13 +24,13 @@ pub struct SessionName(Arc<str>);
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ExternalId(Arc<str>);
 
-/// Why a text is not a session name or an external id.
+/// Why a text is not a valid session name or external id.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum SessionNameError {
-    /// Too short or too long.
+    /// It is too short or too long.
     #[error("has a length that STS does not allow (session name 2 to {MAX_CUSTOM}, external id 2 to 1224 characters)")]
     Length,
-    /// A character outside STS's set.
+    /// It has a character that STS does not allow.
     #[error("has a character that STS does not allow")]
     Character,
 }
@@ -37,8 +38,8 @@ pub enum SessionNameError {
 // === impl SessionName ===
 
 impl SessionName {
-    /// `<namespace>.<service account>.<uid8>`; where that is too long the middle is cut and closed with `=` and a hash of the
-    /// whole. No Kubernetes name holds a `=`, so a cut name never equals an uncut one.
+    /// `<namespace>.<service account>.<uid8>`. If that is too long, the middle is cut and replaced by `=` and a hash of the whole
+    /// name. No Kubernetes name contains `=`, so a shortened name never equals a complete one.
     pub fn of_pod(namespace: &str, service_account: &str, uid: &PodUid) -> Self {
         Self::fit(namespace, service_account, Some(uid))
     }
@@ -53,7 +54,7 @@ impl SessionName {
         Self::fit("podrole", node, None)
     }
 
-    /// Made for every request: one text where it fits.
+    /// Joins the parts, and shortens the name if needed. It runs often, so a name that fits is built in one allocation.
     fn fit(first: &str, second: &str, uid: Option<&PodUid>) -> Self {
         let (dot, last) = uid.map_or(("", ""), |uid| (".", uid8(uid)));
         let whole = [first, ".", second, dot, last].concat();
@@ -68,13 +69,13 @@ impl SessionName {
         Self(format!("{}={hash}{suffix}", &name[..keep]).into())
     }
 
-    /// A name the pod's owner chose, made the pod's own by its UID: `<custom>.<uid8>`.
+    /// A name that the pod's owner chose, followed by the pod's UID so that no other pod can have it: `<custom>.<uid8>`.
     pub fn custom(text: &str, uid: &PodUid) -> Result<Self, SessionNameError> {
         check(text, 2..=MAX_CUSTOM, b"_+=,.@-")?;
         Ok(Self([text, ".", uid8(uid)].concat().into()))
     }
 
-    /// The name as STS takes it.
+    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -89,13 +90,13 @@ impl ExternalId {
         Ok(Self(text.into()))
     }
 
-    /// The id as STS takes it.
+    /// The id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Not a secret to AWS, but users treat it as one: it stays out of logs.
+/// AWS does not consider external ids secret, but users do, so they stay out of logs.
 impl fmt::Debug for ExternalId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ExternalId(…)")
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!(SessionName::of_node("node-1").as_str(), "podrole.node-1");
     }
 
-    /// Names of sessions are in audit logs and in trust policies: they do not change between versions.
+    /// Session names appear in audit logs and trust policies, so they must not change between versions.
     #[test]
     fn a_long_name_is_cut_the_same_way_for_ever() {
         let account = "a".repeat(60);
@@ -179,7 +180,7 @@ mod tests {
                 prop_assert!((2..=MAX).contains(&all[a].as_str().len()));
                 prop_assert!(all[a].as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b)));
                 for b in 0..a {
-                    // The UID is told by its first eight digits: two pods of one service account that share them share a name.
+                    // A name has only the first eight digits of the UID. Pods of one service account that share these share a name.
                     let same_pod = inputs[a].0 == inputs[b].0
                         && inputs[a].1 == inputs[b].1
                         && inputs[a].2[..UID_CHARS] == inputs[b].2[..UID_CHARS];
