@@ -1,10 +1,9 @@
-//! The manifests of `daemonset/` on the real API server: what it accepts, what the rights in them are enough for, and what the
-//! policies among them refuse and let through; and the Events that tell of denials. No container runs here; those that do are a test
-//! of their own.
+//! The manifests of `daemonset/` on the real API server: that it accepts them, that their rights suffice, what their policies reject and
+//! admit, and the Events about denials. No container runs here; `tests/containers` covers that.
 //!
-//! What waits out a daemon's minutes is all here, so that it is waited for once.
+//! All trials that wait for minutes of the daemon's time are here, so that these waits overlap.
 //!
-//! What is not installed is skipped, never passed: `tests/cluster/build.sh kube-apiserver kubectl` makes it. Run as root:
+//! Trials are skipped, and never pass, if something is not installed: run `tests/cluster/build.sh kube-apiserver kubectl`. Run as root:
 //! `cargo test -p podrole --test addon`.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
 

@@ -1,7 +1,7 @@
-//! The container image that `make image` built: what is in it, and that it runs.
+//! The container image that `make image` builds: its contents, and that it runs.
 //!
-//! Ignored where none was built: it takes minutes. `PODROLE_IMAGE` names the archive instead, which then has to be there: nothing is
-//! ignored but what would have to run a program of another architecture. `make image-check` builds and tests one.
+//! The trials are ignored if there is no image, because building one takes minutes. `PODROLE_IMAGE` names another archive, which must
+//! exist; then only trials that would run programs of another architecture are ignored. `make image-check` builds an image and tests it.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests start processes")]
 
 #[path = "image/archive.rs"]

@@ -1,4 +1,4 @@
-//! Mistakes in annotations are told, or refused, when the object is written; what is right passes without a word.
+//! Mistakes in annotations cause a warning or a rejection when the object is written; correct objects pass without a warning.
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::proc;
@@ -15,7 +15,7 @@ pub(crate) const TRIALS: &[Trial] = &[
 ];
 
 const PODS: &str = "/api/v1/namespaces/team/pods";
-/// How many of each there must be.
+/// The number of good and of bad objects.
 const EACH: usize = 40;
 
 fn corpora() -> Result<()> {
@@ -23,7 +23,7 @@ fn corpora() -> Result<()> {
     let (kubectl, api) = (Kubectl::new(&rig)?, Api::new(&rig)?);
     let (good, bad) = (corpus::good(), corpus::bad());
     ensure!(good.len() == EACH && bad.len() == EACH, "{} good, {} bad", good.len(), bad.len());
-    // Without the policies nobody says anything: what is seen below is theirs.
+    // Control: without the policies there are no warnings and no rejections.
     kubectl.apply(".")?;
     for sample in good.iter().chain(&bad) {
         passes(&api, sample)?;
@@ -49,7 +49,7 @@ fn corpora() -> Result<()> {
     in_force(&api, |answer| !answer.is_admitted())?;
     for sample in &good {
         passes(&api, sample)?;
-        // And for good, not only on trial.
+        // Also without dry run.
         let answer = api.post(&sample.path, &sample.object)?;
         ensure!(answer.is_admitted() && answer.warnings.is_empty(), "{:#}: {answer:?}", sample.object);
     }
@@ -58,7 +58,7 @@ fn corpora() -> Result<()> {
         ensure!(answer.status == 422, "{:#}: {answer:?}", sample.object);
         ensure!(answer.message().contains(sample.told), "{:#}: not {:?} but {answer:?}", sample.object, sample.told);
     }
-    // As people see it.
+    // The message that a user sees.
     let input = bad.first().context("a bad object")?.object.to_string();
     let said = kubectl.try_run(&["apply", "-n", "team", "-f", "-"], &input)?.err().context("kubectl took it")?;
     println!("figure: what kubectl says: {}", said.trim());
@@ -69,7 +69,7 @@ fn corpora() -> Result<()> {
     Ok(())
 }
 
-/// Under Deny, somebody's controller must still be able to finish what has a bad annotation already.
+/// Under Deny, controllers must still be able to update and delete an existing object with a bad annotation.
 fn updates() -> Result<()> {
     let rig = real()?;
     let (kubectl, api) = (Kubectl::new(&rig)?, Api::new(&rig)?);
@@ -95,7 +95,7 @@ fn updates() -> Result<()> {
         api.merge("/api/v1/namespaces/old", &json!({"metadata": {"labels": {"touched": "yes"}}}))?.is_admitted(),
         "labels"
     );
-    // The control: another bad value is another mistake.
+    // Control: a different bad value is rejected.
     let worse = |value: &str| json!({"metadata": {"annotations": {ROLE: value}}});
     ensure!(api.merge(&format!("{PODS}/old"), &worse("worse *"))?.status == 422, "a new mistake passes");
     ensure!(api.merge(&format!("{PODS}/old"), &worse("right"))?.is_admitted(), "it cannot be put right");
@@ -108,7 +108,7 @@ fn updates() -> Result<()> {
     Ok(())
 }
 
-/// Waits until both policies are known to the API server, which learns of them by a watch of its own.
+/// Waits until the API server enforces both policies, which it learns through a watch.
 pub(crate) fn in_force(api: &Api, seen: impl Fn(&Answer) -> bool) -> Result<()> {
     for (kind, key) in [("Pod", ROLE), ("Namespace", corpus::ALLOWED_ROLES)] {
         let (path, object) = corpus::object(kind, "probe", &json!({key: "not one"}));
@@ -128,7 +128,7 @@ fn passes(api: &Api, sample: &Sample) -> Result<()> {
     Ok(())
 }
 
-/// The text of a warning header, whose quotes are escaped.
+/// The text of a warning header with its quotes unescaped.
 fn unquoted(warning: &str) -> String {
     warning.replace("\\\"", "\"")
 }

@@ -1,4 +1,4 @@
-//! The admission policies and the daemon's parsers agree, value by value: what one refuses the other does, in the same words.
+//! The admission policies and the daemon's parsers agree on random values: both reject the same ones, with the same words.
 
 use anyhow::{Context as _, Result, ensure};
 use podrole::pods::convert::{SlimMeta, SlimPod, namespace_entry, pod_entry};
@@ -58,12 +58,12 @@ fn agree() -> Result<()> {
     Ok(())
 }
 
-/// Why the daemon would not take a value.
+/// Why the daemon rejects a value.
 #[derive(Debug)]
 struct Problem {
-    /// Its words, where the policy uses the same.
+    /// The daemon's reason, if the policy uses the same words.
     reason: Option<String>,
-    /// One of those that `daemonset/components/admission/namespaces.yaml` says CEL cannot see.
+    /// Whether `daemonset/components/admission/namespaces.yaml` lists it as a problem that CEL cannot detect.
     beyond_cel: bool,
 }
 
@@ -74,7 +74,7 @@ fn pod_problem(key: &str, value: &str) -> Result<Option<Problem>> {
     let named = |bad: &BadAnnotation| {
         let reason = match bad {
             BadAnnotation::Role { error, .. } => Some(error.to_string()),
-            // The policy names the limits of the one annotation it speaks of.
+            // The policy's message names only the limits of its own annotation.
             BadAnnotation::Session { .. } => None,
             BadAnnotation::AllowList { error, .. } => Some(error.to_string()),
         };
@@ -112,7 +112,7 @@ fn namespace_problem(key: &str, value: &str) -> Result<Option<Problem>> {
 
 type Values = Vec<(&'static str, &'static str, Vec<String>)>;
 
-/// Values near the borders of each rule, and any others.
+/// Values near the limits of each rule, and arbitrary ones.
 fn values(runner: &mut TestRunner) -> Result<Values> {
     let name = "[A-Za-z0-9_+=,.@-]{0,12}";
     let role = [

@@ -1,4 +1,4 @@
-//! Objects by HTTP, with what kubectl would show of the answer: status, message, warnings.
+//! Writes objects over HTTP and returns the parts of the answer that kubectl shows: status, message, warnings.
 
 use anyhow::{Context as _, Result};
 use http::Request;
@@ -11,13 +11,13 @@ use podrole_lab::world;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-/// The API server as its administrator sees it.
+/// A client of the API server with the administrator's rights.
 pub(crate) struct Api {
     runtime: Runtime,
     client: kube::Client,
 }
 
-/// What came of a request.
+/// The answer to a request.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -48,7 +48,7 @@ impl Api {
         self.send("PUT", path, "application/json", object)
     }
 
-    /// A JSON merge patch.
+    /// Sends a JSON merge patch.
     pub(crate) fn merge(&self, path: &str, patch: &Value) -> Result<Answer> {
         self.send("PATCH", path, "application/merge-patch+json", patch)
     }
@@ -73,12 +73,12 @@ impl Api {
 // === impl Answer ===
 
 impl Answer {
-    /// The server took it.
+    /// Whether the server accepted the object.
     pub(crate) fn is_admitted(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// What the server says of its refusal.
+    /// The server's message about a rejection.
     pub(crate) fn message(&self) -> &str {
         self.body["message"].as_str().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Everything in `daemonset/` is taken by the real API server, whole, by `kubectl apply -k`, without a warning.
+//! The real API server accepts everything in `daemonset/` from `kubectl apply -k` without a warning.
 
 use anyhow::{Context as _, Result, ensure};
 use podrole_lab::world::Trial;
@@ -14,7 +14,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_pod_of_the_daemonset_is_admitted_where_it_is_to_run", pod),
 ];
 
-/// What of the Prometheus operator's PodMonitor is used here; its own definition is 1,300 lines.
+/// The part of the Prometheus operator's PodMonitor that is used here. The full definition has 1,300 lines.
 const POD_MONITOR: &str = include_str!("podmonitor.crd.yaml");
 
 fn everything() -> Result<()> {
@@ -24,13 +24,13 @@ fn everything() -> Result<()> {
     kubectl.run(&["wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=20s"])?;
     for target in TARGETS {
         kubectl.apply(target)?;
-        // Twice is once.
+        // Applying it twice changes nothing.
         kubectl.apply(target)?;
-        // As people do it who keep to the older way, from nothing known to the server.
+        // Client-side apply, starting without objects on the server.
         let path = dir(target);
         let path = path.to_str().context("a path that is text")?;
         let said = kubectl.run(&["apply", "--dry-run=server", "--validate=strict", "-k", path])?;
-        // It remarks on what the other way has made, and that alone is no warning about the objects.
+        // kubectl warns about objects from server-side apply; any other warning is about the manifests.
         let other = said.err.lines().filter(|line| !line.contains("last-applied-configuration"));
         ensure!(other.count() == 0, "{target}: {}", said.err);
         for object in render(target)? {
@@ -41,7 +41,7 @@ fn everything() -> Result<()> {
             kubectl.run(&["get", kind, name, "-n", namespace]).with_context(|| target.to_owned())?;
         }
     }
-    // The control: strict is strict, and a warning would be seen.
+    // Control: strict validation rejects a typo, and warnings are detected.
     let typo = json!({
         "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"name": "typo", "namespace": SYSTEM}, "automountServiceAccountTokn": false,
@@ -55,7 +55,7 @@ fn everything() -> Result<()> {
     Ok(())
 }
 
-/// By `kubectl apply` as most people use it: what the overlay leaves out must go from what is there.
+/// With plain `kubectl apply`, as most people use it: fields that the overlay leaves out must be removed from the existing objects.
 fn removal() -> Result<()> {
     let rig = real()?;
     let kubectl = Kubectl::new(&rig)?;
@@ -95,7 +95,7 @@ fn pod() -> Result<()> {
     let answer = api.post(&format!("/api/v1/namespaces/{SYSTEM}/pods"), &pod)?;
     ensure!(answer.is_admitted() && answer.warnings.is_empty(), "{answer:?}");
     ensure!(answer.body["spec"]["priority"] == 2_000_001_000, "{}", answer.body["spec"]["priority"]);
-    // The control: the namespace's label is what admits it.
+    // Control: without the namespace's label the pod is rejected.
     for level in ["baseline", "restricted"] {
         let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}});
         let space =

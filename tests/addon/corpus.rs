@@ -1,4 +1,4 @@
-//! Forty objects that are right and forty that are not, of every kind that the admission policies look at.
+//! Forty good objects and forty bad ones, of every kind that the admission policies check.
 
 use serde_json::{Value, json};
 
@@ -10,20 +10,20 @@ pub(crate) const PERMITTED: &str = "iam.amazonaws.com/permitted";
 const APP: &str = "podrole.dev/role.app";
 const SIDECAR: &str = "podrole.dev/role.side-car";
 
-/// The kinds of objects that pods come from, pods first.
+/// Pods and the kinds of objects that create them.
 pub(crate) const KINDS: [&str; 8] =
     ["Pod", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job", "CronJob"];
 
-/// Annotations, and for those that are wrong a part of what people are told.
+/// Annotations of an object, and for a bad one a part of the expected message.
 type Case = (&'static str, Vec<(&'static str, String)>, &'static str);
 
-/// An object to be written.
+/// An object to write.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// Where it is posted to.
+    /// The path to post it to.
     pub(crate) path: String,
     pub(crate) object: Value,
-    /// What its refusal must say; nothing for one that is right.
+    /// A text that its rejection must contain; empty for a good object.
     pub(crate) told: &'static str,
 }
 
@@ -154,7 +154,7 @@ fn bad_cases() -> Vec<Case> {
     cases
 }
 
-/// An object of `kind` whose pods carry `annotations`, and where it is posted to.
+/// The path to post to, and an object of `kind` whose pods have `annotations`.
 pub(crate) fn object(kind: &str, name: &str, annotations: &Value) -> (String, Value) {
     let labels = json!({"app": name});
     let containers = json!([{"name": "app", "image": "none"}]);

@@ -1,7 +1,8 @@
 //! A namespace that denies egress by default, and the policy that lets its pods reach podrole.
 //!
-//! No CNI plugin runs here; its rules do: everything that a pod's interface sends is dropped unless the policy, as kustomize renders
-//! it, allows its destination. Judged after DNAT, as Calico and most others do, and before, as those at the pod's interface do.
+//! No CNI plugin runs here, only equivalent rules: packets of a pod's interface are dropped unless the policy, as kustomize renders it,
+//! allows their destination. The rules check after DNAT, as Calico and most plugins do, and before it, as plugins at the pod's
+//! interface do.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -21,9 +22,9 @@ use crate::support::{Applied, TEAM, applied, object, render, served, spec};
 pub(crate) const TRIALS: &[Trial] =
     &[Trial::new("default_deny_egress_and_the_shipped_policy", default_deny).timeout(Duration::from_secs(240))];
 
-/// Long enough for an answer that comes, short enough to wait for one that never does.
+/// Long enough for an answer, and short enough to wait for one that never comes.
 const SHORT: Duration = Duration::from_millis(500);
-/// Where a CNI judges: the hooks, and their priority.
+/// The hooks and priorities at which CNI plugins enforce policies.
 const AFTER_DNAT: (&str, &[&str], i32) = ("after", &["input", "forward"], 0);
 const BEFORE_DNAT: (&str, &[&str], i32) = ("before", &["prerouting"], -350);
 
@@ -37,7 +38,7 @@ fn default_deny() -> Result<()> {
     ensure!(live["spec"] == object(&shipped, "NetworkPolicy", "allow-podrole")?["spec"], "{live:#}");
     let allowed = allowed(&live["spec"])?;
     ensure!(allowed.len() == 4, "{allowed:?}");
-    // Not the first of the range: every port that an instance may take is allowed.
+    // Not only the first port of the range, because an instance may use any of them.
     for ports in ["18181-18188", "18188"] {
         rig.start(&["--kubeconfig", &account, "--port-range", ports])?;
         for (number, shape) in [Shape::Bridge, Shape::PointToPoint].into_iter().enumerate() {
@@ -50,16 +51,16 @@ fn default_deny() -> Result<()> {
                 for client in [agent.v4(), agent.v6()] {
                     served(&rig, client, "web").with_context(what)?;
                 }
-                // Deny is deny: what the policy does not name does not pass.
+                // Destinations that the policy does not name are blocked.
                 let beyond = agent.reach((WAN_V4, 80).into(), SHORT);
                 ensure!(matches!(beyond, Err(Failure::TimedOut)), "{}: {beyond:?}", what());
 
-                // The control: by default such a pod reaches nothing.
+                // Control: without the policy the pod reaches nothing.
                 judge(&rig, &pod, place, &[])?;
                 for target in [Target::v4(), Target::v6()] {
                     dropped(&agent, target).with_context(|| format!("{}, no policy", what()))?;
                 }
-                // And one half of the policy is for one kind of CNI each.
+                // Each half of the policy serves one kind of CNI plugin.
                 let half: Vec<String> = allowed
                     .iter()
                     .filter(|rule| rule.contains("dport 80 ") == (place == AFTER_DNAT))
@@ -77,7 +78,7 @@ fn default_deny() -> Result<()> {
     Ok(())
 }
 
-/// Nothing comes back: the packets go nowhere, which is what a policy does.
+/// Asserts that packets are dropped without an answer, as a policy does.
 fn dropped(agent: &Agent, target: Target) -> Result<()> {
     match agent.to(target.timeout(SHORT)).credentials() {
         Err(CredsError::Connection(Failure::TimedOut)) => Ok(()),
@@ -85,7 +86,7 @@ fn dropped(agent: &Agent, target: Target) -> Result<()> {
     }
 }
 
-/// The policy's egress as nft says it.
+/// The policy's egress rules in nft's syntax.
 fn allowed(policy: &Value) -> Result<Vec<String>> {
     let mut rules = Vec::new();
     for rule in list(&policy["egress"]) {
@@ -104,16 +105,16 @@ fn allowed(policy: &Value) -> Result<Vec<String>> {
     Ok(rules)
 }
 
-/// Drops what the pod's interface sends unless a rule allows it: a default-deny policy and these.
+/// Drops packets of the pod's interface unless a rule allows them: a default-deny policy plus these rules.
 fn judge(rig: &Rig<Cluster>, pod: &Pod, (_, hooks, priority): (&str, &[&str], i32), allowed: &[String]) -> Result<()> {
     let interface = pod.interface().context("a pod with a cable")?;
-    // On a bridge the packet comes in by the bridge, and the address is what tells pods apart.
+    // On a bridge, packets arrive through the bridge, so the source address identifies the pod.
     let (from4, from6) = (pod.v4(), pod.v6());
     let mut text = String::from("add table inet cni; delete table inet cni; table inet cni {\n");
     for hook in hooks {
         writeln!(text, "chain {hook} {{ type filter hook {hook} priority {priority}; policy accept;")?;
         writeln!(text, "iifname != {{ \"{interface}\", \"cni0\" }} accept")?;
-        // Neighbour discovery is no part of any policy.
+        // Policies do not cover neighbor discovery.
         writeln!(text, "meta l4proto icmpv6 accept\nip saddr != {from4} accept\nip6 saddr != {from6} accept")?;
         for rule in allowed {
             writeln!(text, "{rule}")?;

@@ -1,4 +1,4 @@
-//! Denials as their owners see them, on the real API server; and what its absence, or a missing right, costs.
+//! Events about denials on the real API server, and the cost of an unavailable server or a missing right.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,9 +26,9 @@ pub(crate) const TRIALS: &[Trial] = &[
 
 const STRICT: &str = "strict";
 const EVENTS: &str = "podrole_events_total";
-/// From the first Event of a pod and reason to the second, and what the machine adds.
+/// The time from the first Event of a pod and reason to the second, with room for a slow machine.
 const REPEATED: Duration = Duration::from_secs(60 + 30);
-/// For trials that wait out the daemon's pauses.
+/// The timeout of trials that wait for the daemon's pauses.
 const LONG: Duration = Duration::from_secs(240);
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -69,11 +69,11 @@ fn told() -> Result<()> {
     let event = first_event(&rig, &broken)?;
     ensure!(event["reason"] == "RoleInvalid", "{event:#}");
     says(&event, &["BadRole: ", "iam.amazonaws.com/role", "Fix: Write a role's name"])?;
-    // As the API server does itself with old ones.
+    // The API server also deletes old Events.
     let deleted = event["metadata"]["name"].as_str().context("an Event has a name")?.to_owned();
     rig.kube.delete("Event", TEAM, &deleted)?;
 
-    // It asks on and on; for a minute nothing comes of it, and then the same Event counts them.
+    // The pod keeps asking. For a minute nothing is written, then the same Event counts the repetitions.
     let (mut asked, mut event) = (0, Value::Null);
     while event.get("series").is_none() {
         ensure!(begin.elapsed() < REPEATED, "no repetition after {:?}: {event:#}", begin.elapsed());
@@ -87,10 +87,10 @@ fn told() -> Result<()> {
     }
     figure("the Event is repeated after", format_args!("{:.1} s, {asked} requests", begin.elapsed().as_secs_f64()));
     ensure!(begin.elapsed() > Duration::from_secs(58), "repeated after {:?}", begin.elapsed());
-    // Each client asks for the list over IPv4, and once at the start.
+    // Each client requests the list over IPv4, and once at the start.
     let count = event["series"]["count"].as_u64().context("a series has a count")?;
     ensure!(count > 300 && count <= asked + 100, "{count} of {asked}: {event:#}");
-    // The one whose Event is gone has a new one.
+    // The pod whose Event was deleted has a new one.
     let again = proc::until("the Event of broken", WAIT, || {
         refused(&rig, broken_agent.v4())?;
         Ok(events_of(&rig, &broken)?.into_iter().next())
@@ -130,7 +130,7 @@ fn no_right() -> Result<()> {
     for word in ["create and patch", "events.k8s.io", "--events=false", "403"] {
         ensure!(told[0].contains(word), "{word} is not in {}", told[0]);
     }
-    // Whoever reads that does it, and nobody touches the node.
+    // The administrator follows that message and does not touch the node.
     let mut rules = read;
     let rule = json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]});
     rules.as_array_mut().context("a list")?.push(rule);
@@ -155,9 +155,9 @@ fn no_storm() -> Result<()> {
         let asked = agents.iter().zip(&tokens);
         asked.map(|(agent, token)| Ok(agent.get(&path, &[("X-aws-ec2-metadata-token", token)])?.status)).collect()
     };
-    // Their list is theirs; nobody has been denied anything yet.
+    // All pods are served; nothing has been denied yet.
     proc::until("the watch to show them", WAIT, || Ok((ask("")? == [200; 5]).then_some(())))?;
-    // From here on the API server refuses everything, as one that is overloaded does. Streams go on.
+    // From here on the API server rejects every request, like an overloaded one. Open streams continue.
     rig.kube.refuse(Some(503));
     rig.kube.clear();
     let begin = Instant::now();
@@ -169,10 +169,10 @@ fn no_storm() -> Result<()> {
     }
     let attempts = writes(&rig);
     figure("attempts in 16 s of 503", format_args!("{attempts}, for {asked} denials of five pods"));
-    // Now, after 5 to 15 s, after 10 to 30 s more.
+    // Attempts: immediately, after 5 to 15 s, and after 10 to 30 s more.
     ensure!((2..=3).contains(&attempts), "{attempts} attempts");
     ensure!(rig.daemon()?.metric(EVENTS, &[("result", "failed")])? == attempts as f64, "some were not counted");
-    // One is gone before anything could be told.
+    // One pod is deleted before its Event could be written.
     let mut pods = pods;
     let gone = pods.pop().context("five pods")?;
     let uid = gone.uid().to_owned();
@@ -193,7 +193,7 @@ fn switched_off() -> Result<()> {
     becomes_refused(&rig, pod.agent("app")?.v4(), 404)?;
     ensure!(writes(&rig) == 0, "it was switched off: {:#?}", rig.kube.requests());
     rig.kube.clear();
-    // The control: by then it would have come.
+    // Control: with Events on, the Event arrives within the time waited above.
     rig.start(&["--events", "true"])?;
     becomes_refused(&rig, pod.agent("app")?.v4(), 404)?;
     let begin = Instant::now();
@@ -207,13 +207,13 @@ fn switched_off() -> Result<()> {
     Ok(())
 }
 
-/// How often the daemon tried to write an Event.
+/// The number of times the daemon tried to write an Event.
 fn writes(rig: &Rig) -> usize {
     let requests = rig.kube.requests();
     requests.iter().filter(|r| r.method != "GET" && r.path.starts_with("/apis/events.k8s.io/v1/")).count()
 }
 
-/// The Events that `kubectl describe pod` shows: it asks with this selector.
+/// The Events that `kubectl describe pod` shows. It uses this selector.
 fn events_of(rig: &Rig<Cluster>, pod: &Pod) -> Result<Vec<Value>> {
     let selector = format!(
         "fieldSelector=involvedObject.kind%3DPod%2CinvolvedObject.name%3D{}%2CinvolvedObject.namespace%3D{}%2CinvolvedObject.uid%3D{}",
@@ -234,7 +234,7 @@ fn first_event(rig: &Rig<Cluster>, pod: &Pod) -> Result<Value> {
     found.with_context(|| rig.daemon().map(|daemon| daemon.recently()).unwrap_or_default())
 }
 
-/// Its note has these parts, fits, and has nothing in it that would differ the next time.
+/// Asserts that the Event's note has these parts, is short enough, and contains nothing that would differ in a repetition.
 fn says(event: &Value, parts: &[&str]) -> Result<()> {
     let note = event["message"].as_str().context("an Event has a note")?;
     ensure!(note.len() <= 1024, "{} bytes: {note}", note.len());

@@ -1,4 +1,4 @@
-//! The manifests against the code: what they set, the program knows; what they grant, a table in the program asks for.
+//! The manifests against the code: the program knows every setting, and a table in the program lists every granted right.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("the_egress_policy_allows_what_the_program_uses", egress),
 ];
 
-/// The flags of `run`, to be parsed alone.
+/// The flags of `run`, parsed without the rest of the command line.
 #[derive(clap::Parser)]
 struct Run {
     #[command(flatten)]
@@ -38,7 +38,7 @@ fn flags() -> Result<()> {
     let mut runs = 0;
     for target in TARGETS {
         for container in containers(target)? {
-            // A node of either kind: what the manifest makes of its address must be one.
+            // For IPv4 and IPv6 nodes: the value that the manifest builds from the node's address must be a valid address.
             for host in ["10.0.0.5", "fd00::5"] {
                 let (subcommand, config) =
                     settings(&container, host).with_context(|| format!("{target}: {container}"))?;
@@ -62,7 +62,7 @@ fn flags() -> Result<()> {
     Ok(())
 }
 
-/// What the program makes of a container: its subcommand, and its configuration if that is `run`.
+/// A container as the program parses it: its subcommand, and the configuration if that is `run`.
 fn settings(container: &Value, host: &str) -> Result<(String, Option<Config>)> {
     let arguments: Vec<&str> = list(&container["args"]).filter_map(Value::as_str).collect();
     let whole = std::iter::once("podrole").chain(arguments.iter().copied());
@@ -84,7 +84,7 @@ fn settings(container: &Value, host: &str) -> Result<(String, Option<Config>)> {
         };
         environment.insert(name.to_owned(), value);
     }
-    // clap reads the process's own environment, so each variable goes in as the flag whose twin it is.
+    // clap would read this process's environment, so pass each variable as the equivalent flag.
     let twins = environment.iter().filter_map(|(name, value)| {
         Some(format!("--{}={value}", name.strip_prefix("PODROLE_")?.to_lowercase().replace('_', "-")))
     });
@@ -122,7 +122,7 @@ fn capabilities() -> Result<()> {
                 list(&security["add"]).filter_map(|name| Some(name.as_str()?.to_owned())).collect();
             let expected = match container["args"][0].as_str() {
                 Some("run") => needed(target != "overlays/ip-identity"),
-                // Rules and routes are all that these touch.
+                // These only change rules and routes.
                 Some("guard" | "cleanup") => BTreeSet::from(["NET_ADMIN".to_owned()]),
                 other => anyhow::bail!("{target}: a container runs {other:?}"),
             };
@@ -158,7 +158,7 @@ fn confined() -> Result<()> {
             ensure!(container["resources"]["limits"]["memory"].is_string(), "{target}: {}", container["name"]);
             ensure!(container["resources"]["limits"]["cpu"].is_null(), "{target}: {}", container["name"]);
         }
-        // Writing is for the state alone.
+        // Only the state directory is writable.
         for mount in list(&pod["containers"][0]["volumeMounts"]).filter(|mount| mount["readOnly"] != true) {
             ensure!(mount["name"] == "state", "{target}: {mount} can be written");
         }
@@ -170,7 +170,7 @@ fn readme() -> Result<()> {
     let text = include_str!("../../README.md");
     let (_, block) = text.split_once("```yaml\n# my-podrole/kustomization.yaml\n").context("no example in README")?;
     let (block, _) = block.split_once("```").context("an example without an end")?;
-    // Beside a copy of daemonset/, as in a checkout.
+    // In a directory beside a copy of daemonset/, as in a checkout.
     let mine = world::scratch().join("my-podrole");
     std::fs::create_dir(&mine)?;
     std::fs::write(mine.join("kustomization.yaml"), block)?;
@@ -210,7 +210,7 @@ fn egress() -> Result<()> {
     Ok(())
 }
 
-/// Every container of a target's DaemonSet, those that come first too.
+/// Every container of a target's DaemonSet, including init containers.
 fn containers(target: &str) -> Result<Vec<Value>> {
     let objects = render(target)?;
     let Ok(daemonset) = object(&objects, "DaemonSet", "podrole") else { return Ok(Vec::new()) };

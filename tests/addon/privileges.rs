@@ -1,4 +1,4 @@
-//! The privileges in the manifests are enough for what each container runs, and without any one of them it says which is missing.
+//! The privileges in the manifests are enough for each container. Without any one of them, the program names the missing one.
 
 use std::process::Output;
 use std::time::Duration;
@@ -74,7 +74,7 @@ fn hold() -> Result<()> {
     Ok(())
 }
 
-/// What a target's first container of a list is granted, as setpriv spells it.
+/// The capabilities of the first container in a target's list, in setpriv's spelling.
 fn granted(target: &str, list: &str) -> Result<Vec<String>> {
     let objects = render(target)?;
     let container = &object(&objects, "DaemonSet", "podrole")?["spec"]["template"]["spec"][list][0];
@@ -82,7 +82,7 @@ fn granted(target: &str, list: &str) -> Result<Vec<String>> {
     Ok(added.iter().filter_map(Value::as_str).map(str::to_lowercase).collect())
 }
 
-/// As a container runtime starts root with these capabilities and no way to more.
+/// Starts a program as root with only these capabilities, as a container runtime does.
 fn with(capabilities: &[String]) -> Vec<String> {
     let set: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
     [

@@ -1,4 +1,4 @@
-//! The manifests' rights are enough, and none of them is too many: without any one of them something named breaks.
+//! The rights in the manifests are sufficient, and each is necessary: without any one of them something specific breaks.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("without_patch_on_events_a_denial_is_told_once", no_patch).timeout(Duration::from_secs(300)).waits(),
 ];
 
-/// One thing that may be done: (API group, resource, verb).
+/// A right: (API group, resource, verb).
 pub(crate) type Right = (String, String, String);
 
-/// Proven by a trial of their own: what they are for comes a minute apart.
+/// These have trials of their own, because their effects come a minute apart.
 const EVENTS: [(&str, &str, &str); 2] = [("events.k8s.io", "events", "create"), ("events.k8s.io", "events", "patch")];
-/// A repetition is told after a minute; what was refused is tried again after a pause that doubles.
+/// A repetition is written after a minute; a rejected write is retried after a pause that doubles.
 const TOLD_AGAIN: Duration = Duration::from_secs(120);
 const ROLE_PATH: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/podrole";
 
@@ -34,13 +34,13 @@ fn suffice() -> Result<()> {
     rig.start(&["--kubeconfig", &account])?;
     let early = with_role(&rig, "early", "web-role")?;
     served(&rig, early.agent("app")?.v4(), "web-role")?;
-    // A namespace and a pod that come later, and a change: the watches work as the lists do.
+    // A later namespace and pod, and a change: the watches work as well as the lists.
     rig.namespace("later", &["late-*"])?;
     let late = rig.pod(spec("later", "late").annotation(podrole_lab::rig::ROLE, "late-role"))?;
     served(&rig, late.agent("app")?.v4(), "late-role")?;
     ensure!(rig.daemon()?.metric("podrole_watch_errors_total", &[])? == 0.0, "{}", rig.daemon()?.logs());
 
-    // Nothing beyond its own: no other role is bound to it, and what matters most is refused.
+    // No other rights: no other role is bound to the account, and the most sensitive operations are rejected.
     let bound = kubectl.run(&["get", "clusterrolebindings,rolebindings", "-A", "-o", "json"])?;
     let bound: Value = serde_json::from_str(&bound.out)?;
     let to_it = |binding: &&Value| {
@@ -54,7 +54,7 @@ fn suffice() -> Result<()> {
         ensure!(!may(&kubectl, "", resource, verb)?, "it may {verb} {resource}");
     }
 
-    // A denial is told in an Event, by the name that the manifest gives.
+    // A denial creates an Event, under the controller name of the manifest.
     let denied = rig.pod(spec(TEAM, "denied"))?;
     ensure!(denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
     proc::until("the Event", SOON, || {
@@ -65,7 +65,7 @@ fn suffice() -> Result<()> {
 }
 
 fn each() -> Result<()> {
-    // The base's rights, and those that its one option adds.
+    // The rights of the base, and those that its only option adds.
     let Applied { mut rig, kubectl, account } = applied("overlays/service-account-roles")?;
     let api = Api::new(&rig)?;
     let flags = ["--kubeconfig", account.as_str(), "--service-account-roles", "true"];
@@ -86,7 +86,7 @@ fn each() -> Result<()> {
         let gone = format!("the loss of {verb} {resource}");
         proc::until(&gone, SOON, || Ok((!may(&kubectl, group, resource, verb)?).then_some(())))?;
         breaks(&mut rig, &flags, resource, verb).with_context(|| gone.clone())?;
-        // The control: with the right back the same daemon recovers by itself.
+        // Control: with the right restored, the same daemon recovers by itself.
         set(&api, role, &all)?;
         recovers(&rig, resource, verb).with_context(|| format!("after {gone}"))?;
         proven.push(right);
@@ -100,7 +100,7 @@ fn no_create() -> Result<()> {
     let site = Untold::without("create")?;
     site.until_refused()?;
     ensure!(site.told()?.is_none(), "an Event without the right to make one");
-    // The control: with both rights the same daemon tells it.
+    // Control: with both rights the same daemon writes the Event.
     site.with_all()?;
     proc::until("the Event, once it may be made", TOLD_AGAIN, || site.told())?;
     site.serves_others()
@@ -122,7 +122,7 @@ fn no_patch() -> Result<()> {
     site.serves_others()
 }
 
-/// A daemon that lacks a right on Events, a pod that is denied, and one that is not.
+/// A daemon without a right on Events, a denied pod and an allowed pod.
 struct Untold {
     applied: Applied,
     role: Value,
@@ -152,7 +152,7 @@ impl Untold {
         set(&Api::new(&self.applied.rig)?, &self.role, &rights(&self.role)?)
     }
 
-    /// As a program without credentials does, again and again.
+    /// Requests credentials, as a program without any does repeatedly.
     fn ask(&self) -> Result<()> {
         ensure!(self.denied.agent("app")?.credentials().is_err(), "a pod without a role has credentials");
         Ok(())
@@ -167,7 +167,7 @@ impl Untold {
         self.serves_others()
     }
 
-    /// How often the Event says that it happened, if there is one.
+    /// The count in the pod's Event, if there is one.
     fn told(&self) -> Result<Option<u64>> {
         let events = self.applied.rig.kube.list(User::Admin, "Event", TEAM, "")?;
         Ok(list(&events["items"]).next().map(|event| event["series"]["count"].as_u64().unwrap_or(1)))
@@ -178,17 +178,17 @@ impl Untold {
     }
 }
 
-/// Starts a daemon and shows what it cannot do.
+/// Starts a daemon and asserts what fails without the right.
 fn breaks(rig: &mut Rig<Cluster>, flags: &[&str], resource: &str, verb: &str) -> Result<()> {
     rig.launch(flags)?;
     let label = if resource == "serviceaccounts" { "service_accounts" } else { resource };
     let watch = [("watch", label)];
     proc::until(&format!("an error of the watch of {resource}"), SOON, || {
-        // It may not listen yet.
+        // The admin address may not be bound yet.
         Ok(rig.daemon()?.metric("podrole_watch_errors_total", &watch).is_ok_and(|count| count >= 1.0).then_some(()))
     })
     .with_context(|| rig.daemon().map(|daemon| daemon.recently()).unwrap_or_default())?;
-    // Thousands of nodes with a wrong role must not become a load: the pauses grow.
+    // Pauses grow, so that thousands of nodes with a wrong role do not overload the API server.
     proc::until("longer pauses", SOON, || Ok(rig.daemon()?.logs().contains("retry_in=800ms").then_some(())))?;
     // Nothing else fails.
     let sum = rig.daemon()?.metric("podrole_watch_errors_total", &[])?;
@@ -199,9 +199,9 @@ fn breaks(rig: &mut Rig<Cluster>, flags: &[&str], resource: &str, verb: &str) ->
     } else {
         rig.daemon_mut()?.wait_ready(SOON)?;
     }
-    // A pod, its account and its namespace that come now: one of the three stays unknown.
+    // For a new pod with a new account in a new namespace, one of the three stays unknown.
     let pod = newcomer(rig, &format!("{resource}-{verb}"))?;
-    // Longer than a watch takes to tell.
+    // Longer than a watch takes to deliver the objects.
     for _ in 0..3 {
         match pod.agent("app")?.credentials() {
             Err(error) => ensure!(error.status() == Some(503), "not \"not yet\": {error}"),
@@ -216,7 +216,7 @@ fn recovers(rig: &Rig<Cluster>, resource: &str, verb: &str) -> Result<()> {
     served(rig, pod.agent("app")?.v4(), "sa-role").map(drop)
 }
 
-/// A pod whose role is its service account's, in a namespace of its own.
+/// A pod in a new namespace that gets its role from its service account.
 fn newcomer(rig: &Rig<Cluster>, namespace: &str) -> Result<Pod> {
     rig.kube.namespace(namespace, json!({ALLOWED_ROLES: "[\"*\"]"}))?;
     let role = [("eks.amazonaws.com/role-arn", "arn:aws:iam::111122223333:role/sa-role")];
@@ -224,7 +224,7 @@ fn newcomer(rig: &Rig<Cluster>, namespace: &str) -> Result<Pod> {
     rig.pod(spec(namespace, "web").service_account("deploy"))
 }
 
-/// Each (group, resource, verb) of a role, in order and once.
+/// The rights of a role, sorted and without duplicates.
 pub(crate) fn rights(role: &Value) -> Result<Vec<Right>> {
     let mut rights = Vec::new();
     for rule in list(&role["rules"]) {
@@ -255,11 +255,11 @@ pub(crate) fn set(api: &Api, role: &Value, rights: &[Right]) -> Result<()> {
     Ok(())
 }
 
-/// Whether RBAC lets the manifests' account do something, in the API server's own word.
+/// Whether the API server's RBAC allows the manifests' account an operation.
 pub(crate) fn may(kubectl: &Kubectl, group: &str, resource: &str, verb: &str) -> Result<bool> {
     let what = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
     let who = format!("--as=system:serviceaccount:{SYSTEM}:podrole");
-    // "no" is an exit code of 1.
+    // kubectl exits with 1 for "no".
     match kubectl.try_run(&["auth", "can-i", verb, &what, &who, "-A", "-q"], "")? {
         Ok(_) => Ok(true),
         Err(error) if error.is_empty() => Ok(false),

@@ -1,4 +1,4 @@
-//! Metrics can be had from elsewhere; nothing else can.
+//! Metrics can be scraped from other machines; nothing else is reachable.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) const TRIALS: &[Trial] = &[Trial::new("metrics_can_be_scraped_from_el
 
 const ADMIN: u16 = 9441;
 const METRICS: u16 = 9442;
-/// An answer is read to the end of the connection, which the listener would keep open.
+/// Asks the listener to close the connection, because an answer is read to the end of the connection.
 const CLOSE: (&str, &str) = ("Connection", "close");
 const ELSEWHERE: [&str; 8] = [
     "/livez",
@@ -33,7 +33,7 @@ const ELSEWHERE: [&str; 8] = [
 fn scrape() -> Result<()> {
     let Applied { mut rig, account, .. } = applied(".")?;
     for (number, node) in [IpAddr::V4(NODE_V4), IpAddr::V6(NODE_V6)].into_iter().enumerate() {
-        // As the DaemonSet writes it, for either kind of node.
+        // As the DaemonSet spells it, for IPv4 and IPv6 nodes.
         rig.start(&["--kubeconfig", &account, "--metrics-addr", &format!("[{node}]:{METRICS}")])?;
         let pod = with_role(&rig, &format!("web-{number}"), "web-role")?;
         let inside = pod.agent("app")?;
@@ -44,7 +44,7 @@ fn scrape() -> Result<()> {
         }
         ensure!(served(&rig, inside.v4(), "web-role").is_ok(), "and pods are served as before");
     }
-    // The control: what is not bound to loopback would have been reached.
+    // Control: a listener that is not bound to loopback would have been reached.
     rig.start(&["--kubeconfig", &account, "--admin-addr", &format!("0.0.0.0:{ADMIN}")])?;
     let answer = get(&rig.node.wan_agent()?, (NODE_V4, ADMIN), "/livez");
     ensure!(answer.as_ref().is_ok_and(|answer| answer.status == 200), "{answer:?}");
@@ -77,12 +77,12 @@ fn only_metrics(rig: &Rig<Cluster>, agent: &Agent, node: IpAddr) -> Result<()> {
         }
         refused(address, 80)?;
     }
-    // The data plane's own addresses, for somebody who knows them and sends there by way of the node.
+    // The listener's own addresses, for a client that knows them and routes packets through the node.
     for address in [IpAddr::V4(LISTEN_V4), IpAddr::V6(LISTEN_V6)] {
         let before = rig.daemon()?.metric("podrole_connections_refused_total", &[])?;
         let answer = get(agent, (address, 18181), "/latest/meta-data/");
         ensure!(answer.is_err(), "{address}: {answer:?}");
-        // Not even a connection: the rules drop it before the listener sees it.
+        // Not even a connection: the rules drop packets before the listener receives them.
         ensure!(rig.daemon()?.metric("podrole_connections_refused_total", &[])? == before, "{address} was accepted");
     }
     Ok(())

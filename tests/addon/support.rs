@@ -1,4 +1,4 @@
-//! What the trials have in common: the manifests as kustomize renders them, kubectl, and a rig with the real API server.
+//! Shared by the trials: the manifests as kustomize renders them, kubectl, and a rig with the real API server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use podrole_lab::rig::{ControlPlane, ROLE, Rig, RigOptions};
 use podrole_lab::world;
 use serde_json::{Value, json};
 
-/// The namespace of the trials' pods: it allows every role.
+/// The namespace of the trials' pods. It allows every role.
 pub(crate) const TEAM: &str = "team";
-/// The namespace that the base makes.
+/// The namespace that the base creates.
 pub(crate) const SYSTEM: &str = "podrole-system";
-/// For what happens within milliseconds on an idle machine.
+/// The bound for events that take milliseconds on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The directory of a target.
@@ -26,7 +26,7 @@ pub(crate) fn dir(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("daemonset").join(target)
 }
 
-/// A rig with a real API server and no daemon yet; the trial is skipped where there is none.
+/// A rig with a real API server and no daemon yet. Skips the trial if the API server is not installed.
 pub(crate) fn real() -> Result<Rig<Cluster>> {
     if let Err(missing) = Assets::find() {
         return world::skip(&format!("{missing:#}"));
@@ -37,7 +37,7 @@ pub(crate) fn real() -> Result<Rig<Cluster>> {
     Ok(rig)
 }
 
-/// A rig whose API server has what a target holds.
+/// A rig with a target applied to its API server.
 pub(crate) struct Applied {
     pub(crate) rig: Rig<Cluster>,
     pub(crate) kubectl: Kubectl,
@@ -45,7 +45,7 @@ pub(crate) struct Applied {
     pub(crate) account: String,
 }
 
-/// Such a rig, no daemon yet.
+/// Creates such a rig, without a daemon yet.
 pub(crate) fn applied(target: &str) -> Result<Applied> {
     let rig = real()?;
     let kubectl = Kubectl::new(&rig)?;
@@ -54,13 +54,13 @@ pub(crate) fn applied(target: &str) -> Result<Applied> {
     Ok(Applied { rig, kubectl, account })
 }
 
-/// The real kubectl, as the cluster's administrator.
+/// The real kubectl with the rights of the cluster's administrator.
 pub(crate) struct Kubectl {
     program: PathBuf,
     config: PathBuf,
 }
 
-/// What a command wrote.
+/// The output of a command.
 pub(crate) struct Said {
     pub(crate) out: String,
     pub(crate) err: String,
@@ -83,7 +83,7 @@ impl Kubectl {
         said.map_err(|error| anyhow::anyhow!("kubectl {}: {error}", arguments.join(" ")))
     }
 
-    /// The same with an input, and failure as a value.
+    /// Runs kubectl with an input; a failure is a value.
     pub(crate) fn try_run(&self, arguments: &[&str], input: &str) -> Result<Result<Said, String>> {
         let mut command = command(&self.program);
         command.arg("--kubeconfig").arg(&self.config).args(arguments);
@@ -93,7 +93,7 @@ impl Kubectl {
         Ok(if output.status.success() { Ok(said) } else { Err(said.err) })
     }
 
-    /// `kubectl apply -k` of a target, as README has it; warnings are errors.
+    /// Runs `kubectl apply -k` for a target, as in the README. Warnings are errors.
     pub(crate) fn apply(&self, target: &str) -> Result<()> {
         let path = dir(target);
         let path = path.to_str().context("a path that is text")?;
@@ -114,12 +114,12 @@ fn program() -> Result<PathBuf> {
 
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    // A home of nobody's: no configuration and no cache but its own.
+    // An empty home directory, so that kubectl finds no configuration or cache of the user.
     command.env_clear().env("HOME", world::scratch());
     command
 }
 
-/// The objects of a target, as kustomize makes them.
+/// The objects of a target, as kustomize renders them.
 pub(crate) fn render(target: &str) -> Result<Vec<Value>> {
     if let Err(missing) = Assets::find() {
         return world::skip(&format!("{missing:#}"));
@@ -129,23 +129,23 @@ pub(crate) fn render(target: &str) -> Result<Vec<Value>> {
     serde_saphyr::from_multiple(&text).map_err(|error| anyhow::anyhow!("{target}: {error}"))
 }
 
-/// The one object of a kind and name.
+/// The object of a kind and name.
 pub(crate) fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> Result<&'a Value> {
     let found = objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
     found.with_context(|| format!("no {kind} {name}"))
 }
 
-/// A pod that asks for a role, as the real API server takes it.
+/// A pod with a role annotation that the real API server accepts.
 pub(crate) fn with_role(rig: &Rig<Cluster>, name: &str, role: &str) -> Result<Pod> {
     rig.pod(spec(TEAM, name).annotation(ROLE, role))
 }
 
-/// A pod of the lowest class, which the server alone decides.
+/// A pod of the best-effort class, as the server sets it.
 pub(crate) fn spec(namespace: &str, name: &str) -> PodSpec {
     PodSpec::new(namespace, name).qos(Qos::BestEffort)
 }
 
-/// Waits until `client` has credentials of `role`, by STS's word.
+/// Waits until `client` gets credentials of `role`, as recorded by the STS double.
 pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &str) -> Result<Creds> {
     let credentials =
         proc::until(&format!("credentials of {role}"), Duration::from_secs(60), || Ok(client.credentials().ok()));
@@ -155,7 +155,7 @@ pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &s
     Ok(credentials)
 }
 
-/// A kubeconfig with a real token of the manifests' account, as the pod would have it.
+/// A kubeconfig with a real token of the manifests' service account, like the pod's.
 fn account(rig: &Rig<Cluster>, kubectl: &Kubectl) -> Result<String> {
     let token = kubectl.run(&["create", "token", "podrole", "-n", SYSTEM])?;
     let path = world::scratch().join("account.kubeconfig");

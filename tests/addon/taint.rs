@@ -1,4 +1,4 @@
-//! The startup taint goes when the daemon is ready and not before, and the right to do that is good for nothing else.
+//! The daemon removes the startup taint when it is ready and not before, and its right to do so permits nothing else.
 
 use std::fs;
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn goes() -> Result<()> {
     let role = object(&objects, "ClusterRole", "podrole")?;
     let all = rights(role)?;
     let flags = ["--kubeconfig", config.as_str(), KEY, TAINT];
-    // Without each right of this overlay, and while something else keeps the daemon from being ready.
+    // Without each right of this overlay, and while another cause keeps the daemon from being ready.
     for (resource, verb) in [("nodes", "get"), ("nodes", "patch"), ("namespaces", "list")] {
         let what = format!("{verb} {resource}");
         taint(&api)?;
@@ -46,7 +46,7 @@ fn goes() -> Result<()> {
         proc::until(sign, SOON, || Ok(rig.daemon()?.logs().contains(sign).then_some(())))?;
         ensure!(taints(&kubectl, "node-1")? == ["keep", TAINT, TAINT], "it is gone without the right to {what}");
         ensure!(rig.daemon()?.is_ready() == (resource == "nodes"), "a taint that stays is no reason to serve nobody");
-        // The control: with everything there the same daemon takes it off, and that alone.
+        // Control: with all rights the same daemon removes this taint and no other.
         set(&api, role, &all)?;
         let gone = || Ok((taints(&kubectl, "node-1")? == ["keep"]).then_some(()));
         proc::until("the taint to be gone", Duration::from_secs(60), gone)
@@ -54,7 +54,7 @@ fn goes() -> Result<()> {
         ensure!(rig.daemon()?.is_ready(), "gone before all is ready");
         ensure!(taints(&kubectl, "node-2")? == [TAINT], "another node's is gone");
     }
-    // A node that never had it is no error.
+    // A node that never had the taint is not an error.
     rig.start(&flags)?;
     let said = "This node does not have the startup taint";
     proc::until(said, SOON, || Ok(rig.daemon()?.logs().contains(said).then_some(())))
@@ -87,7 +87,7 @@ fn bounded() -> Result<()> {
             "change nothing of a node",
         ),
     ];
-    // Known to the server a moment after it was applied.
+    // The server enforces the policy shortly after it was applied.
     proc::until("the policy to be in force", SOON, || {
         Ok(patch(&token, "node-2", &json!({"metadata": {"labels": {"probe": "x"}}}))?.err())
     })?;
@@ -95,12 +95,12 @@ fn bounded() -> Result<()> {
         let refused = patch(&token, node, change)?.err().with_context(|| format!("{node} {change}: done"))?;
         ensure!(refused.contains(reason), "{node} {change}: {refused}");
     }
-    // A token that is bound to no pod names no node.
+    // A token that is not bound to a pod does not name a node.
     let loose = kubectl.run(&["create", "token", "podrole", "-n", SYSTEM])?;
     let off = spec(json!([keep]));
     let refused = patch(loose.out.trim(), "node-1", &off)?.err().context("a token of no node may do it")?;
     ensure!(refused.contains("only the node that its own pod runs on"), "{refused}");
-    // The controls: what it is for works, and an administrator is not meant.
+    // Controls: the intended change works, and administrators are not restricted.
     patch(&token, "node-1", &off)?.map_err(anyhow::Error::msg)?;
     ensure!(taints(&kubectl, "node-1")? == ["keep"] && taints(&kubectl, "node-2")? == [TAINT], "not as patched");
     for (node, change, _) in &cases {
@@ -111,7 +111,7 @@ fn bounded() -> Result<()> {
     Ok(())
 }
 
-/// Two nodes as they come: both with the taint, one of them with others too.
+/// Two new nodes: both have the taint, one of them also others.
 fn taint(api: &Api) -> Result<()> {
     let one = |key: &str, effect: &str| json!({"key": key, "effect": effect});
     let nodes = [
@@ -128,14 +128,14 @@ fn taint(api: &Api) -> Result<()> {
     Ok(())
 }
 
-/// The keys of a node's taints, but for what the server adds to nodes that no kubelet has reported.
+/// The keys of a node's taints, without those that the server adds to nodes without a kubelet.
 fn taints(kubectl: &Kubectl, node: &str) -> Result<Vec<String>> {
     let said = kubectl.run(&["get", "node", node, "-o", "jsonpath={.spec.taints[*].key}"])?;
     let keys = said.out.split_whitespace().filter(|key| !key.starts_with("node.kubernetes.io/"));
     Ok(keys.map(str::to_owned).collect())
 }
 
-/// A token as the kubelet gets it for the daemon's pod, which names the pod's node; and a kubeconfig with it.
+/// A token like the one the kubelet gets for the daemon's pod, which names the pod's node, and the path of a kubeconfig with it.
 fn bound_token(rig: &Rig<Cluster>, api: &Api) -> Result<(String, String)> {
     taint(api)?;
     let pod = json!({

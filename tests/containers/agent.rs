@@ -1,4 +1,4 @@
-//! The node's agent does what manifests say, and says so where it cannot: the other trials stand on that.
+//! The node's agent implements manifests and reports every field that it does not support. The other trials rely on this.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn does_or_refuses() -> Result<()> {
     ensure!(done["status"]["phase"] == "Succeeded", "{}", site.report(TEAM));
     let uid = done["metadata"]["uid"].as_str().unwrap_or_default();
     let said = site.container_log(&done, "main")?;
-    // Init containers ran first and in order, in one volume; fields of the pod and of its environment reached the arguments.
+    // Init containers ran first and in order, with a shared volume. Fields of the pod and its environment reached the arguments.
     ensure!(said.trim() == format!("one two {uid} team 10.0.0.5 three-four"), "{said:?}");
 
     let last = status(&pods, "flapping")["lastState"]["terminated"].clone();
@@ -53,7 +53,7 @@ fn does_or_refuses() -> Result<()> {
     Ok(())
 }
 
-/// Fields that the agent does not know: ignoring one would make a test believe in it.
+/// Fields that the agent does not know. If it ignored one, a test could rely on something that has no effect.
 fn refused() -> Value {
     let mut pod = python("refused", "Never", "print(1)");
     let container = &mut pod["spec"]["containers"][0];
@@ -89,7 +89,7 @@ fn sequence() -> Value {
     pod
 }
 
-/// Ends again and again, and is started again.
+/// A container that exits again and again, and is restarted.
 fn flapping() -> Value {
     python("flapping", "Always", "open('/dev/termination-log', 'w').write('as it was told'); raise SystemExit(3)")
 }

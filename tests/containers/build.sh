@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes what the images of the container tests consist of, and prints the directory that holds it.
+# Builds the root file systems of the images in the container tests, and prints their directory.
 #
-# ${CARGO_TARGET_DIR:-target}/containers/podrole.tar   the root file system of podrole's own image, without podrole: the tests add the
-#                                                      binary that they were built with
+# ${CARGO_TARGET_DIR:-target}/containers/podrole.tar   the root file system of podrole's image, without podrole: the tests add the binary
+#                                                      that was built with them
 # ${CARGO_TARGET_DIR:-target}/containers/python.tar    Debian's Python, with boto3 as tests/sdk pins it
 #
-# What is there already and was made from the same is left alone.
+# An existing result from the same sources is kept.
 set -eu
 umask 022
 
@@ -18,11 +18,11 @@ target=${CARGO_TARGET_DIR:-$repository/target}
 mkdir -p "$target/containers"
 out=$(CDPATH='' cd -- "$target/containers" && pwd)
 
-# Two callers must not write the same files; the lock goes with this process.
+# Two callers must not write the same files. The lock ends with this process.
 exec 9>"$out/.lock"
 flock 9
 
-# Is `$name` there, made from these?
+# Whether `$name` exists and was built from these files.
 made_from() {
     from=$("$repository/.ci/fingerprint" "$(dpkg --print-architecture)" "$@") || fail "fingerprint failed"
     [ -f "$out/$name" ] && [ "$(cat "$out/.$name.from" 2>/dev/null)" = "$from" ]
@@ -46,12 +46,12 @@ if ! made_from tests/containers/build.sh tests/sdk/requirements.txt; then
     sdk=${PODROLE_SDK:-$("$repository/tests/sdk/build.sh" venv)}
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    # Pure Python, so that Debian's interpreter takes what this machine's downloaded.
+    # Pure Python packages, so Debian's interpreter accepts those that this machine's interpreter downloaded.
     mkdir -p "$work/site"
     for package in boto3 botocore dateutil jmespath s3transfer six.py urllib3; do
         cp -R "$sdk"/venv/lib/python3*/site-packages/"$package" "$work/site/"
     done
-    # Models of services that nobody asks here are most of its size.
+    # Models of unused services are most of its size.
     find "$work/site/botocore/data" -mindepth 1 -maxdepth 1 -type d ! -name sts -exec rm -rf {} +
     PODROLE_SITE=$work/site mmdebstrap --quiet --variant=extract --format=tar --include=python3-minimal,libpython3-stdlib \
         --extract-hook='mkdir -p "$1/opt" && cp -R "$PODROLE_SITE/." "$1/opt/"' bookworm "$work/all.tar" ||

@@ -1,4 +1,4 @@
-//! Every capability that the manifests grant is needed: without it podrole's pod is not ready and says which one it lacks.
+//! Every capability that the manifests grant is needed. Without it podrole's pod is not ready and names the missing capability.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("capabilities::the_kernel_wants_them", the_kernel_wants_them).timeout(Duration::from_secs(120)),
 ];
 
-/// What is granted to which container, and how to find it in the DaemonSet.
+/// Each granted capability, its container, and its place in the DaemonSet.
 const GRANTED: [(&str, &str, &[&str]); 2] = [
     ("guard", "/spec/template/spec/initContainers/0", &["NET_ADMIN"]),
     ("podrole", "/spec/template/spec/containers/0", &["NET_ADMIN", "NET_BIND_SERVICE", "SYS_ADMIN"]),
@@ -25,7 +25,7 @@ const GRANTED: [(&str, &str, &[&str]); 2] = [
 fn each_is_needed() -> Result<()> {
     let site = node(Network::PointToPoint)?;
     let image = podrole_image(&site)?;
-    // The control: with all of them it becomes ready.
+    // Control: with all capabilities the pod becomes ready.
     apply(&site, &image, &[])?;
     site.until_pods("podrole's pod to become ready", SYSTEM, READY, |pods| pods.iter().any(RealNode::is_ready))?;
     let template = daemonset(&site)?["spec"]["template"]["spec"].clone();
@@ -46,7 +46,7 @@ fn each_is_needed() -> Result<()> {
     Ok(())
 }
 
-/// The container ends with an error that names the capability, and the pod is not ready.
+/// Asserts that the container exits with an error that names the capability, and that the pod is not ready.
 fn fails(site: &RealNode, container: &str, taken: &str) -> Result<()> {
     let log = proc::until("the container's failure", READY, || {
         let Some(pod) = site.pods(SYSTEM)?.into_iter().next() else { return Ok(None) };
@@ -68,14 +68,14 @@ fn fails(site: &RealNode, container: &str, taken: &str) -> Result<()> {
     Ok(())
 }
 
-/// The daemon's own word for what it needs is a table, which may hold too much. So the kernel is asked: what the daemon does with a
-/// capability is refused without it, in a container like the daemon's, and works with all of them. (What is done with NET_ADMIN the
-/// guard above really tries.)
+/// The daemon has a table of the capabilities that it needs, which could list too many. This trial checks with the kernel: in a
+/// container like the daemon's, an operation that needs a capability fails without it and succeeds with all of them. (The guard
+/// container above covers NET_ADMIN.)
 fn the_kernel_wants_them() -> Result<()> {
     let site = node(Network::PointToPoint)?;
     python_image(&site)?;
     site.namespace(TEAM, &[])?;
-    // A namespace that another pod lives in.
+    // The network namespace of another pod.
     site.cluster.create(prober("resident", &[], false, "import time; time.sleep(600)"))?;
     site.until_pods("a pod that runs", TEAM, READY, |pods| pods.iter().any(RealNode::is_ready))?;
     let all: &[&str] = GRANTED[1].2;
@@ -96,7 +96,7 @@ fn the_kernel_wants_them() -> Result<()> {
     Ok(())
 }
 
-/// What the daemon does: listen on port 80, enter another network namespace.
+/// Operations of the daemon: listen on port 80, enter another network namespace.
 const TRY: &str = r#"
 import ctypes, errno, glob, os, socket
 try:
@@ -110,7 +110,7 @@ CLONE_NEWNET = 0x40000000
 print("setns", "ok" if libc.setns(namespace, CLONE_NEWNET) == 0 else errno.errorcode[ctypes.get_errno()])
 "#;
 
-/// A container like the daemon's, as far as the kernel's leave matters.
+/// A container with the same privileges as the daemon's.
 fn prober(name: &str, capabilities: &[&str], host: bool, script: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": TEAM, "name": name},

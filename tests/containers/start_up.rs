@@ -1,4 +1,4 @@
-//! Pods that ask in their first moments, one and many at a time: the race that every earlier agent of this kind lost.
+//! Pods that request credentials as soon as they start, one and many at a time. Earlier agents of this kind lost this race.
 
 use std::time::{Duration, Instant};
 
@@ -19,13 +19,13 @@ pub(crate) const TRIALS: &[Trial] = &[
 ];
 
 const LIMIT: Duration = Duration::from_secs(300);
-/// Two cores start some ten pods a second at the best.
+/// Two cores start about ten pods a second at most.
 const FINISH: Duration = Duration::from_secs(120);
 
-/// Longer than the 800 ms after which a client is told to come again.
+/// Longer than the 800 ms after which podrole answers 503.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// A line of the asking program.
+/// One line of output of the asking program.
 #[derive(Debug, Deserialize)]
 struct Answer {
     ms: u64,
@@ -44,7 +44,7 @@ fn ask_at_once() -> Result<()> {
     installed(&site)?;
     asker_image(&site)?;
     site.namespace(TEAM, &["*"])?;
-    // The last ones find an STS that takes longer than podrole may keep them waiting: there the answer is 503 first.
+    // In the last burst STS takes longer than podrole lets a client wait, so the first answers are 503.
     let most = PODS_AT_ONCE.count();
     for (count, delay) in [(1, Duration::ZERO), (10, Duration::ZERO), (most, Duration::ZERO), (9, SLOW)] {
         site.sts.set_delay(delay);
@@ -54,7 +54,7 @@ fn ask_at_once() -> Result<()> {
         let (mut own, mut later, mut first) = (0, 0, Vec::new());
         for (role, answers) in &said {
             let asked = answers.first().with_context(|| format!("the pod of {role} said nothing"))?;
-            // By the program's own clock: it does nothing before it asks.
+            // By the program's own clock. It does nothing before its first request.
             ensure!(asked.ms < 100, "the pod of {role} asked after {} ms only", asked.ms);
             for answer in answers {
                 judge(&site, role, answer)?;
@@ -80,7 +80,7 @@ fn ask_at_once() -> Result<()> {
     no_leak(&site)
 }
 
-/// The control: the same pods see the node's role, and the judgement above sees that.
+/// Control: without podrole the same pods get the node's role, and `judge` detects it.
 fn without_podrole() -> Result<()> {
     let site = node(Network::PointToPoint)?;
     asker_image(&site)?;
@@ -93,7 +93,7 @@ fn without_podrole() -> Result<()> {
     leaks(&site)
 }
 
-/// An answer is the pod's own role, a request to come again, or nothing worse than no answer.
+/// Asserts that an answer is the pod's own role or a 503.
 fn judge(site: &RealNode, role: &str, answer: &Answer) -> Result<()> {
     ensure!([200, 503].contains(&answer.status), "the pod of {role} was told {answer:?}");
     ensure!(answer.error.is_empty() || answer.status == 503, "the pod of {role} was told {answer:?}");
@@ -107,7 +107,7 @@ fn judge(site: &RealNode, role: &str, answer: &Answer) -> Result<()> {
     Ok(())
 }
 
-/// Makes `count` pods at once, each with a role of its own, waits for their ends, and gives what each heard. All are gone then.
+/// Creates `count` pods at once, each with its own role, waits until all have ended, deletes them, and returns each pod's answers.
 fn burst(site: &RealNode, count: usize) -> Result<Vec<(String, Vec<Answer>)>> {
     for number in 0..count {
         let name = format!("asker-{count}-{number}");

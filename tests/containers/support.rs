@@ -1,4 +1,4 @@
-//! What the trials have in common: a node, images, podrole applied to it.
+//! Shared by the trials: a node, images, and podrole installed on the node.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,18 +13,18 @@ use podrole_lab::runtime::{Image, Network};
 use podrole_lab::world;
 use serde_json::{Value, json};
 
-/// Where the manifests put podrole.
+/// The namespace in which the manifests install podrole.
 pub(crate) const SYSTEM: &str = "podrole-system";
-/// The namespace of most trials' pods.
+/// The namespace of the pods in most trials.
 pub(crate) const TEAM: &str = "team";
-/// From `apply` to a pod that is ready, on a busy machine.
+/// The time from `apply` until the pod is ready, on a busy machine.
 pub(crate) const READY: Duration = Duration::from_secs(90);
-/// The image of a program that asks for credentials from its first moment on.
+/// The image of a program that requests credentials as soon as it starts.
 pub(crate) const ASKER: &str = "localhost/lab/asker:1";
 /// The image with Python and boto3.
 pub(crate) const PYTHON: &str = "localhost/lab/python:1";
 
-/// A node that is ready; the trial is skipped where it cannot be made.
+/// A ready node. Skips the trial if the machine cannot run one.
 pub(crate) fn node(network: Network) -> Result<RealNode> {
     if let Some(missing) = RealNode::missing() {
         return world::skip(&missing);
@@ -32,8 +32,8 @@ pub(crate) fn node(network: Network) -> Result<RealNode> {
     RealNode::start(network)
 }
 
-/// Puts podrole's image on the node; its name. The one that `PODROLE_IMAGE` names, or the release's root file system with the
-/// binary that was built for this test: everything but the binary is the same.
+/// Imports podrole's image on the node and returns its name: the image that `PODROLE_IMAGE` names, or the root file system of the
+/// release image with the binary that was built for this test.
 pub(crate) fn podrole_image(site: &RealNode) -> Result<String> {
     if let Some(archive) = set("PODROLE_IMAGE") {
         return site.runtime.import(&site.node, Path::new(&archive));
@@ -46,13 +46,13 @@ pub(crate) fn podrole_image(site: &RealNode) -> Result<String> {
     site.runtime.import(&site.node, &image.write()?)
 }
 
-/// Puts the image of the asking program on the node.
+/// Imports the image of the asking program on the node.
 pub(crate) fn asker_image(site: &RealNode) -> Result<String> {
     let image = Image::new(ASKER).file(&Assets::find()?.program("asker")?, "/asker").entrypoint(&["/asker"]);
     site.runtime.import(&site.node, &image.write()?)
 }
 
-/// Puts an image with Python, boto3 and the probe on the node.
+/// Imports an image with Python, boto3 and the probe on the node.
 pub(crate) fn python_image(site: &RealNode) -> Result<String> {
     let probe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/boto_probe.py");
     let image = Image::new(PYTHON)
@@ -63,8 +63,8 @@ pub(crate) fn python_image(site: &RealNode) -> Result<String> {
     site.runtime.import(&site.node, &image.write()?)
 }
 
-/// `kubectl apply -k daemonset`, with what every user's overlay has: where the image is, and where this cluster's AWS is.
-/// `patches` are JSON patches of the DaemonSet on top.
+/// Runs `kubectl apply -k daemonset` with the settings of a user's overlay: the image, and the endpoint of AWS. `patches` are
+/// additional JSON patches of the DaemonSet.
 pub(crate) fn apply(site: &RealNode, image: &str, patches: &[Value]) -> Result<()> {
     let (name, tag) = image.rsplit_once(':').context("an image has a tag")?;
     let mut all = vec![json!(
@@ -79,7 +79,7 @@ pub(crate) fn apply(site: &RealNode, image: &str, patches: &[Value]) -> Result<(
     site.apply(&Path::new(env!("CARGO_MANIFEST_DIR")).join("daemonset"), &overlay).map(drop)
 }
 
-/// The same, and waits until podrole's pod is ready.
+/// The same, then waits until podrole's pod is ready.
 pub(crate) fn installed(site: &RealNode) -> Result<Value> {
     apply(site, &podrole_image(site)?, &[])?;
     let pods =
@@ -87,24 +87,24 @@ pub(crate) fn installed(site: &RealNode) -> Result<Value> {
     pods.into_iter().next().context("there is a pod")
 }
 
-/// Creates a pod that the scheduler binds, of these containers, as `kubectl run` would.
+/// Creates a pod with these containers, which the scheduler binds, as `kubectl run` does.
 pub(crate) fn create(site: &RealNode, name: &str, annotations: Value, containers: Value) -> Result<()> {
     let object = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": TEAM, "name": name, "annotations": annotations},
-        // The asker ends by itself, Python is told to: nobody waits for a pod that is deleted.
+        // Deleting a pod need not wait: the asking program ends by itself, and Python on SIGTERM.
         "spec": {"restartPolicy": "Never", "containers": containers, "terminationGracePeriodSeconds": 1},
     });
     site.cluster.create(object).map(drop)
 }
 
-/// Deletes a pod as users do, and waits until the node's agent has taken it down.
+/// Deletes a pod as users do, and waits until the node's agent has removed it.
 pub(crate) fn delete(site: &RealNode, name: &str) -> Result<()> {
     site.cluster.delete_with_grace("Pod", TEAM, name, 1)?;
     proc::until(&format!("{name} to be gone"), READY, || Ok(site.pod(TEAM, name).is_err().then_some(())))
 }
 
-/// The role of an access key, by STS's word; the node's own by the metadata service's.
+/// The role of an access key, as recorded by the STS double. For the node's own key, as recorded by the metadata double.
 pub(crate) fn role_of(site: &RealNode, key: &str) -> Option<String> {
     if key == site.imds.credentials().access_key_id {
         return Some("the node's".to_owned());
@@ -113,29 +113,29 @@ pub(crate) fn role_of(site: &RealNode, key: &str) -> Option<String> {
     issued.role_arn.rsplit('/').next().map(str::to_owned)
 }
 
-/// Nothing of any pod's has reached the cloud's metadata service.
+/// Asserts that no packet and no request of a pod reached the cloud's metadata service.
 pub(crate) fn no_leak(site: &RealNode) -> Result<()> {
     let (packets, seen) = (site.imds.leaked_packets()?, site.imds.from_pods());
     ensure!(packets == 0 && seen.is_empty(), "{packets} packets leaked: {seen:?}");
     Ok(())
 }
 
-/// The control of it: without podrole packets are counted and requests are seen.
+/// The control of [`no_leak`]: asserts that packets were counted and requests recorded.
 pub(crate) fn leaks(site: &RealNode) -> Result<()> {
     let (packets, seen) = (site.imds.leaked_packets()?, site.imds.from_pods());
     ensure!(packets > 0 && !seen.is_empty(), "{packets} packets were counted, the metadata service saw {seen:?}");
     Ok(())
 }
 
-/// What is there of podrole, as the administrator sees it.
+/// The state of podrole's objects, as an administrator sees it.
 pub(crate) fn daemonset(site: &RealNode) -> Result<Value> {
     site.cluster.get(User::Admin, "DaemonSet", SYSTEM, "podrole")
 }
 
-/// A root file system that `tests/containers/build.sh` made; the trial is skipped where there is none.
+/// A root file system that `tests/containers/build.sh` built. Skips the trial if there is none.
 fn rootfs(name: &str) -> Result<PathBuf> {
     let program = env::current_exe().context("find this program")?;
-    // target/PROFILE/deps/NAME, and one level more with --target.
+    // The program is target/PROFILE/deps/NAME, or one level deeper with --target.
     let near = program.ancestors().skip(3).take(2).map(Path::to_owned);
     let mut places = set("CARGO_TARGET_DIR").map(PathBuf::from).into_iter().chain(near);
     match places.find_map(|dir| Some(dir.join("containers").join(name)).filter(|path| path.is_file())) {

@@ -1,4 +1,4 @@
-//! From `kubectl apply -k` to boto3 in a container that has its pod's role.
+//! From `kubectl apply -k` to boto3 in a container with the role of its pod.
 
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,11 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("whole_way::without_podrole_boto3_is_the_node", without_podrole).timeout(LIMIT),
 ];
 
-/// What the whole way may take.
+/// The timeout of a trial.
 const LIMIT: Duration = Duration::from_secs(180);
-/// For what the controllers do about one change.
+/// The time that controllers may take to react to a change.
 const SOON: Duration = Duration::from_secs(10);
-/// Python, boto3 and three answers.
+/// The time for Python, boto3 and three answers.
 const ANSWER: Duration = Duration::from_secs(60);
 
 fn from_apply_to_boto3() -> Result<()> {
@@ -31,11 +31,11 @@ fn from_apply_to_boto3() -> Result<()> {
     println!("figure: node ready after {:?}", begin.elapsed());
     let podrole = installed(&site)?;
     println!("figure: podrole ready after {:?}", begin.elapsed());
-    // The controller hears of it when we do, not before.
+    // The controller learns of the ready pod at the same time as this trial, so its status may follow later.
     proc::until("the DaemonSet to know", SOON, || Ok((daemonset(&site)?["status"]["numberReady"] == 1).then_some(())))?;
     let guard = RealNode::container_state(&podrole, "guard")?;
     ensure!(guard["state"]["terminated"]["exitCode"] == 0, "the guard ran first: {guard:#}");
-    // It starts with a read-only root, no capability but the named ones and the runtime's seccomp profile: by the kernel's word.
+    // The kernel confirms a read-only root, only the named capabilities, and the runtime's seccomp profile.
     hardened(&site, &podrole)?;
 
     asks_and_is(&site, "web")?;
@@ -51,7 +51,7 @@ fn on_a_bridge() -> Result<()> {
     no_leak(&site)
 }
 
-/// The control of both: what boto3 says where podrole is not.
+/// The control of both: without podrole boto3 gets the node's role.
 fn without_podrole() -> Result<()> {
     let site = node(Network::PointToPoint)?;
     let answers = ask(&site, "web")?;
@@ -60,7 +60,7 @@ fn without_podrole() -> Result<()> {
     leaks(&site)
 }
 
-/// A pod of two containers, one of which has a role of its own: both are who they should be.
+/// A pod with two containers, one of which has its own role: each gets the right role.
 fn asks_and_is(site: &RealNode, name: &str) -> Result<()> {
     let answers = ask(site, name)?;
     let uid = site.pod(TEAM, name)?["metadata"]["uid"].as_str().context("a pod has a UID")?.to_owned();
@@ -72,7 +72,7 @@ fn asks_and_is(site: &RealNode, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes the pod and gives what boto3 in its containers `app` and `side` found.
+/// Creates the pod and returns what boto3 found in its containers `app` and `side`.
 fn ask(site: &RealNode, name: &str) -> Result<Vec<Value>> {
     python_image(site)?;
     site.namespace(TEAM, &["web-role", "side-role"])?;
@@ -96,7 +96,7 @@ fn ask(site: &RealNode, name: &str) -> Result<Vec<Value>> {
         .collect()
 }
 
-/// What the kernel says of podrole's process.
+/// The status of podrole's process in the kernel.
 fn hardened(site: &RealNode, pod: &Value) -> Result<()> {
     let id = RealNode::container_state(pod, "podrole")?["containerID"].as_str().unwrap_or_default().to_owned();
     let id = id.trim_start_matches("containerd://");

@@ -10,22 +10,22 @@ use podrole_lab::proc;
 use podrole_lab::world::{scratch, skip};
 use serde_json::Value;
 
-/// This machine, as images name it.
+/// This machine's architecture, as images name it.
 pub(crate) const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
-/// An image on disk, and its parts.
+/// An unpacked image and its parts.
 pub(crate) struct Image {
     pub(crate) archive: PathBuf,
-    /// The one entry of the index.
+    /// The only entry of the index.
     pub(crate) entry: Value,
     pub(crate) manifest: Value,
     pub(crate) config: Value,
-    /// Its layers, one over the other.
+    /// The directory with all layers, unpacked in order.
     pub(crate) root: PathBuf,
 }
 
 impl Image {
-    /// Unpacks the image under test in the trial's world; every digest on the way is checked.
+    /// Unpacks the image under test in the trial's world and checks every digest.
     pub(crate) fn open() -> Result<Self> {
         let archive = match env::var_os("PODROLE_IMAGE") {
             Some(path) => PathBuf::from(path),
@@ -48,7 +48,7 @@ impl Image {
         Ok(Self { archive, entry, manifest, config, root })
     }
 
-    /// A file that `make image` writes beside the archive.
+    /// The path of a file that `make image` writes beside the archive.
     pub(crate) fn beside(&self, suffix: &str) -> Result<PathBuf> {
         let name = self.archive.file_name().and_then(|name| name.to_str()).context("the archive has no name")?;
         let stem = name.strip_suffix(".oci.tar").with_context(|| format!("{name} is not called *.oci.tar"))?;
@@ -56,7 +56,7 @@ impl Image {
     }
 }
 
-/// Where `make image` puts the one for this machine.
+/// The archive that `make image` built for this machine.
 fn built() -> Result<PathBuf> {
     let test = env::current_exe().context("find this program")?;
     let target = test.ancestors().nth(3).context("this program is in no target directory")?;
@@ -68,7 +68,7 @@ fn unpack(archive: &Path, into: &Path) -> Result<()> {
     proc::run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(into).arg("--same-permissions")).map(drop)
 }
 
-/// The file that a descriptor names, which must have the descriptor's digest and size.
+/// The file that a descriptor names. Fails if its digest or size differs from the descriptor.
 fn blob(layout: &Path, descriptor: &Value) -> Result<PathBuf> {
     let digest = descriptor["digest"].as_str().context("a descriptor has no digest")?;
     let hex = digest.strip_prefix("sha256:").with_context(|| format!("{digest} is not SHA-256"))?;

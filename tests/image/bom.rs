@@ -17,7 +17,7 @@ pub(crate) const TRIALS: &[Trial] = &[
 fn form() -> Result<()> {
     let (_, bom) = open()?;
     well_formed(&bom)?;
-    // Control: each kind of damage is seen.
+    // Control: each kind of damage is detected.
     let damage: [fn(&mut Value); 5] = [
         |bom| bom["specVersion"] = "15".into(),
         |bom| bom["components"][0]["type"] = "crate".into(),
@@ -46,7 +46,7 @@ fn complete() -> Result<()> {
     for expected in ["podrole", "aws-lc-sys", "hyper", "kube", "nftables", "rustls", "tokio"] {
         ensure!(crates.contains(expected), "{expected} is compiled in and not listed");
     }
-    // In the lock file, and compiled into tests, by build scripts, or for other systems.
+    // These are in the lock file but only used by tests, by build scripts or on other systems.
     for other in ["podrole-lab", "proptest", "libtest-mimic", "cc", "syn", "windows-sys"] {
         ensure!(!crates.contains(other), "{other} is listed and not compiled in");
     }
@@ -75,7 +75,7 @@ fn open() -> Result<(Image, Value)> {
     Ok((image, serde_json::from_slice(&bytes)?))
 }
 
-/// What the schema of CycloneDX 1.5 asks of the parts that we write, and that references lead somewhere.
+/// Checks the rules of the CycloneDX 1.5 schema for the parts that we write, and that every reference resolves.
 fn well_formed(bom: &Value) -> Result<()> {
     ensure!(bom["bomFormat"] == "CycloneDX" && bom["specVersion"] == "1.5" && bom["version"] == 1);
     let serial = bom["serialNumber"].as_str().and_then(|serial| serial.strip_prefix("urn:uuid:"));

@@ -1,4 +1,4 @@
-//! What is in the image, and what is not.
+//! The files in the image, and files that must not be there.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
@@ -18,7 +18,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("the_binary_holds_no_path_of_the_machine_that_built_it", paths).may_skip(),
 ];
 
-/// As it is pulled, and as it lies on a node.
+/// The limit for the compressed image and for the unpacked one.
 const MOST_BYTES: u64 = 25_000_000;
 
 fn labels() -> Result<()> {
@@ -52,9 +52,9 @@ fn programs() -> Result<()> {
     let image = Image::open()?;
     let found = findings(&image.root)?;
     ensure!(found.is_empty(), "{found:#?}");
-    // Where podrole looks first.
+    // The first path that podrole tries.
     ensure!(image.root.join("usr/sbin/nft").exists());
-    // Control: one of each kind that must not be there is seen.
+    // Control: a forbidden file of each kind is detected.
     fs::write(image.root.join("usr/bin/sh"), "#!/bin/sh\n")?;
     fs::set_permissions(image.root.join("usr/bin/sh"), fs::Permissions::from_mode(0o755))?;
     fs::set_permissions(image.root.join("usr/sbin/nft"), fs::Permissions::from_mode(0o4755))?;
@@ -76,14 +76,14 @@ fn programs() -> Result<()> {
     Ok(())
 }
 
-/// What ought not to be in the image, by path and reason.
+/// Files that must not be in the image, with path and reason.
 fn findings(root: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for file in files(root)? {
         let mut finding = |reason: &str| found.push(format!("{}: {reason}", file.path));
         let known = ["/usr/bin/podrole", "/usr/sbin/nft"].contains(&file.path.as_str());
         match file.kind {
-            // The loader and the C library can be executed and run only what is there anyway.
+            // The loader and the C library are executable, but can only run programs that are in the image anyway.
             Kind::File if file.mode & 0o111 != 0 && !known && !file.path.contains(".so.") => finding("a program"),
             Kind::Link if file.path.contains("bin/") => finding("a second name for a program"),
             Kind::Special => finding("a device, pipe or socket"),
@@ -111,7 +111,7 @@ enum Kind {
 }
 
 struct Entry {
-    /// From the image's root on.
+    /// The path relative to the image's root.
     path: String,
     kind: Kind,
     mode: u32,
@@ -154,7 +154,7 @@ fn authorities() -> Result<()> {
     let count = "import ssl, sys; print(len(ssl.create_default_context(cafile=sys.argv[1]).get_ca_certs()))";
     let known = proc::run(Command::new("python3").args(["-c", count]).arg(&bundle))?;
     let written = fs::read_to_string(&bundle)?.matches("BEGIN CERTIFICATE").count();
-    // A handful more or less with each of Mozilla's lists.
+    // The number changes slightly with each release of Mozilla's list.
     ensure!(written > 100, "{written} certificates");
     ensure!(known.trim() == written.to_string(), "of {written} certificates {known} can be read");
     Ok(())
@@ -164,7 +164,7 @@ fn paths() -> Result<()> {
     let image = Image::open()?;
     let binary = fs::read(image.root.join("usr/bin/podrole"))?;
     let holds = |text: &str| binary.windows(text.len()).any(|window| window == text.as_bytes());
-    // Control: paths are in it, by names that every machine has.
+    // Control: the binary does contain paths, with prefixes that are the same on every machine.
     ensure!(holds("/crates/") && holds("/rustc/"), "no path is in the binary at all: is this the right search?");
     for path in [env!("CARGO_MANIFEST_DIR"), "/.cargo/", "registry/src/", "/target/release/", "/home/", "/root/"] {
         ensure!(!holds(path), "the binary holds {path}");

@@ -1,4 +1,4 @@
-//! The image's programs, run with no more than its manifests give them.
+//! The image's programs run with only the privileges that the manifests grant.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,7 +19,7 @@ pub(crate) const TRIALS: &[Trial] = &[
 
 const NOBODY: u32 = 65534;
 const ROOT: u32 = 0;
-/// `CAP_NET_ADMIN`, by number.
+/// The number of `CAP_NET_ADMIN`.
 const NET_ADMIN: &str = "12";
 const NO_CAPABILITY: &str = "";
 
@@ -31,7 +31,7 @@ fn version() -> Result<()> {
         String::from_utf8_lossy(&output.stdout).trim() == concat!("podrole ", env!("CARGO_PKG_VERSION")),
         "{output:?}"
     );
-    // Control: the root is what the jail says it is, or the above says nothing of the image.
+    // Control: the program really runs in the image, which has no shell.
     let shell = jail.run(NOBODY, NO_CAPABILITY, &["/bin/sh", "-c", "true"])?;
     ensure!(!shell.status.success(), "there is a shell in the image: {shell:?}");
     Ok(())
@@ -46,7 +46,7 @@ fn nft() -> Result<()> {
     let listed: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let tables = listed["nftables"].as_array().context("no list of tables")?;
     ensure!(tables.iter().any(|object| object["table"]["name"] == "there"), "{listed}");
-    // Control: without the capability it cannot.
+    // Control: it fails without the capability.
     let output = jail.run(ROOT, NO_CAPABILITY, &list)?;
     ensure!(!output.status.success(), "{output:?}");
     Ok(())
@@ -56,7 +56,7 @@ fn guard() -> Result<()> {
     let jail = Jail::new()?;
     proc::run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     let tables = || proc::run(Command::new("nft").args(["list", "tables"]));
-    // A capability that Kubernetes adds is root's alone: why the image has no other user.
+    // Kubernetes gives added capabilities to root only, which is why the image runs as root.
     for (user, capabilities) in [(ROOT, NO_CAPABILITY), (NOBODY, NET_ADMIN)] {
         let output = jail.run(user, capabilities, &["/usr/bin/podrole", "guard"])?;
         ensure!(!output.status.success(), "{output:?}");
@@ -68,7 +68,7 @@ fn guard() -> Result<()> {
     Ok(())
 }
 
-/// The image as a container's root: read-only, with the /proc and /dev that runtimes give.
+/// The image as the root of a container: read-only, with /proc and /dev as runtimes provide them.
 struct Jail {
     image: Image,
 }
@@ -88,7 +88,7 @@ impl Jail {
         mount(&["--bind"], itself, root)?;
         mount(&["-t", "proc", "-o", "ro"], "proc", &root.join("proc"))?;
         mount(&["-t", "tmpfs"], "dev", &root.join("dev"))?;
-        // nft opens it to read a transaction.
+        // nft reads a transaction from it.
         symlink("/proc/self/fd/0", root.join("dev/stdin"))?;
         fs::write(root.join("dev/null"), "")?;
         mount(&["--bind"], "/dev/null", &root.join("dev/null"))?;

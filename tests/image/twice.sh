@@ -1,8 +1,8 @@
 #!/bin/sh
-# Builds the image that `make image` built once more, elsewhere and otherwise, and compares: twice.sh [ARCH]
+# Builds the image of `make image` again, in another directory with other settings, and compares the results: twice.sh [ARCH]
 #
-# The binary is taken from the first build, as compiling takes minutes; with REBUILD=1 it is compiled again too. The control builds
-# from another time, and must not give the same.
+# It takes the binary from the first build, because compiling takes minutes; REBUILD=1 compiles it again as well. The control builds
+# with another timestamp and must give a different image.
 set -eu
 cd "$(dirname "$0")/../.."
 arch=${1:-$(dpkg --print-architecture)}
@@ -13,14 +13,14 @@ trap 'rm -rf "$work"' EXIT
 fail() { printf 'twice: %s\n' "$*" >&2; exit 1; }
 [ -e "$first.oci.tar" ] || fail "$first.oci.tar is not there: run make image"
 
-# One of the layers has it.
+# The binary is in one of the layers.
 for blob in "$first.oci"/blobs/sha256/*; do
     tar -xzf "$blob" -C "$work" usr/bin/podrole 2>/dev/null && break
 done
 binary=$work/usr/bin/podrole
 [ -x "$binary" ] || fail "no binary is in $first.oci"
 again() {
-    # What is committed and what is not, but for what was built. The commit is that of this directory.
+    # Committed and new files, without build results. The commit is that of this directory.
     mkdir -p "$work/a longer path/to the source"
     git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work/a longer path/to the source"
     (

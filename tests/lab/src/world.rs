@@ -1,17 +1,17 @@
 //! Private namespaces that vanish with the process.
 //!
-//! [`enter`] turns a program that was started on somebody's machine into one that owns a machine: four processes in a row, each the
-//! same program.
+//! [`enter`] gives a program a machine of its own. It takes up to four processes, each started by the one before, all running the same
+//! program.
 //!
 //! ```text
-//! outside   what the user started: owns the cgroup, waits, cleans up
-//! init      pid 1 of a pid namespace, reaps orphans; dies with "outside", whatever kills that
-//! inside    the program proper: `enter` returns in it
-//! nested    optional, by [`Nested`]: the program once more, with network, mounts and cgroup of its own
+//! outside   started by the user: owns the cgroup, waits, cleans up
+//! init      pid 1 of a pid namespace, reaps orphans; is killed together with "outside"
+//! inside    does the program's work: `enter` returns in it
+//! nested    optional, started by [`Nested`]: the program once more, with its own network, mounts and cgroup
 //! ```
 //!
-//! `unshare --fork --kill-child` would do for the first step but for one thing: it blocks SIGTERM while it waits, so neither
-//! `kill` nor a CI runner could end a test.
+//! The first step does not use `unshare --fork --kill-child`, because that blocks SIGTERM while it waits: neither `kill` nor a CI
+//! runner could end a test.
 
 mod cgroup;
 mod inside;
@@ -30,13 +30,13 @@ pub use cgroup::{mount_cgroup1, remove as remove_cgroup};
 pub use nested::Nested;
 pub use trials::{Trial, run_trials, run_trials_by, skip, skips_fail};
 
-/// Where the lab's cgroups appear, as on a node: the root of the world's own subtree.
+/// Where the lab's cgroups are mounted, as on a node. The mount shows only the world's own subtree.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// How a process of the lab knows which of the four it is.
+/// The environment variable that tells a process of the lab which of the four it is.
 const STAGE: &str = "PODROLE_LAB_STAGE";
 
-/// The calling process is in private namespaces.
+/// Proof that the calling process is in private namespaces.
 #[derive(Debug)]
 pub struct World {
     name: String,
@@ -64,9 +64,9 @@ pub fn scratch() -> &'static Path {
     Path::new("/run/podrole-lab")
 }
 
-/// Puts the calling program into private namespaces. To be called while it has one thread.
+/// Puts the calling program into private namespaces. Must be called while the program has only one thread.
 ///
-/// Returns in a new process that runs the same program with the same arguments; the one that was started only waits for it.
+/// Returns in a new process that runs the same program with the same arguments. The original process only waits for the new one.
 pub fn enter(name: &str) -> Result<World> {
     let threads = fs::read_dir("/proc/self/task").context("list this process's threads")?.count();
     ensure!(threads == 1, "world::enter must come first in main, but {threads} threads run already");
@@ -124,7 +124,7 @@ fn own_netns() -> Result<u64> {
     fs::metadata("/proc/self/ns/net").map(|namespace| namespace.ino()).context("find this process's network namespace")
 }
 
-/// Takes the lab's marks off a command, so that what it starts is outside and makes a world of its own.
+/// Removes the lab's variables from a command's environment, so that the command starts "outside" and creates a world of its own.
 pub fn forget(command: &mut std::process::Command) -> &mut std::process::Command {
     command.env_remove(STAGE)
 }

@@ -1,7 +1,7 @@
-//! The lab's cgroup on the machine: how it is made, who owns it, how it goes.
+//! The lab's cgroup on the machine: creation, ownership and removal.
 //!
-//! The owner is told twice: by process id and start time in the name, and by a lock on the directory, which also holds where two
-//! pid namespaces share one cgroup mount. Only when both say that the owner is gone is a directory swept.
+//! Two things identify the owner: the process id and start time in the name, and a lock on the directory. The lock also works if two
+//! pid namespaces share one cgroup mount. A leftover directory is removed only if both say that its owner has ended.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -18,14 +18,14 @@ use crate::proc;
 const PREFIX: &str = "podrole-lab.";
 const GONE: Duration = Duration::from_secs(10);
 
-/// A cgroup of this process; removed, with all that runs in it, by [`Owned::remove`].
+/// A cgroup that this process owns. [`Owned::remove`] removes it and kills every process in it.
 pub(super) struct Owned {
     path: PathBuf,
     _lock: File,
 }
 
 impl Owned {
-    /// Makes this process's cgroup below `root`.
+    /// Creates this process's cgroup below `root`.
     pub(super) fn create(root: &Path) -> Result<Self> {
         let pid = std::process::id();
         let start = start_time(pid).context("find this process's own start time")?;
@@ -45,10 +45,10 @@ impl Owned {
     }
 }
 
-/// Where the machine has its cgroup2 hierarchy.
+/// The mount point of the machine's cgroup2 hierarchy.
 pub(super) fn mount_point() -> Result<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    // The last one wins: a later mount on the same place hides the earlier.
+    // The last one, because a later mount on the same directory hides an earlier one.
     let found = table.lines().rev().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         right.starts_with("cgroup2 ").then(|| left.split(' ').nth(4)).flatten()
@@ -56,7 +56,7 @@ pub(super) fn mount_point() -> Result<PathBuf> {
     found.map(PathBuf::from).context("no cgroup2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup")
 }
 
-/// Removes what earlier runs left because they were killed.
+/// Removes the cgroups of earlier runs that were killed.
 pub(super) fn sweep(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root).with_context(|| format!("list {}", root.display()))? {
         let entry = entry.with_context(|| format!("list {}", root.display()))?;
@@ -71,7 +71,7 @@ pub(super) fn sweep(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// True while the process that made the cgroup lives.
+/// Whether the process that created the cgroup is still running.
 pub(super) fn is_locked(path: &Path) -> Result<bool> {
     let dir = match File::open(path) {
         Ok(dir) => dir,
@@ -85,7 +85,7 @@ pub(super) fn is_locked(path: &Path) -> Result<bool> {
     }
 }
 
-/// Kills every process in a cgroup and below it, then removes the directories, deepest first. One that is gone already is fine.
+/// Kills every process in a cgroup and below it, then removes the directories, deepest first. A missing cgroup is not an error.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::write(path.join("cgroup.kill"), "1") {
         Ok(()) => {}
@@ -102,10 +102,10 @@ pub fn remove(path: &Path) -> Result<()> {
     remove_tree(path).with_context(|| format!("remove the cgroup {}", path.display()))
 }
 
-/// Mounts a cgroup version 1 hierarchy at `at`, a directory it makes; where the kernel has none to give, the trial is skipped.
+/// Creates the directory `at` and mounts a cgroup version 1 hierarchy there. Skips the trial if the kernel has no such hierarchy.
 pub fn mount_cgroup1(at: &Path) -> Result<()> {
     fs::create_dir_all(at).with_context(|| format!("create {}", at.display()))?;
-    // One that the machine has: it is only seen from here as well. A new one would be the whole machine's.
+    // Reuse a hierarchy of the machine. A new one would be visible to the whole machine.
     let own = fs::read_to_string("/proc/self/cgroup").context("read this process's cgroups")?;
     let hierarchy = own.lines().filter_map(|line| line.split(':').nth(1)).find(|name| !name.is_empty());
     let options = match hierarchy {
@@ -144,7 +144,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A cgroup that is removed while a file of it is open answers ENODEV.
+/// Reading an open file of a removed cgroup fails with ENODEV.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
 }
@@ -154,10 +154,10 @@ fn owner(name: &str) -> Option<(u32, u64)> {
     Some((pid.parse().ok()?, start.parse().ok()?))
 }
 
-/// When a process started, in clock ticks since boot: with its id, a name that is never given twice.
+/// The start time of a process in clock ticks since boot. Together with the process id it is unique.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses and may hold anything, parentheses and spaces too.
+    // The second field is the program's name in parentheses, which may itself contain parentheses and spaces.
     let (_, rest) = stat.rsplit_once(") ")?;
     rest.split(' ').nth(19)?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! The inside of a world: what the first process in it sets up, and how that process looks after the rest.
+//! The inside of a world: process 1, which sets it up and supervises the other processes.
 
 use std::env;
 use std::fs;
@@ -15,14 +15,14 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::{CGROUP_ROOT, STAGE, Stage, cgroup, own_netns, scratch};
 use crate::netns;
 
-/// Process 1: sets the world up, starts the program proper, reaps orphans until that ends.
+/// Runs as process 1: sets the world up, starts the "inside" program and reaps orphans until that program ends.
 pub(super) fn init(cgroup: &Path) -> Result<i32> {
-    // The kernel kills a pid namespace with its first process, and this ties that one to the process the user started.
+    // The kernel kills a pid namespace together with its process 1. This ties process 1 to the process that the user started.
     set_parent_process_death_signal(Some(Signal::KILL)).context("ask to die with the parent")?;
-    // The parent may have died before the line above; it holds a lock for as long as it lives.
+    // The parent may have died before the previous call. It holds a lock while it is alive.
     ensure!(cgroup::is_locked(cgroup)?, "the process that started this one is gone");
-    // That one waits for signals with all of them blocked, and a mask outlives fork and exec: no daemon under test would hear its
-    // SIGTERM.
+    // The parent waits for signals with all of them blocked, and a mask survives fork and exec. Without this call no daemon under
+    // test would receive SIGTERM.
     SigSet::empty().thread_set_mask().context("unblock signals")?;
     isolate(cgroup)?;
     let program = env::current_exe().context("find this program")?;
@@ -37,9 +37,9 @@ pub(super) fn init(cgroup: &Path) -> Result<i32> {
             WaitStatus::Signaled(pid, signal, _) if pid.as_raw().unsigned_abs() == child.id() => {
                 return Ok(128 + signal as i32);
             }
-            // An orphan.
+            // A reaped orphan.
             WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {}
-            // Not asked for.
+            // Not possible: only ends of processes are waited for.
             WaitStatus::Stopped(..)
             | WaitStatus::PtraceEvent(..)
             | WaitStatus::PtraceSyscall(..)
@@ -49,15 +49,15 @@ pub(super) fn init(cgroup: &Path) -> Result<i32> {
     }
 }
 
-/// Moves this process into `cgroup` and into network, mount and cgroup namespaces of its own, and sets those up as a node's.
+/// Moves this process into `cgroup` and into new network, mount and cgroup namespaces, and sets them up like those of a node.
 pub(super) fn isolate(cgroup: &Path) -> Result<()> {
-    // Before the cgroup namespace is made: its root is where its first process is at that moment.
+    // Before the cgroup namespace is created, because its root is the cgroup of the creating process at that moment.
     fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("move into {}", cgroup.display()))?;
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
         .context("unshare network, mount and cgroup namespaces")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("make all mounts private")?;
-    // `/run` as a whole: the lab makes directories there that must not be left on the machine.
+    // All of `/run`, because the lab creates directories there that must not be left on the machine.
     for (kind, place) in [("proc", "/proc"), ("sysfs", "/sys"), ("cgroup2", CGROUP_ROOT), ("tmpfs", "/run")] {
         attach(kind, place)?;
     }
@@ -74,7 +74,7 @@ pub(super) fn isolate(cgroup: &Path) -> Result<()> {
 
 fn attach(kind: &str, place: &str) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Programs are put into `/run` by some tests, and a scratch directory that cannot hold one surprises.
+    // Without `noexec`, because some tests put programs into `/run` and the scratch directory.
     let flags = if kind == "tmpfs" { MsFlags::MS_NOSUID } else { flags };
     mount(Some(kind), place, Some(kind), flags, None::<&str>).with_context(|| format!("mount {kind} on {place}"))
 }

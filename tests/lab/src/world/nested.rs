@@ -1,4 +1,4 @@
-//! A world within the world: the same program once more, in a process with a network, mounts and a cgroup of its own.
+//! A world within the world: a process that runs the same program with its own network, mounts and cgroup.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use super::{CGROUP_ROOT, STAGE, Stage, cgroup};
 use crate::proc;
 
-/// A process in a nested world. Dropping it ends everything in there.
+/// A process in a nested world. Dropping it kills everything in that world.
 #[derive(Debug)]
 pub struct Nested {
     child: Child,
@@ -21,7 +21,7 @@ pub struct Nested {
 }
 
 impl Nested {
-    /// Starts this program again with `args`; its [`super::enter`] makes the nested world. `adjust` may redirect its output.
+    /// Starts this program again with `args`. Its call of [`super::enter`] creates the nested world. `adjust` may redirect its output.
     pub fn spawn(args: &[OsString], adjust: impl FnOnce(&mut Command)) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -40,7 +40,7 @@ impl Nested {
         }
     }
 
-    /// Waits for its end, at most `timeout`, then ends everything that is left in there. `None` if it had to be killed.
+    /// Waits up to `timeout` for the process to end, then kills everything that is left in the world. `None` if the process was killed.
     pub fn finish(mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
         let status = proc::reap(&mut self.child, timeout)?;
         self.end()?;
@@ -49,7 +49,7 @@ impl Nested {
 
     fn end(&mut self) -> Result<()> {
         cgroup::remove(&self.cgroup)?;
-        // It may have been killed before it moved into its cgroup.
+        // The process may not have moved into its cgroup yet.
         self.child.kill().context("kill a nested world")?;
         self.child.wait().map(drop).context("wait for a nested world")
     }
@@ -57,7 +57,7 @@ impl Nested {
 
 impl Drop for Nested {
     fn drop(&mut self) {
-        // After `finish` there is nothing left to do; otherwise the world's own end does what fails here.
+        // After `finish` nothing is left to do. If this fails, the end of the outer world cleans up.
         self.end().ok();
     }
 }

@@ -1,4 +1,4 @@
-//! What the user started: it makes the cgroup and the pid namespace, waits for what runs in them, and cleans up.
+//! The process that the user started: it creates the cgroup and the pid namespace, waits for the processes in them, and cleans up.
 
 use std::env;
 use std::os::unix::process::ExitStatusExt as _;
@@ -12,17 +12,17 @@ use nix::unistd::geteuid;
 
 use super::{STAGE, Stage, cgroup};
 
-/// Programs the lab calls, and the Debian package of each.
+/// The programs that the lab runs, and the Debian package of each.
 const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux")];
 
-/// Runs this program again inside, and gives the exit code of that.
+/// Runs this program again inside and returns its exit code.
 pub(super) fn launch() -> Result<i32> {
     ensure!(geteuid().is_root(), "the lab makes network namespaces and cgroups, which only root may: run it with sudo");
     find_tools()?;
     let root = cgroup::mount_point()?;
     cgroup::sweep(&root)?;
     let own = cgroup::Owned::create(&root)?;
-    // Blocked, so that they wait for `await_end` rather than kill this process before it has cleaned up. The child unblocks them.
+    // Blocked, so that `await_end` receives them and they do not kill this process before it has cleaned up. The child unblocks them.
     let signals = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
     signals.thread_block().context("block signals")?;
     let code = start(own.path()).and_then(|mut child| await_end(&mut child, &signals, own.path()));
@@ -54,7 +54,7 @@ fn await_end(child: &mut Child, signals: &SigSet, cgroup: &Path) -> Result<i32> 
     }
 }
 
-/// An exit code as a shell gives it.
+/// The exit code that a shell would report.
 pub(super) fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }

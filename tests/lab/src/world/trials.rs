@@ -1,6 +1,7 @@
-//! A test runner for trials that each want a node of their own.
+//! A test runner for trials that each need a node of their own.
 //!
-//! It speaks cargo's dialect, arguments and closing line, so that `cargo test` and CI treat it as any other test.
+//! It accepts the arguments of cargo's test harness and prints the same closing line, so that `cargo test` and CI treat it like any
+//! other test.
 
 use std::collections::VecDeque;
 use std::env;
@@ -18,15 +19,15 @@ use anyhow::{Context as _, Result, bail};
 use super::{Nested, enter, outside, scratch};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Set to `1`, it makes a skipped trial a failed one: for CI, where everything that trials need is there.
+/// If set to `1`, a skipped trial fails. For CI, where everything that trials need is installed.
 const NO_SKIP: &str = "PODROLE_NO_SKIP";
-/// The exit code of a trial that was skipped, as automake has it.
+/// The exit code of a skipped trial, as in automake.
 const SKIPPED: u8 = 77;
 const FAILED: u8 = 101;
-/// Trials named with their time at the end.
+/// The number of slowest trials that are listed at the end.
 const SLOWEST: usize = 6;
 const USAGE: u8 = 64;
-/// Trials at a time: most of them wait more than they work.
+/// The number of trials that run at the same time. Most of them wait more than they compute.
 const THREADS: usize = 4;
 
 /// One test: a function that runs in a world of its own.
@@ -39,10 +40,10 @@ pub struct Trial {
     place: Place,
 }
 
-/// Beside which others a trial runs.
+/// Which other trials may run at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// As many as there are threads.
+    /// Up to the number of threads.
     Together,
     /// Any number.
     Waits,
@@ -51,44 +52,42 @@ enum Place {
 }
 
 impl Trial {
-    /// A trial that may take two minutes.
+    /// A trial with a timeout of two minutes.
     pub const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
         Self { name, run, timeout: PATIENCE, may_skip: false, place: Place::Together }
     }
 
-    /// The same trial with another limit of time.
+    /// The same trial with another timeout.
     #[must_use]
     pub const fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// The same trial, whose skip is no failure even with `PODROLE_NO_SKIP=1`: it needs something of the kernel's that cannot be
-    /// installed.
+    /// The same trial, which may be skipped even with `PODROLE_NO_SKIP=1`, because it needs something that cannot be installed.
     #[must_use]
     pub const fn may_skip(self) -> Self {
         Self { may_skip: true, ..self }
     }
 
-    /// The same trial, run when no other is: it asserts a time, and what a neighbour takes of the machine is not the daemon's.
+    /// The same trial, run by itself: it asserts a time, which must not include the load of other trials.
     #[must_use]
     pub const fn alone(self) -> Self {
         Self { place: Place::Alone, ..self }
     }
 
-    /// The same trial, begun at once and not counted among those that run: it waits for time to pass, a minute or more, and takes
-    /// next to nothing of the machine.
+    /// The same trial, started immediately and in addition to the others: it waits for a minute or more and needs almost no CPU.
     #[must_use]
     pub const fn waits(self) -> Self {
         Self { place: Place::Waits, ..self }
     }
 }
 
-/// The error that reports a trial as ignored: `return world::skip("no etcd on this machine")`.
+/// Returns the error that marks a trial as ignored: `return world::skip("no etcd on this machine")`.
 pub fn skip<T>(reason: &str) -> Result<T> {
     Err(Skip(reason.to_owned()).into())
 }
 
-/// True where nothing may be missing: what is skipped has failed.
+/// Whether a skipped trial counts as failed.
 pub fn skips_fail() -> bool {
     env::var_os(NO_SKIP).is_some_and(|value| value == "1")
 }
@@ -104,12 +103,12 @@ impl fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
-/// Runs the trials that the program's arguments select, each in a nested world; what `main` returns.
+/// Runs the trials that the program's arguments select, each in a nested world. `main` returns the result.
 pub fn run_trials(name: &str, trials: Vec<Trial>) -> ExitCode {
     run_trials_by(THREADS, name, trials)
 }
 
-/// The same with so many at a time, unless the arguments say otherwise.
+/// The same with up to `threads` trials at a time, unless the arguments set another number.
 pub fn run_trials_by(threads: usize, name: &str, trials: Vec<Trial>) -> ExitCode {
     let result = match Options::parse(threads, env::args_os().skip(1)) {
         Ok(options) => match &options.trial {
@@ -127,7 +126,7 @@ pub fn run_trials_by(threads: usize, name: &str, trials: Vec<Trial>) -> ExitCode
     })
 }
 
-/// The child's side: this process becomes the nested world and runs one trial.
+/// In the child: turns this process into the nested world and runs one trial.
 fn run_one(name: &str, trials: &[Trial]) -> Result<ExitCode> {
     let trial = trials.iter().find(|trial| trial.name == name).with_context(|| format!("no trial is named {name}"))?;
     let world = enter(name)?;
@@ -158,7 +157,7 @@ fn run_all(name: &str, options: &Options, trials: &[Trial]) -> Result<ExitCode> 
     let tally = Mutex::new(Tally::default());
     let [together, waits, alone] = [Place::Together, Place::Waits, Place::Alone].map(|place| queue(&chosen, place));
     let work = |queue: &Queue| {
-        // Not in the loop's own condition: there the lock would be held for as long as the trial runs.
+        // Not in the loop's condition, where the lock would be held while the trial runs.
         let next = || lock(queue).pop_front();
         while let Some(trial) = next() {
             let begin = Instant::now();
@@ -167,7 +166,7 @@ fn run_all(name: &str, options: &Options, trials: &[Trial]) -> Result<ExitCode> 
         }
     };
     thread::scope(|scope| {
-        // Whoever asks for one at a time gets that.
+        // With one thread, trials run strictly one after the other.
         let beside = if options.threads == 1 { 0 } else { lock(&waits).len() };
         (0..beside).for_each(|_| drop(scope.spawn(|| work(&waits))));
         (0..options.threads).for_each(|_| drop(scope.spawn(|| work(&together))));
@@ -182,7 +181,7 @@ fn run_all(name: &str, options: &Options, trials: &[Trial]) -> Result<ExitCode> 
 
 type Queue = Mutex<VecDeque<Trial>>;
 
-/// Those that may take long begin first, or one of them runs on alone at the end.
+/// The trials of one place, longest timeout first, so that no long trial is left running by itself at the end.
 fn queue(trials: &[Trial], place: Place) -> Queue {
     let mut trials: Vec<Trial> = trials.iter().filter(|trial| trial.place == place).copied().collect();
     trials.sort_by_key(|trial| std::cmp::Reverse(trial.timeout));
@@ -199,12 +198,12 @@ enum Outcome {
     Failed(String),
 }
 
-/// The runner's side: starts a trial, waits, and says how it went.
+/// In the runner: starts a trial, waits for it and returns its outcome.
 fn observe(trial: Trial, options: &Options) -> Outcome {
     let log = scratch().join(format!("{}.out", trial.name.replace('/', "_")));
     let timeout = options.timeout.unwrap_or(trial.timeout);
     let run = || -> Result<Option<_>> {
-        // A file, not a pipe: what the trial leaves running would hold a pipe open.
+        // A file and not a pipe, because a process that the trial leaves running would hold the pipe open.
         let out = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let twin = out.try_clone().context("duplicate a descriptor")?;
         let args = [OsString::from("--trial"), OsString::from(trial.name)];
@@ -258,7 +257,7 @@ impl Tally {
                 self.failed.push((name, said));
             }
         }
-        // Whoever waits for a slow test wants to see the fast ones; a closed pipe is no reason to stop.
+        // Show each result immediately. A closed pipe is no reason to stop.
         std::io::stdout().flush().ok();
     }
 
@@ -329,7 +328,7 @@ impl Options {
                 "--timeout" => {
                     options.timeout = Some(Duration::from_secs(value()?.parse().context("--timeout takes seconds")?));
                 }
-                // Of no consequence here, but cargo's users and CI pass them to all tests alike.
+                // No effect here, but users and CI pass these arguments to all test binaries.
                 "--color" | "--format" => drop(value()?),
                 "-q" | "--quiet" | "--show-output" => {}
                 "--list" => options.list = true,
