@@ -1,5 +1,5 @@
-//! The closed lists of the code against README's tables and against the directories of `daemonset/`: what is added to one of them must
-//! be added to the others.
+//! Compares the closed lists of the code with README's tables and with the directories of `daemonset/`. An addition to one of them must
+//! be made in the others too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,7 +28,7 @@ pub(super) fn rows<'a>(text: &'a str, header: &str) -> Vec<Vec<&'a str>> {
     rows
 }
 
-/// What stands between backticks.
+/// The parts of `text` between backticks.
 pub(super) fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -53,7 +53,7 @@ fn readme_has_every_annotation() {
     assert_ne!(documented_annotations(&without), annotations(), "the control");
 }
 
-/// The domains of the keys in `text`'s string literals and comments that are shaped like an annotation key.
+/// The words of `text` that look like an annotation key.
 fn spelled_keys(text: &str) -> impl Iterator<Item = &str> {
     const DOMAINS: [&str; 4] = ["iam.amazonaws.com/", "eks.amazonaws.com/", "podrole.dev/", "kubernetes.io/config."];
     let ends = |c: char| !(c.is_ascii_alphanumeric() || "./-_".contains(c));
@@ -62,7 +62,7 @@ fn spelled_keys(text: &str) -> impl Iterator<Item = &str> {
         .map(|word| word.trim_end_matches('.'))
 }
 
-/// Names of podrole's domain that are no annotations: a taint, and the controller that signs Events.
+/// Names in podrole's domain that are not annotations: a taint, and the controller that signs Events.
 const OTHER_NAMES: [&str; 2] = ["podrole.dev/not-ready", "podrole.dev/agent"];
 
 #[test]
@@ -99,7 +99,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
 
 // === denials ===
 
-/// A reason of a denial is said in the Event, which has room for 1024 bytes, also if the explanation is long.
+/// An Event has room for 1024 bytes, and the fix must fit beside a long explanation.
 #[test]
 fn every_denial_has_its_texts() {
     for denial in Denial::ALL {
@@ -133,7 +133,7 @@ fn documented_metrics(readme: &str) -> Documented {
     documented
 }
 
-/// What is wrong with README's table.
+/// The mistakes in README's table.
 fn wrong_rows(documented: &Documented) -> Vec<String> {
     let metrics = Metrics::new();
     let mut wrong = Vec::new();
@@ -200,7 +200,7 @@ fn every_flag_has_its_environment_twin() {
 
 // === kustomizations ===
 
-/// The directories below `daemonset/` with a kustomization, relative to it. Components are no targets: an overlay uses them.
+/// The directories below `daemonset/` that contain a kustomization, relative to `daemonset/`.
 fn kustomizations(directory: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let root = root().join("daemonset");
