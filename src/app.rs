@@ -241,10 +241,7 @@ fn serve_pods(
     sockets: PodSockets,
     drain: &Drain,
 ) -> anyhow::Result<()> {
-    shared.metrics.identity_mode(match &identity {
-        Identity::Kernel(_) => metrics::IdentityMode::Kernel,
-        Identity::Address => metrics::IdentityMode::Ip,
-    });
+    shared.metrics.identity_mode(identity.mode());
     let server = Server::new(Arc::new(shared.service(identity)), shared.metrics.clone(), drain.clone());
     for listener in sockets.listeners()? {
         tokio::spawn(server.clone().serve(listener));

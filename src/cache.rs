@@ -1,4 +1,4 @@
-//! The credential cache: credentials are fetched once, refreshed before anybody needs new ones, and shared.
+//! The credential cache: credentials are fetched once, shared, and refreshed before they are needed again.
 //!
 //! One worker task owns each key. Only it calls the issuer, so a thousand requests that miss together cause one call, and a client
 //! that hangs up cancels nothing. The worker publishes its state on a watch channel; requests read the channel or wait on it.
@@ -62,7 +62,7 @@ pub struct Pending(watch::Receiver<State>);
 pub enum WaitError {
     /// The issuer's last answer was an error.
     Issuer(IssueError),
-    /// The issuer has not answered before the deadline.
+    /// The issuer did not answer before the deadline.
     TimedOut,
 }
 
@@ -97,7 +97,7 @@ enum State {
 struct Slot {
     state: watch::Receiver<State>,
     asked: Arc<Notify>,
-    /// The pods that were served from this slot. It ends with the last of them.
+    /// The pods that were served from this slot. The slot is dropped with the last of them.
     users: HashSet<PodUid>,
 }
 
@@ -138,7 +138,7 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         });
         match &cached {
             Cached::Ready(_) => {}
-            // After a failure, a worker tries again only when somebody asks.
+            // After a failure, the worker retries only when someone asks.
             Cached::Denied(_) | Cached::Pending(_) => slot.asked.notify_one(),
         }
         cached
@@ -155,7 +155,7 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
                     State::Failed(error) => last = WaitError::Issuer(error.clone()),
                     State::Pending | State::Ready(_) => {}
                 }
-                // The worker of a slot that somebody waits for ends only with its runtime.
+                // A worker lives as long as anyone waits on its slot, so the channel closes only when the runtime stops.
                 if state.changed().await.is_err() {
                     return Err(last.clone());
                 }
@@ -174,7 +174,7 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         let _ = tokio::time::timeout(patience, self.shared.calls.wait()).await;
     }
 
-    /// Ends the slots that only `pod` used, except those of `kept`: the pod is gone, or it has lost its right to them.
+    /// Drops the slots that only `pod` used and that are not in `kept`: the pod is gone, or has lost its right to them.
     pub fn forget_all_but(&self, pod: &PodUid, kept: &[Arc<IssueRequest>]) {
         let mut slots = self.lock();
         let mut unused = Vec::new();
@@ -283,7 +283,7 @@ async fn wait_until_due<I, C: Clock>(
         // The denial has been served for its time: requests from now on wait for a new answer.
         publish.send_replace(State::Pending);
     }
-    // A retry is of use only when somebody asks.
+    // Retry only when someone asks.
     asked.notified().await;
 }
 

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::issuer::Issuer;
 use crate::service::MetadataService;
 
-/// From the accept to the end of the request head. Clients send the head in one segment.
+/// How long a client may take from accept to the end of its request head. Clients send the head in one segment.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A whole connection: the head, the time that the service may wait, and an answer of a few kilobytes to a slow reader.
 const LIFETIME: Duration = Duration::from_secs(10);

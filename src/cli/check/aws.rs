@@ -78,12 +78,13 @@ async fn check_metadata(config: &Config, client: &Client, findings: &Findings) -
 
 async fn check_sts(config: &Config, region: Arc<str>, findings: &Findings) {
     let calls = Calls::default();
-    match caller_identities(config, region, calls.clone()).await {
+    match sts(config, region, calls.clone()).await {
         Err(why) => {
             findings.put(Check::StsReachable, Outcome::failed(why));
             findings.skip(&STS[1..], "STS could not be called (PR-A04)");
         }
-        Ok(result) => {
+        Ok(sts) => {
+            let result = sts.caller_identities().await;
             let calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
             report_identities(config, &result, &calls, findings);
             findings.put(Check::ClockSkew, clock_skew(&calls));
@@ -91,11 +92,11 @@ async fn check_sts(config: &Config, region: Arc<str>, findings: &Findings) {
     }
 }
 
+/// The identity of the signing role and, with a first hop, that of the base credentials.
 type Identities = Result<(CallerIdentity, Option<CallerIdentity>), IssueError>;
 
-/// Asks STS for podrole's identity, with the daemon's settings: that of the signing role and, with a first hop, that of the base
-/// credentials. The outer error means that STS could not be called.
-async fn caller_identities(config: &Config, region: Arc<str>, calls: Calls) -> Result<Identities, String> {
+/// A client for STS with the daemon's settings, which adds its calls to `calls`.
+async fn sts(config: &Config, region: Arc<str>, calls: Calls) -> Result<Sts<SystemClock>, String> {
     let ca_bundle = config.ca_bundle.as_ref().map(|path| {
         std::fs::read(path).map_err(|error| format!("cannot read AWS_CA_BUNDLE {}: {error}", path.display()))
     });
@@ -108,8 +109,7 @@ async fn caller_identities(config: &Config, region: Arc<str>, calls: Calls) -> R
     let on_call = Arc::new(move |call: &StsCall| {
         calls.lock().unwrap_or_else(PoisonError::into_inner).push((call.clone(), SystemClock.wall()));
     });
-    let sts = Sts::new(settings, SystemClock, on_call).await.map_err(|error| error.to_string())?;
-    Ok(sts.caller_identities().await)
+    Sts::new(settings, SystemClock, on_call).await.map_err(|error| error.to_string())
 }
 
 /// Puts the results of the base credentials and the first hop.
