@@ -12,6 +12,8 @@ mod corpus;
 mod denials;
 #[path = "hostile/imds_v1.rs"]
 mod imds_v1;
+#[path = "hostile/logs.rs"]
+mod logs;
 #[path = "hostile/planted.rs"]
 mod planted;
 #[path = "hostile/platform.rs"]
@@ -37,10 +39,11 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 10] = [
+    let modules: [&[Trial]; 11] = [
         audit::TRIALS,
         denials::TRIALS,
         imds_v1::TRIALS,
+        logs::TRIALS,
         planted::TRIALS,
         platform::TRIALS,
         slow::TRIALS,

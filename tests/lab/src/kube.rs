@@ -104,6 +104,7 @@ struct Faults {
     cuts: u64,
     bad_lines: u64,
     bookmarks: u64,
+    short_lists: bool,
 }
 
 impl Default for Faults {
@@ -118,6 +119,7 @@ impl Default for Faults {
             cuts: 0,
             bad_lines: 0,
             bookmarks: 0,
+            short_lists: false,
         }
     }
 }
@@ -327,6 +329,11 @@ impl Kube {
     /// Whether `sendInitialEvents` is supported; without it such a watch is refused with 422, as by a server without the gate.
     pub fn streaming_lists(&self, supported: bool) {
         self.fault(|faults| faults.streaming_lists = supported);
+    }
+
+    /// Ends every list after nine tenths, as an answer that is whole: the client cannot parse it.
+    pub fn short_lists(&self, short: bool) {
+        self.fault(|faults| faults.short_lists = short);
     }
 
     /// Answers every request 401. Streams that are open go on.
