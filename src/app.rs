@@ -32,7 +32,7 @@ use crate::events::Events;
 use crate::events::api::KubeEvents;
 use crate::events::schedule::Limits;
 use crate::imds::{Facts, KeyRing};
-use crate::metrics::{self, Fault, Metrics};
+use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
 use crate::pods::{client, taint, watch};
 use crate::readiness::{BlockReady, Readiness};

@@ -35,7 +35,7 @@ use crate::deadline::Deadline;
 use crate::events::Events;
 use crate::imds::{self, Classified, Fact, Facts, KeyRing, Listing, Route, classify};
 use crate::issuer::Issuer;
-use crate::metrics::Metrics;
+use crate::metrics::{IdentityMode, Metrics};
 use crate::pods::store::Store;
 use crate::types::DenialReason;
 
@@ -202,7 +202,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
                     role: granted.issue.role.as_str(),
                     session_name: granted.issue.session_name.as_str(),
                     access_key_id: &issued.credentials.access_key_id,
-                    identity: self.deps.identity.name(),
+                    identity: self.deps.identity.mode().name(),
                 });
             }
             Ok(Answer::Credentials { .. } | Answer::Token { .. } | Answer::Text { .. }) => {}
@@ -245,11 +245,11 @@ impl<K, I, C> std::fmt::Debug for MetadataService<K, I, C> {
 // === impl Identity ===
 
 impl<K> Identity<K> {
-    /// The mode as audit lines and metrics spell it.
-    pub fn name(&self) -> &'static str {
+    /// The mode in force.
+    pub fn mode(&self) -> IdentityMode {
         match self {
-            Self::Kernel(_) => "kernel",
-            Self::Address => "ip",
+            Self::Kernel(_) => IdentityMode::Kernel,
+            Self::Address => IdentityMode::Ip,
         }
     }
 }
