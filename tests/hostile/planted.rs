@@ -188,7 +188,7 @@ fn found_on_the_admin_address() -> Result<()> {
     }
     teller.down(true)?;
     let error = secrets::search_rig(&rig, &planted).err().context("a daemon that was not asked passed the search")?;
-    ensure!(format!("{error:#}").contains("of a daemon that lives"), "{error:#}");
+    ensure!(format!("{error:#}").contains("of a running daemon"), "{error:#}");
     rig.daemon_mut()?.terminate()?;
     ensure!(secrets::search_rig(&rig, &planted)?.is_empty(), "one that has ended has nothing to say");
     Ok(())

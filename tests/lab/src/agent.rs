@@ -1,7 +1,8 @@
 //! A client inside a container.
 //!
-//! The same program as the test, started in a container's cgroup and network namespace, does there what it is told: thousands of
-//! raw requests, connections held open, load. Starting it costs milliseconds, a request microseconds.
+//! An agent is the test program itself, started again in a container's cgroup and network namespace. It executes orders
+//! from the test: thousands of raw requests, connections held open, load. Starting an agent costs milliseconds, a
+//! request microseconds.
 
 mod client;
 mod failure;
@@ -32,10 +33,10 @@ pub use http::Response;
 pub use load::{Load, LoadReport};
 pub use wire::{End, Received, Target};
 
-/// What the program is called with to become an agent.
+/// The argument that makes the program an agent.
 pub(crate) const FLAG: &str = "--lab-agent";
 
-/// Serves one agent's orders until its standard input ends; gives the exit code.
+/// Executes one agent's orders until its standard input ends. Returns the exit code.
 pub(crate) fn become_agent() -> i32 {
     match serve::run() {
         Ok(()) => 0,
@@ -46,7 +47,7 @@ pub(crate) fn become_agent() -> i32 {
     }
 }
 
-/// A running agent. It ends when dropped.
+/// A running agent. Dropping it ends its process.
 pub struct Agent {
     child: Mutex<Child>,
     pipes: Mutex<Pipes>,
@@ -58,8 +59,8 @@ struct Pipes {
 }
 
 impl Agent {
-    /// Starts an agent with a command that says where, such as [`crate::pod::Pod::command`]; `taskset` and the like may be in it.
-    /// When this returns, the agent is where it belongs.
+    /// Starts an agent with a command that selects its container, such as [`crate::pod::Pod::command`]; the command may
+    /// include wrappers such as `taskset`. Returns once the agent is in its cgroup and network namespace.
     pub fn start(mut command: Command) -> Result<Self> {
         command.arg(env::current_exe().context("find this program")?).arg(FLAG);
         let mut child = command
@@ -70,37 +71,37 @@ impl Agent {
         let orders = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().context("the agent's output is a pipe")?);
         let agent = Self { child: Mutex::new(child), pipes: Mutex::new(Pipes { orders, answers }) };
-        // Its greeting: a pod that is deleted from now on takes it along.
+        // Wait for the agent's greeting: from now on it is in the pod's cgroup and ends when the pod is deleted.
         agent.lock().answer().and_then(Answer::done).with_context(|| format!("start an agent with {command:?}"))?;
         Ok(agent)
     }
 
-    /// Its process id.
+    /// The agent's process id.
     pub fn pid(&self) -> u32 {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
-    /// A client of the metadata service at its IPv4 address.
+    /// A client for the metadata service's IPv4 address.
     pub fn v4(&self) -> Client<'_> {
         self.to(Target::v4())
     }
 
-    /// A client of the metadata service at its IPv6 address.
+    /// A client for the metadata service's IPv6 address.
     pub fn v6(&self) -> Client<'_> {
         self.to(Target::v6())
     }
 
-    /// A client of anything.
+    /// A client for any target.
     pub fn to(&self, target: Target) -> Client<'_> {
         Client::new(self, target)
     }
 
-    /// Sends raw bytes to the metadata service and reads what comes back.
+    /// Sends raw bytes to the metadata service and reads the answer.
     pub fn raw(&self, bytes: &[u8]) -> Result<Response, Failure> {
         self.v4().raw(bytes)
     }
 
-    /// `GET` from the metadata service.
+    /// Sends a `GET` to the metadata service.
     pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response, Failure> {
         self.v4().get(path, headers)
     }
@@ -120,22 +121,22 @@ impl Agent {
         Connection::open(self, target)
     }
 
-    /// Can a TCP connection to `address` be made? Closed at once.
+    /// Whether a TCP connection to `address` can be established. Closes it at once.
     pub fn reach(&self, address: SocketAddr, timeout: Duration) -> Result<(), Failure> {
         self.open(&Target::new(address).timeout(timeout))?.close()
     }
 
-    /// Sends a UDP datagram and waits for one in answer.
+    /// Sends a UDP datagram and waits for one datagram in answer.
     pub fn datagram(&self, target: &Target, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
         Ok(self.call(&Op::Datagram { target: *target, data: BASE64.encode(bytes) })?.received()?.bytes)
     }
 
-    /// Makes load and waits for its end.
+    /// Runs a load plan and waits until it is done.
     pub fn load(&self, load: &Load) -> Result<LoadReport, Failure> {
         self.start_load(load)?.wait()
     }
 
-    /// Makes load while the test does something else; the agent takes no other orders meanwhile.
+    /// Starts a load plan and returns at once. The agent accepts no other orders until the plan is done.
     pub fn start_load(&self, load: &Load) -> Result<RunningLoad<'_>, Failure> {
         let mut pipes = self.lock();
         pipes.order(&Op::Load(load.clone()))?;
@@ -157,7 +158,7 @@ impl Pipes {
     fn order(&mut self, op: &Op) -> Result<(), Failure> {
         let mut line = serde_json::to_string(op).map_err(Failure::agent)?;
         line.push('\n');
-        let orders = self.orders.as_mut().ok_or_else(|| Failure::Agent("it was told to end".into()))?;
+        let orders = self.orders.as_mut().ok_or_else(|| Failure::Agent("the agent was told to end".into()))?;
         orders.write_all(line.as_bytes()).map_err(Failure::agent)
     }
 
@@ -165,7 +166,7 @@ impl Pipes {
         let mut line = String::new();
         self.answers.read_line(&mut line).map_err(Failure::agent)?;
         if line.is_empty() {
-            return Err(Failure::Agent("it has ended".into()));
+            return Err(Failure::Agent("the agent has ended".into()));
         }
         serde_json::from_str(&line).map_err(Failure::agent)
     }
@@ -182,19 +183,19 @@ impl Drop for Agent {
         self.lock().orders = None;
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(proc::reap(&mut child, Duration::from_secs(1)), Ok(Some(_))) {
-            // It may have ended this moment; there is nobody to tell about anything else.
+            // Ignore errors: the agent may just have ended.
             child.kill().and_then(|()| child.wait()).ok();
         }
     }
 }
 
-/// Load that is being made.
+/// A load plan in progress.
 pub struct RunningLoad<'a> {
     pipes: MutexGuard<'a, Pipes>,
 }
 
 impl RunningLoad<'_> {
-    /// Waits for its end.
+    /// Waits until the plan is done.
     pub fn wait(mut self) -> Result<LoadReport, Failure> {
         self.pipes.answer()?.report()
     }
@@ -217,26 +218,26 @@ impl Target {
         Self::new((METADATA_V6, 80))
     }
 
-    /// Any address and port, with five seconds to answer.
+    /// Any address and port, with a timeout of five seconds.
     pub fn new(to: impl Into<SocketAddr>) -> Self {
         Self { to: to.into(), from: None, mapped: false, timeout_ms: 5_000, half_closes: false, on_device: false }
     }
 
-    /// How long to wait, for the connection and then for each read.
+    /// The timeout for the connection and then for each read.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self
     }
 
-    /// Opens an IPv6 socket for an IPv4 address, as the JVM does.
+    /// Opens an IPv6 socket and connects it to an IPv4-mapped address, as the JVM does.
     #[must_use]
     pub fn mapped(mut self) -> Self {
         self.mapped = true;
         self
     }
 
-    /// Sends from this port.
+    /// Binds to this source port.
     #[must_use]
     pub fn from_port(mut self, port: u16) -> Self {
         let any: IpAddr = if self.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -244,7 +245,7 @@ impl Target {
         self
     }
 
-    /// Sends from this address, which must be one of the namespace's.
+    /// Binds to this source address, which must exist in the agent's netns.
     #[must_use]
     pub fn from_address(mut self, address: impl Into<IpAddr>) -> Self {
         self.from = Some(SocketAddr::new(address.into(), self.from.map_or(0, |from| from.port())));

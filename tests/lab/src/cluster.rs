@@ -1,14 +1,14 @@
-//! The real control plane: etcd and kube-apiserver as child processes, with no container, kubelet or controller; or, by
-//! [`Cluster::with_controllers`], with the scheduler and the controllers that a real node needs.
+//! The real control plane: etcd and kube-apiserver as child processes, without containers, kubelet or controllers.
+//! [`Cluster::with_controllers`] adds the scheduler and the controllers that a real node needs.
 //!
-//! What the API double of the lab cannot vouch for is proven here: admission, RBAC, field selectors, the watch cache, the size
-//! limits, uids that the server alone assigns. Everything runs in the network namespace of the thread that calls
-//! [`Cluster::start`], and ends with the handle: `Drop` kills and waits, and should the test process itself be killed, the kernel
-//! ends the children (see `process`).
+//! It covers what the lab's API double cannot vouch for: admission, RBAC, field selectors, the watch cache, size
+//! limits, and UIDs that only the server assigns. Everything runs in the network namespace of the thread that calls
+//! [`Cluster::start`] and ends with the handle: `Drop` kills the children and waits for them. If the test process
+//! itself is killed, the kernel kills the children (see `process`).
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "real children and real time: the rules for clocks and children are the daemon's"
+    reason = "the lab uses real child processes and real time; these rules apply to the daemon only"
 )]
 
 mod assets;
@@ -37,18 +37,18 @@ use self::controllers::Identities;
 use self::process::Child;
 use self::scratch::Scratch;
 
-/// Who asks the API server.
+/// The user of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum User {
-    /// A member of `system:masters`: may do everything.
+    /// A member of `system:masters`, who may do everything.
     Admin,
-    /// What the daemon is in a cluster: get, list and watch pods, list and watch namespaces and service accounts, create and patch
-    /// Events, and whatever [`Cluster::grant`] adds.
+    /// The daemon's user. It may get, list and watch pods, list and watch namespaces and service accounts, create and
+    /// patch Events, and do what [`Cluster::grant`] adds.
     Podrole,
 }
 
 impl User {
-    /// The name that RBAC sees.
+    /// The user name that RBAC sees.
     pub fn name(self) -> &'static str {
         match self {
             Self::Admin => "lab-admin",
@@ -57,9 +57,9 @@ impl User {
     }
 }
 
-/// A running control plane. Dropping it ends every process of it and removes its files.
+/// A running control plane. Dropping it kills all its processes and removes its files.
 ///
-/// Field order is drop order: the server goes before its database, both before their files and the thread they hang on.
+/// Fields are dropped in order: the API server before its database, both before their files and their thread.
 #[derive(Debug)]
 pub struct Cluster {
     controllers: Vec<Child>,
@@ -74,19 +74,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts etcd and kube-apiserver in the current network namespace and returns once `/readyz` says ok and the `podrole` user
-    /// has its role. Fails after a minute at most, with the end of the log of the process that is to blame.
+    /// Starts etcd and kube-apiserver in the current network namespace. Returns once `/readyz` succeeds and the
+    /// `podrole` user has its role. Fails after a minute at most; the error holds the end of the failed process's log.
     pub fn start(options: ClusterOptions) -> Result<Self> {
         start::start(options, None)
     }
 
-    /// The same with kube-scheduler and kube-controller-manager, the Node authorizer, and an API server that gives pods their
-    /// service account's volume: for a node that really runs its pods. `node` is its name.
+    /// Like [`Cluster::start`], plus kube-scheduler, kube-controller-manager, the Node authorizer, and service account
+    /// volumes in pods: for a node named `node` that really runs its pods.
     pub fn with_controllers(options: ClusterOptions, node: &str) -> Result<Self> {
         start::start(options, Some(node))
     }
 
-    /// Where the API server listens.
+    /// The address on which the API server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -96,7 +96,7 @@ impl Cluster {
         format!("https://{}", self.address)
     }
 
-    /// The PEM certificates that the serving certificate hangs on.
+    /// The CA certificates, as PEM, that the serving certificate is signed by.
     pub fn ca_pem(&self) -> &str {
         self.admin.ca_pem()
     }
@@ -106,25 +106,25 @@ impl Cluster {
         self.session(user).token()
     }
 
-    /// Where its files are, logs too.
+    /// The directory with all files, including logs.
     pub(crate) fn files(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// The ends of the logs of kube-apiserver and etcd, for a failed test's report.
+    /// The ends of the logs of kube-apiserver and etcd, for the report of a failed test.
     pub fn log_tail(&self) -> String {
         format!("{}\n{}", self.apiserver.tail(), self.etcd.tail())
     }
 
-    /// Writes a kubeconfig for `user`, readable by its owner only, as client-go, kubectl and `kube` read it.
+    /// Writes a kubeconfig for `user` that client-go, kubectl and `kube` can read. Only its owner may read the file.
     pub fn kubeconfig(&self, path: &Path, user: User) -> Result<()> {
         let document = client::kubeconfig(self.address, user.name(), self.ca_pem(), self.token(user));
-        // JSON is YAML, and needs no writer of its own.
+        // JSON is valid YAML, so no YAML serializer is needed.
         let text = serde_json::to_vec_pretty(&document).context("rendering the kubeconfig")?;
         scratch::write_private(path, &text)
     }
 
-    /// Memory of (kube-apiserver, etcd) as the kernel counts it now.
+    /// The current memory of (kube-apiserver, etcd) according to the kernel.
     pub fn memory(&self) -> Result<(Memory, Memory)> {
         Ok((self.apiserver.memory()?, self.etcd.memory()?))
     }
@@ -137,10 +137,10 @@ impl Cluster {
     }
 }
 
-/// The thread that the children and the client's connections belong to.
+/// The thread that owns the children and the client's connections.
 ///
-/// One worker, made by the thread that starts the cluster: it inherits that thread's network namespace and keeps it, whatever
-/// namespaces the callers enter later.
+/// The runtime has one worker, created by the thread that starts the cluster. It inherits that thread's network
+/// namespace and keeps it when callers enter another one later.
 #[derive(Debug)]
 struct Runtime(Option<tokio::runtime::Runtime>);
 
@@ -155,12 +155,12 @@ impl Runtime {
         Ok(Self(Some(runtime)))
     }
 
-    /// Runs `work` on the cluster's thread and waits for it: callable from plain threads and from inside other runtimes.
+    /// Runs `work` on the cluster's thread and waits for it. Works from plain threads and from inside other runtimes.
     fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (done, outcome) = std::sync::mpsc::channel();
         let runtime = self.0.as_ref().context("the cluster's thread has ended")?;
         runtime.spawn(async move {
-            // A receiver that is gone belongs to a caller that no longer wants the answer.
+            // Sending fails only if the caller no longer waits for the result.
             let _ = done.send(work.await);
         });
         outcome.recv().context("the cluster's thread dropped the request")?
@@ -170,7 +170,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Unlike a plain drop, this is allowed inside another runtime too.
+            // Unlike a plain drop, this is allowed inside another runtime.
             runtime.shutdown_background();
         }
     }

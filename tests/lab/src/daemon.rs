@@ -1,7 +1,7 @@
-//! The daemon under test: the real binary, started as a node's service would be.
+//! The daemon under test: the real binary, started as a service on a node would be.
 //!
-//! It gets no environment but what a test gives it, so nothing of the developer's machine (credentials, regions, proxies) can make
-//! a test pass. Its audit lines (standard output) and its log (standard error) are kept apart.
+//! Its environment contains only what the test sets, so that nothing on the developer's machine (credentials, regions,
+//! proxies) can make a test pass. Audit lines (standard output) and log (standard error) go to separate files.
 
 mod admin;
 
@@ -24,29 +24,29 @@ use serde_json::Value;
 use crate::node::Node;
 use crate::proc::{self, Usage};
 
-/// Names the binary, whatever else would: to test one that was built elsewhere.
+/// The environment variable that overrides the binary's path, to test a binary that was built elsewhere.
 const BINARY: &str = "PODROLE_BIN";
-/// Where the daemon says how it is, unless a test says otherwise.
+/// The default of `--admin-addr`.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9441);
-/// How the names of its files begin.
+/// Prefix of the names of the daemon's output files.
 const FILES: &str = "podrole-";
-/// A daemon drains before it ends.
+/// Timeout for an orderly end; the daemon drains connections first.
 const END: Duration = Duration::from_secs(30);
-/// Lines of the log in the report of a failure.
+/// Number of log lines in the report of a failure.
 const RECENT_LINES: usize = 40;
 
-/// How the daemon is started.
+/// Options for starting the daemon.
 #[derive(Clone, Debug)]
 pub struct DaemonOptions {
     /// The binary, usually `env!("CARGO_BIN_EXE_podrole")`; `None` looks for it beside this program.
     pub binary: Option<PathBuf>,
-    /// What starts it, such as `taskset -c 0`; usually nothing.
+    /// A command that starts the binary, such as `taskset -c 0`; usually empty.
     pub wrapper: Vec<String>,
-    /// The flags of `run`. Where one is given twice the last one counts, as people expect of overrides; see [`merge`].
+    /// The flags of `run`. If a flag occurs twice, the last value wins, see [`merge`].
     pub flags: Vec<String>,
-    /// Its whole environment.
+    /// The daemon's whole environment.
     pub env: Vec<(String, String)>,
-    /// Where it says how it is: `--admin-addr`.
+    /// The address of the admin listener: `--admin-addr`.
     pub admin: SocketAddr,
 }
 
@@ -57,25 +57,25 @@ impl Default for DaemonOptions {
 }
 
 impl DaemonOptions {
-    /// The same with these flags on top: `["--identity", "ip"]`.
+    /// These options with more flags, such as `["--identity", "ip"]`.
     #[must_use]
     pub fn with(&self, flags: &[&str]) -> Self {
         Self { flags: merge(&self.flags, flags), ..self.clone() }
     }
 
-    /// Runs another subcommand to its end, whatever its exit code.
+    /// Runs another subcommand to its end. Any exit code is accepted.
     pub fn run(&self, node: &Node, args: &[&str]) -> Result<Output> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mut command = self.command(node)?;
         let output = proc::output(command.args(args), b"", proc::PATIENCE)?;
-        // Kept for the search of everything that was said.
+        // Keep the output for the search for secrets.
         let path = crate::world::scratch().join(format!("{FILES}{}.said", COUNT.fetch_add(1, Ordering::Relaxed)));
         let said = [&*output.stdout, b"\n", &*output.stderr].concat();
         fs::write(&path, said).with_context(|| format!("write {}", path.display()))?;
         Ok(output)
     }
 
-    /// The binary on the node, with its environment and no arguments yet.
+    /// The command for the binary on the node, with environment and without arguments.
     fn command(&self, node: &Node) -> Result<Command> {
         let mut command = node.command();
         command.args(&self.wrapper).arg(self.binary()?);
@@ -90,14 +90,14 @@ impl DaemonOptions {
         if let Some(path) = &self.binary {
             return Ok(path.clone());
         }
-        // Tests are in `deps`, other programs beside it.
+        // Tests are in `deps`; other programs are one directory above.
         let program = env::current_exe().context("find this program")?;
         let found = program.ancestors().skip(1).take(2).map(|dir| dir.join("podrole")).find(|path| path.is_file());
         found.with_context(|| format!("no podrole beside {}; build it or set {BINARY}", program.display()))
     }
 }
 
-/// `flags` with those of `more` put over them: a flag that both have keeps only the value of `more`. Every flag takes one value.
+/// Merges flags: a flag in both `flags` and `more` keeps only the value from `more`. Every flag takes one value.
 pub fn merge(flags: &[String], more: &[&str]) -> Vec<String> {
     let name = |flag: &str| flag.split('=').next().unwrap_or(flag).to_owned();
     let over: Vec<String> = more.iter().filter(|flag| flag.starts_with("--")).map(|flag| name(flag)).collect();
@@ -115,7 +115,7 @@ pub fn merge(flags: &[String], more: &[&str]) -> Vec<String> {
     merged
 }
 
-/// A daemon. It is killed when dropped.
+/// A daemon. Dropping it kills it.
 #[derive(Debug)]
 pub struct Daemon {
     node: Node,
@@ -126,7 +126,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `podrole run`; it is not ready yet.
+    /// Starts `podrole run` without waiting until it is ready.
     pub fn start(node: &Node, options: DaemonOptions) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -136,20 +136,21 @@ impl Daemon {
         Ok(Self { node: node.clone(), options, child, audit, log })
     }
 
-    /// Starts it anew with the same flags, after its end; its audit lines and log go on in the same files.
+    /// Starts the daemon again with the same flags after it has ended. Audit lines and log are appended to the same
+    /// files.
     pub fn restart(&mut self) -> Result<()> {
         if self.is_running()? {
-            bail!("the daemon still runs; end it first");
+            bail!("the daemon is still running; end it first");
         }
         self.child = spawn(&self.node, &self.options, &self.audit, &self.log)?;
         Ok(())
     }
 
-    /// Waits until it says that it is ready; an error that holds its log if it ends first or takes too long.
+    /// Waits until the daemon reports ready. Fails, with its log, if it ends first or the timeout expires.
     pub fn wait_ready(&mut self, timeout: Duration) -> Result<()> {
         let ready = proc::until("the daemon to be ready", timeout, || {
             if let Some(status) = self.child.try_wait().context("wait for the daemon")? {
-                bail!("it ended with {status}");
+                bail!("the daemon ended with {status}");
             }
             Ok(self.is_ready().then_some(()))
         });
@@ -159,17 +160,17 @@ impl Daemon {
         })
     }
 
-    /// True if it says so now.
+    /// Whether the daemon currently reports ready.
     pub fn is_ready(&self) -> bool {
         admin::get(self.options.admin, "/readyz").is_ok_and(|(status, _)| status == 200)
     }
 
-    /// Its process id.
+    /// The daemon's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it was started.
+    /// The options with which it was started.
     pub fn options(&self) -> &DaemonOptions {
         &self.options
     }
@@ -177,7 +178,7 @@ impl Daemon {
     /// The audit lines so far.
     pub fn audit(&self) -> Result<Vec<Value>> {
         let text = self.audit_text()?;
-        // A line that is still being written has no end yet.
+        // Skip a last line that is still being written.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole
             .lines()
@@ -185,22 +186,22 @@ impl Daemon {
             .collect()
     }
 
-    /// The audit lines so far, as they were written.
+    /// The audit lines so far, as text.
     pub fn audit_text(&self) -> Result<String> {
         fs::read_to_string(&self.audit).with_context(|| format!("read {}", self.audit.display()))
     }
 
-    /// The files that these go to, and what is in them.
+    /// The paths of the log and audit files, with their names.
     pub(crate) fn files(&self) -> [(&'static str, &Path); 2] {
         [("log", &self.log), ("audit", &self.audit)]
     }
 
-    /// Everything it logged so far.
+    /// The log so far.
     pub fn logs(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// The last that it said and did, for the report of a failure: libraries' own words left out.
+    /// The latest log and audit lines, for the report of a failure. Lines that libraries logged are left out.
     pub fn recently(&self) -> String {
         let logs = self.logs();
         let own: Vec<&str> = logs.lines().filter(|line| !line.contains("TRACE")).collect();
@@ -208,51 +209,51 @@ impl Daemon {
         own.get(last..).unwrap_or_default().join("\n")
     }
 
-    /// `GET path` from its admin address: status and body.
+    /// Sends `GET path` to the admin listener. Returns status and body.
     pub fn admin(&self, path: &str) -> Result<(u16, String)> {
         admin::get(self.options.admin, path).with_context(|| format!("GET {path} from {}", self.options.admin))
     }
 
-    /// Its metrics as text.
+    /// The metrics in text format.
     pub fn metrics(&self) -> Result<String> {
         Ok(self.admin("/metrics")?.1)
     }
 
-    /// The sum of a metric's series that have all these labels; 0 where there is none.
+    /// The sum of the metric's series that have all these labels, or 0 if there are none.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         admin::sum(&self.metrics()?, name, labels)
     }
 
-    /// True while it has not ended.
+    /// Whether the daemon is still running.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait().context("wait for the daemon")?.is_none())
     }
 
-    /// The same, and it is left to others to collect its exit code.
+    /// Like [`Daemon::is_running`], but leaves the exit status to be collected by others.
     pub(crate) fn lives(&self) -> Result<bool> {
         let pid = i32::try_from(self.pid()).context("a pid is an i32")?;
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         match waitid(Id::Pid(Pid::from_raw(pid)), look) {
             Ok(status) => Ok(status == WaitStatus::StillAlive),
-            // Its exit code was collected already.
+            // The exit status was already collected.
             Err(Errno::ECHILD) => Ok(false),
-            Err(error) => Err(error).context("look at the daemon"),
+            Err(error) => Err(error).context("check the daemon"),
         }
     }
 
-    /// Waits for its end by itself.
+    /// Waits until the daemon ends by itself.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let status = proc::reap(&mut self.child, timeout)?;
-        status.with_context(|| format!("the daemon still runs after {timeout:?}; its log:\n{}", self.logs()))
+        status.with_context(|| format!("the daemon is still running after {timeout:?}; its log:\n{}", self.logs()))
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Sends SIGKILL and waits until the process is gone.
     pub fn kill9(&mut self) -> Result<()> {
         self.child.kill().context("kill the daemon")?;
         self.child.wait().map(drop).context("wait for the killed daemon")
     }
 
-    /// Asks it to end, as the kubelet does, and waits until it has.
+    /// Sends SIGTERM, as the kubelet does, and waits until the daemon has ended.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
         self.wait(END)
@@ -264,32 +265,32 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("send {signal} to the daemon"))
     }
 
-    /// Stops it where it is, as one that hangs: whatever happens then, it did not do.
+    /// Stops the process (SIGSTOP), as if it hung: it does nothing until [`Daemon::resume`].
     pub fn suspend(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets it go on.
+    /// Lets a suspended daemon continue.
     pub fn resume(&self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
 
-    /// What it uses now.
+    /// Its current resource usage.
     pub fn usage(&self) -> Result<Usage> {
         proc::usage(self.pid())
     }
 
-    /// Its resident memory in KiB, and that of no child of it.
+    /// Its resident memory in KiB, without child processes.
     pub fn rss_kib(&self) -> Result<u64> {
         Ok(self.usage()?.resident / 1024)
     }
 
-    /// `podrole guard` on the same node.
+    /// Runs `podrole guard` on the same node.
     pub fn guard(&self) -> Result<Output> {
         self.options.run(&self.node, &["guard"])
     }
 
-    /// `podrole cleanup` on the same node.
+    /// Runs `podrole cleanup` on the same node.
     pub fn cleanup(&self) -> Result<Output> {
         self.options.run(&self.node, &["cleanup"])
     }
@@ -297,12 +298,12 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // One that has ended already is as good; there is nobody to tell about anything else.
+        // Ignore errors: the daemon may already have ended.
         self.kill9().ok();
     }
 }
 
-/// What every daemon of this world has logged and recorded, those that have ended too, and what every other subcommand has said.
+/// The logs and audit lines of all daemons of this world, ended ones included, and the output of all other subcommands.
 pub(crate) fn written() -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let scratch = crate::world::scratch();
     let mut written = Vec::new();
@@ -317,7 +318,7 @@ pub(crate) fn written() -> Result<Vec<(PathBuf, Vec<u8>)>> {
     Ok(written)
 }
 
-/// What [`Daemon::start`] and [`DaemonOptions::run`] name their files.
+/// Whether the file was written by [`Daemon::start`] or [`DaemonOptions::run`].
 fn is_ours(name: &str) -> bool {
     let parts = name.strip_prefix(FILES).and_then(|name| name.split_once('.'));
     parts.is_some_and(|(number, what)| number.parse::<u32>().is_ok() && ["log", "audit", "said"].contains(&what))

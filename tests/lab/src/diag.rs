@@ -1,4 +1,4 @@
-//! The kernel's word on a socket, asked as podrole asks: `sock_diag` with the exact addresses, in the socket's own namespace.
+//! Asks the kernel about a socket the way podrole does: `sock_diag` with the exact addresses, in the socket's netns.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -20,7 +20,7 @@ const HEADER: usize = 16;
 const MESSAGE: usize = 72;
 const CGROUP_ID: u16 = 21;
 
-/// A socket by which the kernel tells about the sockets of one network namespace.
+/// A `sock_diag` socket for one network namespace.
 #[derive(Debug)]
 pub struct SockDiag {
     kernel: File,
@@ -28,7 +28,7 @@ pub struct SockDiag {
 }
 
 impl SockDiag {
-    /// Opens one in the namespace at `netns`; it asks there from any thread.
+    /// Opens the socket in the netns at `netns`. It stays bound to that netns whichever thread uses it.
     pub fn open(netns: &Path) -> Result<Self> {
         let fd = thread::scope(|scope| {
             scope
@@ -39,34 +39,34 @@ impl SockDiag {
                 .join()
                 .map_err(|_| anyhow!("the thread that opens it panicked"))?
         })?;
-        // A netlink socket that was never connected sends to the kernel.
+        // An unconnected netlink socket sends to the kernel.
         Ok(Self { kernel: File::from(fd), answer: vec![0; 16 * 1024] })
     }
 
-    /// The id of the cgroup in which the TCP socket `local` -> `remote` was opened.
+    /// The id of the cgroup that opened the TCP socket `local` -> `remote`.
     pub fn cgroup_id(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<u64> {
         let answer = self.ask(&question(local, remote))?;
         ensure!(answer.len() > HEADER + MESSAGE, "the kernel knows no such socket: {answer:?}");
         let mut attributes = &answer[HEADER + MESSAGE..];
         while let Some((head, _)) = attributes.split_at_checked(4) {
             let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-            ensure!((4..=attributes.len()).contains(&length), "a broken attribute");
+            ensure!((4..=attributes.len()).contains(&length), "malformed netlink attribute");
             if u16::from_ne_bytes([head[2], head[3]]) == CGROUP_ID {
                 return Ok(u64::from_ne_bytes(attributes[4..length].try_into().context("an id is 8 bytes")?));
             }
             attributes = &attributes[length.next_multiple_of(4).min(attributes.len())..];
         }
-        Err(anyhow!("the kernel gave no cgroup"))
+        Err(anyhow!("the kernel's answer contains no cgroup id"))
     }
 
-    /// How long one such question takes, one send and one receive, asked so often without a pause.
+    /// Measures the mean duration of a query (one send, one receive) over `count` queries without pauses.
     pub fn time(&mut self, local: SocketAddr, remote: SocketAddr, count: u32) -> Result<Duration> {
-        // Not the time it takes to be told that there is no such socket.
+        // Check that the socket exists; otherwise this would measure the error path.
         self.cgroup_id(local, remote)?;
         let question = question(local, remote);
         let begin = Instant::now();
         for _ in 0..count {
-            ensure!(self.ask(&question)?.len() > HEADER + MESSAGE, "the socket is gone");
+            ensure!(self.ask(&question)?.len() > HEADER + MESSAGE, "the socket no longer exists");
         }
         Ok(begin.elapsed() / count)
     }

@@ -22,48 +22,48 @@ const LOG: &str = "PODROLE_EFFORT_LOG";
 /// The seed of `make test`, so that a failure at a desk repeats.
 const DEFAULT_SEED: u64 = 20_261_121;
 
-/// Rounds in which a new pod gets the address of a deleted one. Four of five waves play under a frozen watch.
+/// Rounds in which a new pod gets the address of a deleted one. Four of five waves run while the watch is frozen.
 pub const REUSE_ROUNDS: Size = Size::new("rounds of a reused address", 250, 1250);
-/// Flushes of all firewall rules while pods are served.
+/// Flushes of all firewall rules while pods are being served.
 pub const FLUSHES: Size = Size::new("flushes of all rules", 2, 5);
-/// Requests of each of two containers of a pod, for its own role and for the other's.
+/// Requests by each of a pod's two containers, for its own role and for the other's.
 pub const CONTAINER_REQUESTS: Size = Size::new("requests of each container", 50, 250);
 /// Times that two containers of a pod take turns.
 pub const CONTAINER_TURNS: Size = Size::new("turns of two containers", 10, 50);
-/// Seconds for which denied pods ask as often as they can.
+/// Seconds for which denied pods send requests as fast as they can.
 pub const DENIAL_FLOOD_SECONDS: Size = Size::new("seconds of denials on a node", 30, 60);
-/// Denials per second of the same flood in one process, in paused time.
+/// Denials per second of the same flood within one process, in paused time.
 pub const DENIALS_A_SECOND: Size = Size::new("denials a second in one process", 4_000, 20_000);
-/// Orderly restarts of which none may lose an audit line.
+/// Orderly restarts that must not lose any audit line.
 pub const AUDITED_RESTARTS: Size = Size::new("restarts without a lost audit line", 2, 5);
-/// Random objects for which `podrole explain` and the daemon are compared.
+/// Random objects on which `podrole explain` and the daemon are compared.
 pub const EXPLAIN_CASES: Size = Size::new("objects explained and decided", 400, 1000);
-/// Of these, how many also run through the binary.
+/// How many of these also run through the binary.
 pub const EXPLAINED_BY_BINARY: Size = Size::new("objects explained by the binary", 8, 24);
-/// Random values of each annotation for which the admission policies and the daemon's parsers are compared.
+/// Random values of each annotation on which the admission policies and the daemon's parsers are compared.
 pub const ADMISSION_VALUES: Size = Size::new("values of each annotation", 60, 300);
-/// Pods that start at the same moment on a node with containerd.
+/// Pods that start at the same moment on a node that runs containerd.
 pub const PODS_AT_ONCE: Size = Size::new("pods started at once", 20, 50);
-/// Repetitions of annotations of 2 MB after which the daemon's memory must not have grown.
+/// Repetitions with annotations of 2 MB, after which the daemon's memory must not have grown.
 pub const HUGE_ANNOTATIONS: Size = Size::new("repetitions of huge annotations", 1, 3);
-/// Odd texts in every annotation and list that holds text.
+/// Unusual texts in every annotation and list that holds text.
 pub const ODD_TEXTS: Matrix = Matrix::new("odd texts in annotations", 3);
 
-/// How much is run.
+/// How much of each loop and matrix runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
     /// Each kind of case once, few repetitions.
     Small,
-    /// Everything.
+    /// All cases, all repetitions.
     Full,
 }
 
 impl Effort {
-    /// What `PODROLE_EFFORT` asks for.
+    /// The effort that `PODROLE_EFFORT` selects.
     ///
     /// # Panics
     ///
-    /// Panics on any other word: a typing error must not pass as a full run.
+    /// Panics on any other value, so that a typo does not pass as a full run.
     pub fn from_env() -> Self {
         match env::var_os(EFFORT) {
             None => Self::Small,
@@ -78,7 +78,7 @@ impl Effort {
 ///
 /// # Panics
 ///
-/// Panics if the variable is set to something else than a number, which would otherwise replay another run than the one asked for.
+/// Panics if the variable is not a number: any fallback would silently run a different seed than the requested one.
 pub fn seed() -> u64 {
     match env::var(SEED) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{SEED}={text} is not a decimal number of up to 64 bits")),
@@ -86,7 +86,7 @@ pub fn seed() -> u64 {
     }
 }
 
-/// A generator for this run's seed and this use; different uses get different numbers.
+/// A random number generator for this run's seed and this use. Different uses get different numbers.
 pub fn random(what: &str) -> Random {
     let seed = seed();
     println!("seed of {what}: {seed}");
@@ -107,7 +107,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A pause below `millis` milliseconds, which must not be 0.
+    /// A random pause shorter than `millis` milliseconds; `millis` must not be 0.
     pub fn up_to(&mut self, millis: u64) -> Duration {
         Duration::from_millis(self.number() % millis)
     }
@@ -126,14 +126,14 @@ impl Size {
         Self { name, small, full }
     }
 
-    /// How often the loop runs; notes it.
+    /// How often the loop runs. Logs the size.
     pub fn count(&self) -> usize {
         let count = self.at(Effort::from_env());
         note(self.name, count, self.full);
         count
     }
 
-    /// A lower bound that is `full` at full size, in proportion to the count and rounded up.
+    /// Scales a lower bound: `full` at full size, otherwise in proportion to the count and rounded up.
     pub fn at_least(&self, full: usize) -> usize {
         self.share(Effort::from_env(), full)
     }
@@ -150,11 +150,11 @@ impl Size {
     }
 }
 
-/// Cases that combine several things.
+/// A matrix of test cases: every combination of several properties.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
     name: &'static str,
-    /// The small size runs one of so many combinations.
+    /// At small size, one of this many combinations runs.
     one_of: usize,
 }
 
@@ -163,7 +163,8 @@ impl Matrix {
         Self { name, one_of }
     }
 
-    /// The cases to run, in their order; notes how many. `kinds` lists what a case is an example of: each kind stays in the shard.
+    /// The cases to run, in their original order. Logs their number. `kinds` lists the kinds that a case is an example
+    /// of; every kind stays in the shard.
     pub fn shard<T, K: Ord>(&self, cases: Vec<T>, kinds: impl Fn(&T) -> Vec<K>) -> Vec<T> {
         let full = cases.len();
         let chosen = match Effort::from_env() {
@@ -175,7 +176,7 @@ impl Matrix {
     }
 
     fn part<T, K: Ord>(&self, seed: u64, cases: Vec<T>, kinds: impl Fn(&T) -> Vec<K>) -> Vec<T> {
-        // A random rank for each case: the lowest ranks are the shard, and each kind adds its lowest.
+        // Rank the cases at random: the shard consists of the lowest ranks, plus the lowest rank of each kind.
         let mut random = Random(mix(seed, self.name));
         let mut ranks: Vec<(u64, usize)> = (0..cases.len()).map(|at| (random.number(), at)).collect();
         ranks.sort_unstable();
@@ -193,13 +194,13 @@ impl Matrix {
     }
 }
 
-/// The seed, made different for each use of it (FNV-1a).
+/// Mixes the name of a use into the seed (FNV-1a).
 fn mix(seed: u64, what: &str) -> u64 {
     what.bytes()
         .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Says which size was used, for the report of a failure and for the summary of `make soak`.
+/// Prints the size that was used, for the report of a failure and for the summary of `make soak`.
 fn note(name: &str, count: usize, full: usize) {
     let seed = seed();
     println!("size: {name}: {count} of {full}, seed {seed}");
@@ -216,7 +217,7 @@ fn note(name: &str, count: usize, full: usize) {
 mod tests {
     use super::*;
 
-    /// Texts and places, as a matrix has them.
+    /// A matrix of texts and places.
     fn cases() -> Vec<(u8, char)> {
         (0..12).flat_map(|text| ('a'..='f').map(move |place| (text, place))).collect()
     }

@@ -1,8 +1,9 @@
-//! A small HTTP/1.1 server for the doubles: one thread, one current-thread runtime, gone with its handle.
+//! A small HTTP/1.1 server for the doubles. Each server has one thread with a current-thread runtime and ends with its
+//! handle.
 //!
-//! The listening socket is made on the caller's thread, so a double lives in the network namespace it was started from. A
-//! second socket holds the port without listening: while the server is told to be down, connects are refused and nobody else
-//! can take the port.
+//! The listening socket is created on the caller's thread, so that a double lives in the network namespace in which it
+//! was started. A second socket reserves the port without listening: while the server is down, connections are refused
+//! and no other process can take the port.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -31,10 +32,10 @@ use tokio::sync::{Notify, mpsc, watch};
 pub mod form;
 pub mod random;
 
-/// How long a test waits for the server's own thread to obey; far above anything but a hang.
+/// Timeout for commands to the server's thread. Only a hang takes this long.
 const OBEY: Duration = Duration::from_secs(10);
 
-/// One request, its body read to the end.
+/// A request, with its whole body.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The method as sent.
@@ -50,27 +51,27 @@ pub struct Request {
 }
 
 impl Request {
-    /// A header's value as text, if it is there and is text.
+    /// The value of a header, if it exists and is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
-/// What to do about a request.
+/// What the server does with a request.
 pub enum Reply {
-    /// Send this.
+    /// Sends this response.
     Answer(Response<Body>),
-    /// Close the connection with a TCP reset and no answer.
+    /// Closes the connection with a TCP reset and no response.
     Reset,
-    /// Keep the connection open and never answer.
+    /// Keeps the connection open and never answers.
     Stall,
 }
 
-/// A response body: whole, or fed by a task while it is sent.
+/// A response body: complete, or produced by a task while it is sent.
 pub enum Body {
-    /// Sent with its length, in the head's own segment where it fits.
+    /// Sent with its length; if it fits, in the same segment as the head.
     Whole(Option<Bytes>),
-    /// Sent in chunks; an error in the stream breaks the connection without the last chunk.
+    /// Sent in chunks. An error in the stream breaks the connection without a last chunk.
     Stream(mpsc::Receiver<io::Result<Bytes>>),
 }
 
@@ -104,7 +105,7 @@ impl HyperBody for Body {
     }
 }
 
-/// A running server. Dropping it closes every connection and ends its thread.
+/// A running server. Dropping it closes all connections and ends its thread.
 pub struct Server {
     addr: SocketAddr,
     commands: mpsc::UnboundedSender<Command>,
@@ -113,7 +114,7 @@ pub struct Server {
     _reservation: Socket,
 }
 
-/// What the handle tells the server's thread.
+/// Commands from the handle to the server's thread.
 enum Command {
     Down(std::sync::mpsc::Sender<io::Result<()>>),
     Up(std::sync::mpsc::Sender<io::Result<()>>),
@@ -137,7 +138,7 @@ impl Server {
             let runtime = match built {
                 Ok(runtime) => runtime,
                 Err(error) => {
-                    // The starter may only have gone away if it died; there is nobody left to tell then.
+                    // Sending fails only if the starting thread no longer waits.
                     let _ = started.send(Err(error));
                     return;
                 }
@@ -149,7 +150,7 @@ impl Server {
         Ok(Self { addr, commands, runtime, thread: Some(thread), _reservation: reservation })
     }
 
-    /// The address it listens on, with the real port.
+    /// The address on which it listens, with the actual port.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -163,15 +164,16 @@ impl Server {
         format!("http://{addr}")
     }
 
-    /// Refuses connections and breaks those that are open, or serves again. In force when it returns.
+    /// `true` refuses new connections and breaks open ones, `false` serves again. The change is effective when this
+    /// returns.
     pub fn down(&self, down: bool) -> Result<()> {
         let (ack, done) = std::sync::mpsc::channel();
         let command = if down { Command::Down(ack) } else { Command::Up(ack) };
-        self.commands.send(command).map_err(|_| anyhow!("the server's thread is gone"))?;
+        self.commands.send(command).map_err(|_| anyhow!("the server's thread has ended"))?;
         done.recv_timeout(OBEY).context("the server's thread does not answer")?.context("listen again")
     }
 
-    /// The server's runtime, for tasks that belong to a double.
+    /// The server's runtime, for the background tasks of a double.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
     }
@@ -186,7 +188,7 @@ impl Drop for Server {
     }
 }
 
-/// Locks, and goes on after another thread's panic: a double must still tell what it recorded.
+/// Locks the mutex even if another thread panicked while it held it: a double must still report what it recorded.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -244,7 +246,8 @@ async fn accept<H, F>(
 async fn next(listener: Option<&TcpListener>) -> (TcpStream, SocketAddr) {
     let Some(listener) = listener else { return pending().await };
     loop {
-        // An aborted connection or a lack of descriptors is the client's problem; yield so that a lack does not spin.
+        // Aborted connections and a lack of file descriptors are not the server's failure. Yield, so that a lack of
+        // descriptors does not busy-loop.
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -257,13 +260,13 @@ where
     H: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    // A second descriptor of the socket: hyper owns the first, and a reset needs one after hyper let go.
+    // A second descriptor of the socket: hyper owns the first, and a reset must be set up after hyper has dropped it.
     let Ok(spare) = prepare(&stream) else { return };
     let reset = Arc::new(Notify::new());
     let service = service_fn(|request| answer(request, peer, Arc::clone(&handler), Arc::clone(&reset)));
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // A client that leaves early, or a body that breaks on purpose: both are ordinary here.
+        // Ignore errors: clients that leave early and bodies that break on purpose are normal here.
         _ = connection => {}
         _ = broken.changed() => {}
         () = reset.notified() => {
@@ -300,7 +303,7 @@ where
     }
 }
 
-/// Runs one blocking exchange against a server: used by the tests of the doubles, which want every byte.
+/// Sends one request and reads until the server closes, blocking. For the doubles' own tests, which check every byte.
 pub fn exchange(addr: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(addr)?;

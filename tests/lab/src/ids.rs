@@ -1,4 +1,4 @@
-//! Random identifiers in the shapes Kubernetes and container runtimes use, straight from the kernel.
+//! Random identifiers in the formats of Kubernetes and container runtimes, from `/dev/urandom`.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -35,7 +35,7 @@ pub(crate) fn uuid() -> Result<String> {
     ))
 }
 
-/// A container id as containerd makes them: 64 hexadecimal digits.
+/// A container id as containerd generates it: 64 hexadecimal digits.
 pub(crate) fn container() -> Result<String> {
     hex(32)
 }

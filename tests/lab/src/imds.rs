@@ -1,8 +1,8 @@
-//! The cloud's metadata service, behind the node's uplink, which remembers everything that reaches it.
+//! A double of the cloud's metadata service. It runs behind the node's uplink and records everything that reaches it.
 //!
-//! It answers as EC2 does, with the credentials of the node's own role: those that no pod must ever see. It listens on other ports
-//! too, and a counter in its firewall counts every packet for its addresses, of whatever protocol, that the node did not send
-//! itself: what has leaked.
+//! It answers as EC2 does, with the credentials of the node's role, which no pod may ever see. It also listens on other
+//! ports. A counter in its firewall counts every packet for its addresses, of any protocol, that the node itself did
+//! not send: these packets are leaks.
 
 mod answer;
 mod facts;
@@ -26,21 +26,21 @@ use crate::{netns, proc};
 
 pub use facts::{Facts, NodeCredentials};
 
-/// How the service behaves.
+/// The service's behavior.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// As EC2.
+    /// Answers as EC2 does.
     #[default]
     Serving,
-    /// Nobody is there: connections are refused.
+    /// Refuses connections, as if no service existed.
     Off,
-    /// As EC2, but every answer takes this long.
+    /// Answers as EC2 does, but only after this delay.
     Slow(Duration),
-    /// As Google's, which has the same address.
+    /// Answers as Google's service does, which uses the same address.
     Google,
 }
 
-/// By what a message came.
+/// The protocol of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the protocols' own names")]
 pub enum Protocol {
@@ -51,26 +51,26 @@ pub enum Protocol {
 /// A connection or datagram that reached the service.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// When it came.
+    /// Time of arrival.
     pub at: SystemTime,
-    /// Who sent it.
+    /// The sender's address.
     pub peer: SocketAddr,
-    /// What address and port it was for.
+    /// The destination's address and port.
     pub local: SocketAddr,
-    /// By what it came.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Everything that came with it so far.
+    /// The bytes received so far.
     pub bytes: Vec<u8>,
 }
 
 impl Seen {
-    /// What came, as text.
+    /// The received bytes as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 }
 
-/// The running service. It ends when dropped.
+/// The running service. Dropping it ends it.
 pub struct Imds {
     shared: Arc<Shared>,
     wan: PathBuf,
@@ -78,7 +78,7 @@ pub struct Imds {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the test and the service's thread share.
+/// State shared between the handle and the service's thread.
 struct Shared(Mutex<State>);
 
 struct State {
@@ -97,7 +97,7 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes an arrival; the number names it when more of it comes.
+    /// Records an arrival. Later bytes of the same connection are added under the returned number.
     fn note(&self, seen: Seen) -> u64 {
         let mut state = self.lock();
         state.last += 1;
@@ -107,7 +107,7 @@ impl Shared {
     }
 
     fn note_more(&self, number: u64, bytes: &[u8]) {
-        // It may have been cleared meanwhile.
+        // A test may have cleared the records meanwhile.
         if let Some(seen) = self.lock().seen.get_mut(&number) {
             seen.bytes.extend_from_slice(bytes);
         }
@@ -140,9 +140,9 @@ impl Imds {
         Ok(Self { shared, wan, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Changes its behaviour, at once.
+    /// Changes the behavior, effective at once.
     pub fn set_mode(&self, mode: Mode) -> Result<()> {
-        // The kernel refuses for us: no race with connections that wait to be accepted.
+        // The kernel refuses the connections, which avoids a race with connections that wait to be accepted.
         let mut script = "flush chain inet lab closed\n".to_owned();
         if mode == Mode::Off {
             script.push_str("add rule inet lab closed tcp dport 80 reject with tcp reset\n");
@@ -152,54 +152,56 @@ impl Imds {
         Ok(())
     }
 
-    /// Serves requests without a session token, or answers them 401 as a hardened node does. At first it serves them.
+    /// `true` (the default) serves requests without a session token; `false` answers them with 401, as a hardened node
+    /// does.
     pub fn set_v1(&self, on: bool) {
         self.shared.lock().v1 = on;
     }
 
-    /// Changes what it says about the node.
+    /// Changes the facts about the node.
     pub fn set_facts(&self, change: impl FnOnce(&mut Facts)) {
         change(&mut self.shared.lock().facts);
     }
 
-    /// What it says about the node.
+    /// The facts about the node.
     pub fn facts(&self) -> Facts {
         self.shared.lock().facts.clone()
     }
 
-    /// Changes the node role's credentials, as of now.
+    /// Changes the credentials of the node's role, effective at once.
     pub fn set_credentials(&self, credentials: NodeCredentials) {
         let mut state = self.shared.lock();
         state.credentials = credentials;
         state.since = Timestamp::now();
     }
 
-    /// The node role's credentials: what no pod must ever see.
+    /// The credentials of the node's role, which no pod may ever see.
     pub fn credentials(&self) -> NodeCredentials {
         self.shared.lock().credentials.clone()
     }
 
-    /// Everything that reached it, in order. A connection is noted when it is accepted, before any answer.
+    /// Everything that reached the service, in order. A connection is recorded when it is accepted, before any answer.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.lock().seen.values().cloned().collect()
     }
 
-    /// What reached it from anyone but the node itself: a leak.
+    /// Everything that reached the service from a sender other than the node itself: leaks.
     pub fn from_pods(&self) -> Vec<Seen> {
         self.seen().into_iter().filter(|seen| !Node::is_own(seen.peer.ip())).collect()
     }
 
-    /// Packets of any protocol for its addresses that came over the uplink and not from the node's own address.
+    /// Number of packets of any protocol for the service's addresses that arrived over the uplink from an address other
+    /// than the node's own.
     pub fn leaked_packets(&self) -> Result<u64> {
         self.counter("leaked")
     }
 
-    /// Packets for its addresses that the node itself sent.
+    /// Number of packets for the service's addresses that the node itself sent.
     pub fn own_packets(&self) -> Result<u64> {
         self.counter("own")
     }
 
-    /// Forgets everything it has seen and counted.
+    /// Clears all records and counters.
     pub fn clear(&self) -> Result<()> {
         self.shared.lock().seen.clear();
         nft(&self.wan, "reset counters table inet lab\n").map(drop)
@@ -216,11 +218,11 @@ impl Imds {
 impl Drop for Imds {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // Its thread has ended if nobody listens.
+            // Sending fails only if the thread has already ended.
             stop.send(()).ok();
         }
         if let Some(thread) = self.thread.take() {
-            // Its panic, if any, was printed when it happened.
+            // A panic of the thread was printed when it happened.
             thread.join().ok();
         }
     }

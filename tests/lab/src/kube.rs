@@ -1,7 +1,9 @@
-//! A Kubernetes API double over plain HTTP, good enough for kube-rs watchers and for kubectl, that can be told to misbehave.
+//! A double of the Kubernetes API over plain HTTP. kube-rs watchers and kubectl can use it, and it can misbehave on
+//! demand.
 //!
-//! It keeps resource versions, field and label selectors, paging, bookmarks, streaming lists and 410 as the real API server
-//! does, because a daemon's correctness hangs on them; it has no validation, admission, authorisation or controllers.
+//! It treats resource versions, field and label selectors, paging, bookmarks, streaming lists and 410 as the real API
+//! server does, because a daemon's correctness depends on them. It has no validation, admission, authorization or
+//! controllers.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,13 +33,13 @@ use resources::Kind;
 use store::{Change, Key, Store};
 use token::Signer;
 
-/// A running API double. It ends with its handle.
+/// A running API double. Dropping it ends it.
 pub struct Kube {
     shared: Arc<Shared>,
     server: Server,
 }
 
-/// One recorded request.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The method.
@@ -46,30 +48,30 @@ pub struct Request {
     pub path: String,
     /// The client's `User-Agent`.
     pub user_agent: String,
-    /// What it accepts.
+    /// The `Accept` header.
     pub accept: String,
-    /// The body it sent.
+    /// The request body.
     pub body: String,
-    /// When it arrived.
+    /// Time of arrival.
     pub time: SystemTime,
-    /// Who connected.
+    /// The client's address.
     pub peer: SocketAddr,
 }
 
 impl Request {
-    /// Whether this asks for a stream of changes.
+    /// Whether this request opens a watch stream.
     pub fn is_watch(&self) -> bool {
         self.path.contains("watch=true") || self.path.contains("watch=1")
     }
 }
 
-/// What the handle and the server's thread have in common.
+/// State shared between the handle and the server's thread.
 struct Shared {
     signer: Signer,
     state: Mutex<State>,
-    /// For tests that wait.
+    /// Wakes waiting tests.
     told: Condvar,
-    /// For watch streams that wait.
+    /// Wakes waiting watch streams.
     changed: signal::Sender<()>,
 }
 
@@ -78,14 +80,14 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// Tells everybody who waits that the state is another.
+    /// Wakes everything that waits for a change of state.
     fn tell(&self) {
         self.told.notify_all();
         self.changed.send_replace(());
     }
 }
 
-/// Everything that is changed by tests and by requests.
+/// The state that tests and requests change.
 struct State {
     store: Store,
     requests: Vec<Request>,
@@ -93,7 +95,7 @@ struct State {
     faults: Faults,
 }
 
-/// How the double misbehaves. Counters are epochs: a stream acts when one moved since it last looked.
+/// How the double misbehaves. Counters are epochs: a stream acts when one has changed since the stream last checked.
 struct Faults {
     frozen: bool,
     watch_delay: Duration,
@@ -125,7 +127,8 @@ impl Default for Faults {
 }
 
 impl Kube {
-    /// Starts in the caller's network namespace, with the namespaces every cluster has; port 0 takes a free one.
+    /// Starts in the caller's network namespace, with the namespaces that every cluster has. Port 0 selects a free
+    /// port.
     pub fn start(bind: SocketAddr) -> Result<Self> {
         let state = State { store: Store::default(), requests: Vec::new(), watchers: 0, faults: Faults::default() };
         let (told, changed) = (Condvar::new(), signal::channel(()).0);
@@ -145,12 +148,12 @@ impl Kube {
         self.server.endpoint()
     }
 
-    /// The address it listens on.
+    /// The address on which it listens.
     pub fn addr(&self) -> SocketAddr {
         self.server.addr()
     }
 
-    /// Who signs service account tokens, for `Sts::oidc_provider`.
+    /// The issuer of service account tokens, for `Sts::oidc_provider`.
     pub fn issuer(&self) -> &'static str {
         token::ISSUER
     }
@@ -160,7 +163,7 @@ impl Kube {
         self.shared.signer.jwks()
     }
 
-    /// Writes a kubeconfig that leads here.
+    /// Writes a kubeconfig for this server.
     pub fn kubeconfig(&self, path: &Path) -> Result<()> {
         let config = json!({
             "apiVersion": "v1",
@@ -173,11 +176,11 @@ impl Kube {
         std::fs::write(path, serde_json::to_vec_pretty(&config)?).with_context(|| format!("write {}", path.display()))
     }
 
-    /// Creates the object or replaces it, and gives it back with what the server fills in. Another `metadata.uid` than the
-    /// present one means delete and create. An object that is the same already makes no event, as on a real server.
+    /// Creates or replaces an object and returns it with the fields that the server sets. A `metadata.uid` that differs
+    /// from the existing object's deletes and recreates it. If nothing changes, there is no event, as on a real server.
     pub fn apply(&self, object: Value) -> Result<Value> {
         let kind = Kind::of(&object)
-            .ok_or_else(|| anyhow!("no such kind here: {} {}", object["apiVersion"], object["kind"]))?;
+            .ok_or_else(|| anyhow!("unsupported kind:  {} {}", object["apiVersion"], object["kind"]))?;
         let mut state = self.shared.state();
         let stored =
             state.store.put(kind, object, None, Instant::now()).map_err(|status| anyhow!("{}", status.message))?;
@@ -186,7 +189,7 @@ impl Kube {
         Ok(stored)
     }
 
-    /// Deletes an object. `kind` is a kind or a plural; `namespace` is empty for cluster-wide kinds.
+    /// Deletes an object. `kind` is a kind or a plural; `namespace` is empty for cluster-scoped kinds.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         let key = key(kind, namespace, name)?;
         let mut state = self.shared.state();
@@ -212,7 +215,7 @@ impl Kube {
         )
     }
 
-    /// Sets an annotation, or removes it with `None`.
+    /// Sets an annotation; `None` removes it.
     pub fn annotate(
         &self,
         kind: &str,
@@ -224,7 +227,8 @@ impl Kube {
         self.merge(kind, namespace, name, &json!({"metadata": {"annotations": {annotation: value}}}))
     }
 
-    /// Changes an object by an RFC 7386 merge patch: a late `podIP`, a deletion timestamp, a new container status.
+    /// Changes an object by an RFC 7386 merge patch, for example to set a late `podIP`, a deletion timestamp or a new
+    /// container status.
     pub fn merge(&self, kind: &str, namespace: &str, name: &str, change: &Value) -> Result<Value> {
         let key = key(kind, namespace, name)?;
         let present = self.shared.state().store.latest(&key);
@@ -234,35 +238,35 @@ impl Kube {
         self.apply(object)
     }
 
-    /// The object as clients see it now.
+    /// The object as clients currently see it.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let key = key(kind, namespace, name).ok()?;
         self.shared.state().store.get(&key).map(|object| Value::clone(&object))
     }
 
-    /// All objects of a kind as clients see them now.
+    /// All objects of a kind as clients currently see them.
     pub fn list(&self, kind: &str) -> Vec<Value> {
         let Some(kind) = Kind::named(kind) else { return Vec::new() };
         let state = self.shared.state();
         state.store.present(kind.plural).map(|object| Value::clone(object)).collect()
     }
 
-    /// Every request so far, in order of arrival.
+    /// All requests so far, in order of arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.state().requests.clone()
     }
 
-    /// Forgets the recorded requests.
+    /// Clears the recorded requests.
     pub fn clear(&self) {
         self.shared.state().requests.clear();
     }
 
-    /// How many watch streams are open.
+    /// The number of open watch streams.
     pub fn watchers(&self) -> usize {
         self.shared.state().watchers
     }
 
-    /// Waits until requests and the number of open watch streams satisfy `enough`; false when they do not in time.
+    /// Waits until `enough` accepts the requests and the number of open watch streams. Returns false on timeout.
     pub fn wait(&self, limit: Duration, enough: impl Fn(&[Request], usize) -> bool) -> bool {
         let deadline = Instant::now() + limit;
         let mut state = self.shared.state();
@@ -279,74 +283,76 @@ impl Kube {
         true
     }
 
-    /// While frozen, watch streams stay open and deliver nothing; afterwards they deliver everything, in order.
+    /// While frozen, watch streams stay open and deliver nothing. Once unfrozen, they deliver everything, in order.
     pub fn freeze(&self, frozen: bool) {
         self.fault(|faults| faults.frozen = frozen);
     }
 
-    /// Every later change to this object (by uid, name, or `namespace/name`) is seen by clients only this much later. Changes
-    /// of other objects overtake it.
+    /// Delays the visibility of every later change to this object (given as UID, name, or `namespace/name`). Changes to
+    /// other objects are not delayed.
     pub fn delay_object(&self, object: &str, delay: Duration) {
         self.shared.state().store.delays.insert(object.to_owned(), delay);
     }
 
-    /// Watch streams deliver each change this much later than lists show it.
+    /// Delays each change on watch streams relative to lists.
     pub fn set_watch_delay(&self, delay: Duration) {
         self.fault(|faults| faults.watch_delay = delay);
     }
 
-    /// Answers every request this much later.
+    /// Delays the answer to every request.
     pub fn set_latency(&self, latency: Duration) {
         self.fault(|faults| faults.latency = latency);
     }
 
-    /// Breaks every open watch stream now, in the middle of its body.
+    /// Breaks every open watch stream at once, in the middle of its body.
     pub fn cut(&self) {
         self.fault(|faults| faults.cuts += 1);
     }
 
-    /// Sends one line that is not JSON on every open watch stream.
+    /// Sends a line that is not JSON on every open watch stream.
     pub fn bad_bytes(&self) {
         self.fault(|faults| faults.bad_lines += 1);
     }
 
-    /// Forgets all history: a watch from any resource version known to a client until now is answered 410.
+    /// Forgets all history: a watch from any resource version handed out so far is answered with 410.
     pub fn gone(&self) {
         self.shared.state().store.compact();
         self.shared.tell();
     }
 
-    /// Sends a bookmark now on every open watch stream that allows them.
+    /// Sends a bookmark at once on every open watch stream that allows bookmarks.
     pub fn bookmark(&self) {
         self.fault(|faults| faults.bookmarks += 1);
     }
 
-    /// Sends bookmarks this often; a real server does every minute.
+    /// Sets the interval of bookmarks. A real server uses one minute.
     pub fn set_bookmark_interval(&self, every: Duration) {
         self.fault(|faults| faults.bookmark_every = every);
     }
 
-    /// Whether `sendInitialEvents` is supported; without it such a watch is refused with 422, as by a server without the gate.
+    /// Whether `sendInitialEvents` is supported. If not, such a watch is rejected with 422, as a server without the
+    /// feature gate does.
     pub fn streaming_lists(&self, supported: bool) {
         self.fault(|faults| faults.streaming_lists = supported);
     }
 
-    /// Ends every list after nine tenths, as an answer that is whole: the client cannot parse it.
+    /// Truncates every list to nine tenths in an otherwise complete response, so that the client cannot parse it.
     pub fn short_lists(&self, short: bool) {
         self.fault(|faults| faults.short_lists = short);
     }
 
-    /// Answers every request 401. Streams that are open go on.
+    /// Answers every request with 401. Open streams continue.
     pub fn unauthorized(&self, unauthorized: bool) {
         self.refuse(unauthorized.then_some(401));
     }
 
-    /// Answers every request with this status (403, 429, 500, 503, ...), until `None`. Streams that are open go on.
+    /// Answers every request with this status (403, 429, 500, 503, ...) until called with `None`. Open streams
+    /// continue.
     pub fn refuse(&self, status: Option<u16>) {
         self.fault(|faults| faults.refuse = status);
     }
 
-    /// Refuses connections and breaks those that are open, or serves again.
+    /// `true` refuses new connections and breaks open ones, `false` serves again.
     pub fn down(&self, down: bool) -> Result<()> {
         self.server.down(down)
     }
@@ -358,11 +364,11 @@ impl Kube {
 }
 
 fn key(kind: &str, namespace: &str, name: &str) -> Result<Key> {
-    let kind = Kind::named(kind).ok_or_else(|| anyhow!("no such kind here: {kind}"))?;
+    let kind = Kind::named(kind).ok_or_else(|| anyhow!("unsupported kind:  {kind}"))?;
     Ok(Key::new(kind, namespace, name))
 }
 
-/// Publishes delayed changes at their time, for streams that nobody else wakes.
+/// Publishes delayed changes when they are due, so that waiting streams wake up.
 async fn publish_when_due(shared: Arc<Shared>) {
     let mut changed = shared.changed.subscribe();
     loop {

@@ -1,22 +1,26 @@
-//! A node in a box.
+//! A Kubernetes node inside one process.
 //!
-//! Everything that podrole's tests, benchmarks and demo stand on: a Kubernetes node made of private namespaces, pods in it, the
-//! cloud behind it. The API is synchronous; servers run on threads of their own.
+//! The lab is what podrole's tests, benchmarks and demo run on: a node made of private Linux namespaces, the pods on
+//! it, and the cloud behind it. The API is synchronous; each server runs on its own thread.
 //!
-//! - [`world`]: private network, mount, pid and cgroup namespaces that vanish with the process, and a test runner on top
-//! - [`node`] and [`pod`]: the node's network, its kubepods cgroups, and pods in every shape that CNI plugins give them
+//! - [`world`]: private network, mount, pid and cgroup namespaces that vanish with the process, and the test runner
+//!   that uses them
+//! - [`node`] and [`pod`]: the node's network, its kubepods cgroups, and pods with the network layouts of common CNI
+//!   plugins
 //! - [`agent`]: a client inside a container, for raw requests and for load
-//! - [`imds`]: the cloud's metadata service, which remembers everything that reaches it
-//! - [`sts`] and [`kube`]: doubles of AWS STS and of the Kubernetes API that can be told to fail, on the server in [`http`]
+//! - [`imds`]: a double of the cloud's metadata service that records everything that reaches it
+//! - [`sts`] and [`kube`]: doubles of AWS STS and of the Kubernetes API that can fail on demand; both use the server in
+//!   [`http`]
 //! - [`cluster`]: the real kube-apiserver and etcd
 //! - [`runtime`] and [`real`]: containerd, the rest of the control plane, and a node that runs its pods with them
-//! - [`daemon`]: the daemon under test, and [`rig`]: all of the above around it
+//! - [`daemon`]: the daemon under test; [`rig`]: all of the above around it
 //! - [`proc`]: child processes
-//! - [`diag`]: the kernel's word on who opened a socket
-//! - [`effort`]: sizes of loops and matrices, and seeds
-//! - [`secrets`]: a search for secrets that got out
+//! - [`diag`]: asks the kernel which cgroup opened a socket
+//! - [`effort`]: the sizes of loops and matrices, and their seeds
+//! - [`secrets`]: searches everything that was written for leaked secrets
 //!
-//! A program that uses the lab calls [`hook`] first in `main`: agents are that same program, started again inside a container.
+//! A program that uses the lab must call [`hook`] first in `main`: an agent is the same program, started again inside a
+//! container.
 #![allow(
     clippy::disallowed_methods,
     reason = "rules for the daemon; the lab watches real time pass and starts processes"
@@ -43,7 +47,7 @@ pub mod world;
 mod ids;
 mod netns;
 
-/// Becomes an agent if the program was started as one; returns at once otherwise. To be called first in every `main`.
+/// Becomes an agent if this process was started as one; otherwise returns at once. Call it first in every `main`.
 pub fn hook() {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == agent::FLAG) {
         let code = agent::become_agent();

@@ -1,7 +1,8 @@
-//! Network namespaces from inside the process.
+//! Network namespaces, managed from inside the process.
 //!
-//! A network namespace belongs to a thread, and a child process starts in that of the thread that spawned it. So a short-lived
-//! thread replaces both `ip netns add` and `nsenter`, which matters when a test makes a thousand pods.
+//! A network namespace belongs to a thread, and a child process starts in the netns of the thread that spawned it. A
+//! short-lived thread therefore replaces both `ip netns add` and `nsenter`; this matters when a test creates a thousand
+//! pods.
 
 use std::fs::{self, File};
 use std::panic;
@@ -15,7 +16,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::proc;
 
-/// Makes a namespace and keeps it at `path`, as container runtimes do under `/run/netns`.
+/// Creates a netns and binds it to `path`, as container runtimes do under `/run/netns`.
 pub(crate) fn create(path: &Path) -> Result<()> {
     on_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("unshare the network namespace")?;
@@ -26,19 +27,19 @@ pub(crate) fn create(path: &Path) -> Result<()> {
     })
 }
 
-/// Removes the name of a namespace; the kernel frees it when nobody uses it any more.
+/// Unbinds a netns from its path. The kernel frees it when its last user is gone.
 pub(crate) fn delete(path: &Path) -> Result<()> {
     umount2(path, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", path.display()))?;
     fs::remove_file(path).with_context(|| format!("remove {}", path.display()))
 }
 
-/// Moves the calling thread, which must be one of our own, into the namespace at `path` for good.
+/// Moves the calling thread into the netns at `path` permanently. Call it only on threads that the lab created.
 pub(crate) fn join(path: &Path) -> Result<()> {
     let namespace = File::open(path).with_context(|| format!("open {}", path.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {}", path.display()))
 }
 
-/// Runs `work` in the namespace at `path`.
+/// Runs `work` in the netns at `path`.
 pub(crate) fn within<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     on_thread(|| {
         join(path)?;
@@ -46,7 +47,7 @@ pub(crate) fn within<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Se
     })
 }
 
-/// Feeds `ip -batch` with `script`; in the namespace at `path`, or in that of the calling thread.
+/// Runs `ip -batch` with `script`, in the netns at `path` or in that of the calling thread.
 pub(crate) fn batch(path: Option<&Path>, script: &str) -> Result<()> {
     let run = || {
         let mut command = Command::new("ip");
@@ -59,7 +60,8 @@ pub(crate) fn batch(path: Option<&Path>, script: &str) -> Result<()> {
     }
 }
 
-/// Turns duplicate address detection off for the interfaces to come: an IPv6 address is usable at once, not after a second.
+/// Disables duplicate address detection for interfaces created later, so that an IPv6 address is usable at once instead
+/// of after a second.
 pub(crate) fn instant_ipv6() -> Result<()> {
     for scope in ["all", "default"] {
         sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
@@ -67,7 +69,7 @@ pub(crate) fn instant_ipv6() -> Result<()> {
     Ok(())
 }
 
-/// Sets a kernel parameter of the calling thread's namespace.
+/// Sets a kernel parameter of the calling thread's netns.
 pub(crate) fn sysctl(name: &str, value: &str) -> Result<()> {
     fs::write(Path::new("/proc/sys").join(name), value).with_context(|| format!("set {name} to {value}"))
 }

@@ -7,8 +7,8 @@
 //!                                                                         lo: 169.254.169.254, fd00:ec2::254
 //! ```
 //!
-//! The node is the network namespace of the calling process. What is behind its uplink lives in a namespace that is not in
-//! `/run/netns`: to software on the node it is another machine.
+//! The node is the network namespace of the calling process. The machine behind its uplink has a netns that is not in
+//! `/run/netns`: software on the node sees it as another machine.
 
 mod addresses;
 mod launch;
@@ -33,25 +33,25 @@ pub(crate) use launch::{Place, command};
 pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 /// The node's own IPv6 address.
 pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5);
-/// The machine behind the uplink.
+/// The IPv4 address of the machine behind the uplink.
 pub const WAN_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-/// The machine behind the uplink.
+/// The IPv6 address of the machine behind the uplink.
 pub const WAN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The cloud's metadata address.
 pub const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// The cloud's IPv6 metadata address.
 pub const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-/// The bridge's address, gateway of the pods on it.
+/// The bridge's address, which is the gateway of its pods.
 pub const BRIDGE_V4: Ipv4Addr = Ipv4Addr::new(10, 88, 1, 1);
 /// The bridge's IPv6 address.
 pub const BRIDGE_V6: Ipv6Addr = Ipv6Addr::new(0xfd88, 1, 0, 0, 0, 0, 0, 1);
 
 const BRIDGE_MAC: &str = "02:00:0a:58:01:01";
 
-/// What a node is like.
+/// Options of a node.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// Its name in Kubernetes.
+    /// The node's name in Kubernetes.
     pub name: String,
 }
 
@@ -61,7 +61,7 @@ impl Default for NodeOptions {
     }
 }
 
-/// The node. Clones are the same node.
+/// The node. Clones refer to the same node.
 #[derive(Clone, Debug)]
 pub struct Node(Arc<Inner>);
 
@@ -74,7 +74,7 @@ struct Inner {
 }
 
 impl Node {
-    /// Makes the calling process's network namespace a node. Once per world.
+    /// Makes the calling process's network namespace a node. Call it once per world.
     pub fn new(options: NodeOptions) -> Result<Self> {
         let wan = world::scratch().join("wan");
         netns::create(&wan)?;
@@ -93,7 +93,7 @@ impl Node {
         Ok(Self(Arc::new(Inner { options, addresses: Addresses::default(), serial: AtomicU32::new(0), wan })))
     }
 
-    /// Its name in Kubernetes.
+    /// The node's name in Kubernetes.
     pub fn name(&self) -> &str {
         &self.0.options.name
     }
@@ -103,12 +103,12 @@ impl Node {
         Pod::start(self, spec)
     }
 
-    /// A command on the node itself, in a system service's cgroup; the caller adds the program and its arguments.
+    /// A command on the node itself, in the cgroup of a system service. The caller adds the program and its arguments.
     pub fn command(&self) -> Command {
         command(&Place { cgroup: Some(self.service_cgroup()), netns: None })
     }
 
-    /// A command behind the uplink; the caller adds the program and its arguments.
+    /// A command on the machine behind the uplink. The caller adds the program and its arguments.
     pub fn wan_command(&self) -> Command {
         command(&Place { cgroup: None, netns: Some(self.0.wan.clone()) })
     }
@@ -123,22 +123,22 @@ impl Node {
         Agent::start(self.command())
     }
 
-    /// An agent behind the uplink.
+    /// An agent on the machine behind the uplink.
     pub fn wan_agent(&self) -> Result<Agent> {
         Agent::start(self.wan_command())
     }
 
-    /// The cgroup of the node's own daemons.
+    /// The cgroup of the node's system services.
     pub fn service_cgroup(&self) -> PathBuf {
         Path::new(world::CGROUP_ROOT).join("system.slice/podrole.service")
     }
 
-    /// The network namespace behind the uplink.
+    /// The network namespace of the machine behind the uplink.
     pub fn wan_netns(&self) -> &Path {
         &self.0.wan
     }
 
-    /// True for the addresses of the node itself and of what is behind its uplink: not a pod's.
+    /// Whether an address belongs to the node itself or to the machine behind its uplink, not to a pod.
     pub fn is_own(address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => [NODE_V4, WAN_V4, METADATA_V4].contains(&v4),
@@ -150,7 +150,7 @@ impl Node {
         &self.0.addresses
     }
 
-    /// A number that no other pod of this node got.
+    /// A number that is unique among the pods of this node.
     pub(crate) fn serial(&self) -> u32 {
         self.0.serial.fetch_add(1, Ordering::Relaxed)
     }

@@ -1,4 +1,5 @@
-//! A pod: a network namespace as a CNI plugin makes it, cgroups as the kubelet and containerd make them, and the API object.
+//! A pod: a network namespace as a CNI plugin creates it, cgroups as the kubelet and containerd create them, and the
+//! API object.
 
 mod object;
 mod spec;
@@ -23,11 +24,11 @@ use wiring::Link;
 /// A container of a pod.
 #[derive(Clone, Debug)]
 pub struct Container {
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// The runtime's id: 64 hexadecimal digits.
+    /// The runtime's container id: 64 hexadecimal digits.
     pub id: String,
-    /// Which list of the pod it is in.
+    /// The list of the pod that contains it.
     pub kind: ContainerKind,
     /// How often it was restarted.
     pub restarts: u32,
@@ -38,13 +39,13 @@ pub struct Container {
 pub enum ContainerKind {
     /// `containers`
     App,
-    /// `initContainers`, sidecars among them
+    /// `initContainers`, including sidecars
     Init,
     /// `ephemeralContainers`, as `kubectl debug` adds them
     Ephemeral,
 }
 
-/// A pod that runs on the node. It goes with [`Pod::delete`] or with the world, not when dropped.
+/// A pod that runs on the node. It ends with [`Pod::delete`] or with the world, not when dropped.
 #[derive(Debug)]
 pub struct Pod {
     node: Node,
@@ -66,7 +67,8 @@ impl Pod {
             (false, Some(v4), Some(v6)) => (v4, v6),
             (false, v4, v6) => {
                 let (free4, free6) = node.addresses().take(spec.shape)?;
-                // The pool's own is given back by the pod's end only if the pod has it.
+                // Release the allocated address if the test chose one: deleting the pod releases only the address that
+                // the pod has.
                 v4.inspect(|_| node.addresses().release(spec.shape, free4));
                 (v4.unwrap_or(free4), v6.unwrap_or(free6))
             }
@@ -77,7 +79,7 @@ impl Pod {
         let link = if spec.host_network { None } else { Some(Link::plug(node.serial(), spec.shape, v4, v6)?) };
         fs::create_dir(&cgroup).with_context(|| format!("create the cgroup {}", cgroup.display()))?;
         let pod = Self { node: node.clone(), uid, v4, v6, link, cgroup, containers: Mutex::default(), spec };
-        // The sandbox's own container: there in every pod, and in no list of its API object.
+        // The sandbox's own container: every pod has one, but no list of the API object contains it.
         pod.make_cgroup(&ids::container()?)?;
         for (name, kind) in &pod.spec.containers {
             pod.add(name, *kind)?;
@@ -85,12 +87,12 @@ impl Pod {
         Ok(pod)
     }
 
-    /// Ends its processes and removes its namespace, cgroups and addresses.
+    /// Ends the pod's processes and removes its netns, cgroups and addresses.
     pub fn delete(self) -> Result<()> {
         Self::delete_all([self])
     }
 
-    /// Deletes many pods in little more time than one takes.
+    /// Deletes many pods, in little more time than one takes.
     pub fn delete_all(pods: impl IntoIterator<Item = Self>) -> Result<()> {
         let pods: Vec<Self> = pods.into_iter().collect();
         for pod in &pods {
@@ -104,69 +106,69 @@ impl Pod {
         Ok(())
     }
 
-    /// The processes in a container.
+    /// The process ids in a container.
     pub fn processes(&self, container: &str) -> Result<Vec<u32>> {
         let path = self.container_cgroup(container)?.join("cgroup.procs");
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         text.lines().map(|line| line.parse().with_context(|| format!("{} holds {line}", path.display()))).collect()
     }
 
-    /// Its namespace in Kubernetes.
+    /// The pod's Kubernetes namespace.
     pub fn namespace(&self) -> &str {
         &self.spec.namespace
     }
 
-    /// Its name.
+    /// The pod's name.
     pub fn name(&self) -> &str {
         &self.spec.name
     }
 
-    /// Its UID in the API.
+    /// The pod's UID in the API.
     pub fn uid(&self) -> &str {
         &self.uid
     }
 
-    /// What it was made from.
+    /// The spec from which the pod was created.
     pub fn spec(&self) -> &PodSpec {
         &self.spec
     }
 
-    /// Its IPv4 address; the node's if it is on the host network.
+    /// The pod's IPv4 address. A pod on the host network has the node's.
     pub fn v4(&self) -> Ipv4Addr {
         self.v4
     }
 
-    /// Its IPv6 address; the node's if it is on the host network.
+    /// The pod's IPv6 address. A pod on the host network has the node's.
     pub fn v6(&self) -> Ipv6Addr {
         self.v6
     }
 
-    /// True for its own addresses.
+    /// Whether `address` is one of the pod's addresses.
     pub fn has_address(&self, address: IpAddr) -> bool {
         address == IpAddr::V4(self.v4) || address == IpAddr::V6(self.v6)
     }
 
-    /// Its network namespace; `None` on the host network.
+    /// The pod's network namespace, or `None` on the host network.
     pub fn netns(&self) -> Option<&Path> {
         self.link.as_ref().map(Link::netns)
     }
 
-    /// The node's end of its cable; `None` on the host network.
+    /// The node's end of the pod's veth pair, or `None` on the host network.
     pub fn interface(&self) -> Option<&str> {
         self.link.as_ref().map(Link::interface)
     }
 
-    /// Its cgroup.
+    /// The pod's cgroup.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
     }
 
-    /// Its containers as they are now.
+    /// The pod's current containers.
     pub fn containers(&self) -> Vec<Container> {
         self.lock().clone()
     }
 
-    /// One of its containers as it is now.
+    /// The current state of one container.
     pub fn container(&self, name: &str) -> Result<Container> {
         let found = self.lock().iter().find(|container| container.name == name).cloned();
         found.with_context(|| format!("pod {}/{} has no container {name}", self.spec.namespace, self.spec.name))
@@ -180,7 +182,7 @@ impl Pod {
     /// The kernel's id of a container's cgroup.
     pub fn cgroup_id(&self, name: &str) -> Result<u64> {
         let path = self.container_cgroup(name)?;
-        fs::metadata(&path).map(|dir| dir.ino()).with_context(|| format!("look at {}", path.display()))
+        fs::metadata(&path).map(|dir| dir.ino()).with_context(|| format!("read the inode of {}", path.display()))
     }
 
     /// Adds an ephemeral container, as `kubectl debug` does.
@@ -188,36 +190,37 @@ impl Pod {
         self.add(name, ContainerKind::Ephemeral)
     }
 
-    /// Ends a container's processes and starts it anew: the same name, another id and cgroup.
+    /// Ends a container's processes and starts it again, with the same name and a new id and cgroup.
     pub fn restart_container(&self, name: &str) -> Result<Container> {
         world::remove_cgroup(&self.container_cgroup(name)?)?;
         let id = ids::container()?;
         self.make_cgroup(&id)?;
         let mut containers = self.lock();
         let Some(container) = containers.iter_mut().find(|container| container.name == name) else {
-            bail!("container {name} went away while it was restarted");
+            bail!("container {name} vanished while it was being restarted");
         };
         container.id = id;
         container.restarts += 1;
         Ok(container.clone())
     }
 
-    /// A command in a container; the caller adds the program and its arguments.
+    /// A command in a container. The caller adds the program and its arguments.
     pub fn command(&self, container: &str) -> Result<Command> {
         Ok(command(&Place { cgroup: Some(self.container_cgroup(container)?), netns: self.netns().map(Into::into) }))
     }
 
-    /// A command in a container of this pod that has got into the network namespace of another pod.
+    /// A command in a container of this pod that runs in the netns of another pod.
     pub fn command_in(&self, container: &str, other: &Self) -> Result<Command> {
         Ok(command(&Place { cgroup: Some(self.container_cgroup(container)?), netns: other.netns().map(Into::into) }))
     }
 
-    /// Runs a command in a container to its end, whatever its exit code.
+    /// Runs a command in a container to its end. Any exit code is accepted.
     pub fn exec(&self, container: &str, argv: &[&str]) -> Result<Output> {
         proc::output(self.command(container)?.args(argv), b"", proc::PATIENCE)
     }
 
-    /// Runs a command in the pod's network as root of the node would: no container's cgroup. A host-network pod's is the node.
+    /// Runs a command in the pod's netns as the node's root would, in no container's cgroup. For a host-network pod,
+    /// this is the node's netns.
     pub fn configure(&self, argv: &[&str]) -> Result<String> {
         proc::run(command(&Place { cgroup: None, netns: self.netns().map(Into::into) }).args(argv))
     }
@@ -227,14 +230,15 @@ impl Pod {
         Agent::start(self.command(container)?)
     }
 
-    /// An agent in a container of this pod that has got into the network namespace of another pod.
+    /// An agent in a container of this pod that runs in the netns of another pod.
     pub fn agent_in(&self, container: &str, other: &Self) -> Result<Agent> {
         Agent::start(self.command_in(container, other)?)
     }
 
-    /// Takes the pod's network away while its processes run on, as a CNI plugin does before the kubelet is done with the pod.
+    /// Removes the pod's network while its processes continue, as a CNI plugin does before the kubelet has finished
+    /// with the pod.
     pub fn unplug(&self) -> Result<()> {
-        self.link.as_ref().context("a host-network pod has no cable")?.unplug()
+        self.link.as_ref().context("a host-network pod has no interface")?.unplug()
     }
 
     fn add(&self, name: &str, kind: ContainerKind) -> Result<Container> {

@@ -1,6 +1,6 @@
-//! Child processes: run one to its end, or keep one running and look at it.
+//! Child processes: run one to its end, or keep one running and observe it.
 //!
-//! Nothing here waits without a bound, and a [`Process`] that is dropped is gone.
+//! Every wait has a timeout, and dropping a [`Process`] kills it.
 
 use std::fs::{self, File};
 use std::io::{Read, Write as _};
@@ -17,12 +17,13 @@ use nix::unistd::Pid;
 /// How long [`run`], [`feed`] and `exec` wait for a command to end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs a command to its end and gives its standard output; an exit code other than 0 is an error that holds what it said.
+/// Runs a command to its end and returns its standard output. An exit code other than 0 is an error that contains the
+/// output.
 pub fn run(command: &mut Command) -> Result<String> {
     feed(command, b"")
 }
 
-/// Like [`run`], with `input` on its standard input.
+/// Like [`run`], with `input` as standard input.
 pub fn feed(command: &mut Command, input: &[u8]) -> Result<String> {
     let output = output(command, input, PATIENCE)?;
     ensure!(
@@ -35,14 +36,16 @@ pub fn feed(command: &mut Command, input: &[u8]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command to its end, whatever its exit code; one that takes longer than `timeout` is killed and is an error.
+/// Runs a command to its end. Any exit code is accepted. If it takes longer than `timeout`, it is killed and the call
+/// fails.
 pub fn output(command: &mut Command, input: &[u8], timeout: Duration) -> Result<Output> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
     let stdin = child.stdin.take();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {
-        // A command may end without reading all its input: that is its right, its exit code tells the rest.
+        // Ignore errors: a command may end without reading all its input, and its exit code shows whether that is a
+        // failure.
         scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input).ok()));
         let stdout = scope.spawn(move || drain(stdout));
         let stderr = scope.spawn(move || drain(stderr));
@@ -53,7 +56,7 @@ pub fn output(command: &mut Command, input: &[u8], timeout: Duration) -> Result<
         }
         let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
         let Some(status) = status? else {
-            bail!("{command:?} took more than {timeout:?}; it said {}", String::from_utf8_lossy(&stderr));
+            bail!("{command:?} took more than {timeout:?}; its standard error: {}", String::from_utf8_lossy(&stderr));
         };
         Ok(Output { status, stdout, stderr })
     })
@@ -62,13 +65,13 @@ pub fn output(command: &mut Command, input: &[u8], timeout: Duration) -> Result<
 fn drain(pipe: Option<impl Read>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(mut pipe) = pipe {
-        // What was read before an error is still worth showing.
+        // Bytes read before an error are still worth showing.
         pipe.read_to_end(&mut bytes).ok();
     }
     bytes
 }
 
-/// Waits for a child; `None` if it still runs after `timeout`.
+/// Waits for a child. `None` means that it is still running after `timeout`.
 pub(crate) fn reap(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {
     let deadline = Instant::now() + timeout;
     let mut pause = Duration::from_micros(200);
@@ -84,8 +87,8 @@ pub(crate) fn reap(child: &mut Child, timeout: Duration) -> Result<Option<ExitSt
     }
 }
 
-/// Asks `probe` until it gives a value; an error that names `what` after `timeout`. Every 5 ms at first and less often the longer it
-/// has waited, by 2 % of that: whoever waits a minute does not take the machine from everybody else.
+/// Polls `probe` until it returns a value. Fails after `timeout` with an error that names `what`. The interval starts
+/// at 5 ms and grows by 2 % of the time waited, so that long waits do not take processor time from others.
 pub fn until<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
     let begin = Instant::now();
@@ -94,12 +97,12 @@ pub fn until<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Result
             return Ok(value);
         }
         let waited = begin.elapsed();
-        ensure!(waited < timeout, "waited {timeout:?} in vain for {what}");
+        ensure!(waited < timeout, "timed out after {timeout:?} waiting for {what}");
         thread::sleep((waited / 50).clamp(PAUSES.0, PAUSES.1));
     }
 }
 
-/// A process that runs beside the test, such as the daemon under test. It is killed when dropped.
+/// A process that runs beside the test, such as the daemon under test. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -107,14 +110,14 @@ pub struct Process {
     log: PathBuf,
 }
 
-/// What a process uses, as `/proc` tells it.
+/// The resources that a process uses, according to `/proc`.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// Resident memory in bytes.
+    /// Resident memory, in bytes.
     pub resident: u64,
-    /// Its highest value so far, in bytes.
+    /// Peak resident memory, in bytes.
     pub peak: u64,
-    /// Processor time spent, user and system.
+    /// Processor time, user and system.
     pub cpu: Duration,
     /// Number of threads.
     pub threads: u64,
@@ -123,7 +126,7 @@ pub struct Usage {
 }
 
 impl Process {
-    /// Starts a command; standard output and error go to one log file.
+    /// Starts a command. Standard output and error go to one log file.
     pub fn start(name: &str, command: &mut Command) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let log = crate::world::scratch().join(format!("{name}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -143,17 +146,17 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything it wrote so far.
+    /// Its log so far.
     pub fn log(&self) -> Result<String> {
         let bytes = fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Waits until the log holds `text`; an error, with the log, if the process ends first or takes too long.
+    /// Waits until the log contains `text`. Fails, with the log, if the process ends first or the timeout expires.
     pub fn wait_for_log(&mut self, text: &str, timeout: Duration) -> Result<()> {
         let what = format!("'{text}' in the log of {}", self.name);
         let found = until(&what, timeout, || {
-            // The exit is asked first: what was written before it is then surely in the log.
+            // Check the exit first, so that everything written before the exit is in the log that is read next.
             let ended = self.child.try_wait().context("wait for a child")?;
             let log = self.log()?;
             match ended {
@@ -165,7 +168,7 @@ impl Process {
         found.with_context(|| format!("log of {}:\n{}", self.name, self.log().unwrap_or_default()))
     }
 
-    /// True while it has not ended.
+    /// Whether the process is still running.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait().context("wait for a child")?.is_none())
     }
@@ -176,18 +179,18 @@ impl Process {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("send {signal} to {}", self.name))
     }
 
-    /// Waits for its end; an error after `timeout`, and the process goes on.
+    /// Waits until the process ends. Fails after `timeout` and leaves the process running.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
-        reap(&mut self.child, timeout)?.with_context(|| format!("{} still runs after {timeout:?}", self.name))
+        reap(&mut self.child, timeout)?.with_context(|| format!("{} is still running after {timeout:?}", self.name))
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Sends SIGKILL and waits until the process is gone.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill().with_context(|| format!("kill {}", self.name))?;
         self.child.wait().map(drop).with_context(|| format!("wait for {}", self.name))
     }
 
-    /// What it uses now.
+    /// Its current resource usage.
     pub fn usage(&self) -> Result<Usage> {
         usage(self.child.id())
     }
@@ -195,12 +198,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A process that has ended already is as good; there is nobody to tell about anything else.
+        // Ignore errors: the process may already have ended.
         self.kill().ok();
     }
 }
 
-/// What the process `pid` uses now.
+/// The current resource usage of the process `pid`.
 pub fn usage(pid: u32) -> Result<Usage> {
     let dir = PathBuf::from(format!("/proc/{pid}"));
     let status = fs::read_to_string(dir.join("status")).with_context(|| format!("read the status of process {pid}"))?;
@@ -210,11 +213,11 @@ pub fn usage(pid: u32) -> Result<Usage> {
         let number = line.split_whitespace().next().with_context(|| format!("{name} is empty"))?;
         number.parse().with_context(|| format!("{name} is {line}"))
     };
-    // Nanoseconds on the processor, exact where the ticks of `stat` are coarse; one file per thread.
+    // schedstat counts nanoseconds, while the ticks of `stat` are coarse. There is one file per thread.
     let mut cpu = Duration::ZERO;
     for task in fs::read_dir(dir.join("task")).with_context(|| format!("list the threads of {pid}"))? {
         let path = task.context("list threads")?.path().join("schedstat");
-        // A thread may end between the listing and this.
+        // A thread may have ended since the directory was listed.
         if let Ok(text) = fs::read_to_string(path) {
             let spent = text.split_whitespace().next().unwrap_or("0");
             cpu += Duration::from_nanos(spent.parse().with_context(|| format!("schedstat of {pid} is {text}"))?);

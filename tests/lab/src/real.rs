@@ -1,7 +1,8 @@
-//! A real node: what a [`Rig`](crate::rig::Rig) is, with a container runtime and an agent that runs the pods bound to the node.
+//! A real node: a [`Rig`](crate::rig::Rig) with a container runtime and an agent that runs the pods bound to the node.
 //!
-//! Nothing here plays Kubernetes: the scheduler binds, controllers make pods of DaemonSets, the agent (`nodeagent`, a Go program)
-//! runs them in containerd and writes their status. Tests make objects and look at what becomes of them.
+//! No part of Kubernetes is simulated: the scheduler binds pods, controllers create the pods of DaemonSets, and the
+//! agent (`nodeagent`, a Go program) runs them in containerd and writes their status. Tests create objects and check
+//! the results.
 
 mod look;
 
@@ -23,7 +24,7 @@ use crate::secrets;
 use crate::sts::Sts;
 use crate::world;
 
-/// From the start to a node that takes pods.
+/// Timeout until the node accepts pods.
 const STARTUP: Duration = Duration::from_secs(90);
 
 /// The node, its cloud and its cluster. Dropping it ends all of them, the agent first.
@@ -50,8 +51,8 @@ impl fmt::Debug for RealNode {
     }
 }
 
-/// As every rig: a test ends with a search of all that was logged on the node, by its pods, its agent, its runtime and its control
-/// plane, for every secret there was.
+/// As with every rig, the test ends with a search for all known secrets in all logs of the node, its pods, its agent,
+/// its runtime and its control plane.
 impl Drop for RealNode {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -63,7 +64,7 @@ impl Drop for RealNode {
 }
 
 impl RealNode {
-    /// What is missing on this machine for a real node, and how to get it.
+    /// What this machine lacks for a real node, and how to install it.
     pub fn missing() -> Option<String> {
         let found = Assets::find().and_then(|assets| {
             for name in ["kube-scheduler", "kube-controller-manager", "kubectl", "nodeagent", "runc-lab", "asker"] {
@@ -74,12 +75,12 @@ impl RealNode {
         found.err().map(|error| format!("{error:#}")).or_else(Runtime::missing)
     }
 
-    /// Starts everything and returns when the node is ready and takes pods.
+    /// Starts everything. Returns when the node is ready and accepts pods.
     pub fn start(network: Network) -> Result<Self> {
         let node = Node::new(NodeOptions::default())?;
         let (imds, sts) = cloud(&node)?;
         let assets = Assets::find()?;
-        // Pods reach it there too.
+        // Pods reach the API server at this address too.
         let options = ClusterOptions { bind: NODE_V4.into(), assets: assets.clone() };
         let cluster = Cluster::with_controllers(options, node.name())?;
         let runtime = Runtime::start(&node, network, &assets.program("runc-lab")?)?;
@@ -109,23 +110,23 @@ impl RealNode {
         Ok(site)
     }
 
-    /// `kubectl` as the administrator, to its end; what it printed.
+    /// Runs `kubectl` as the administrator to its end. Returns its output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.node.command();
         command.arg(&self.kubectl).arg("--kubeconfig").arg(&self.config).args(arguments);
-        // It keeps what it learns of the server there.
+        // kubectl caches discovery data there.
         command.env("HOME", world::scratch());
         proc::run(&mut command)
     }
 
-    /// Applies a kustomization, as users do: `base` with these patches and images on top.
+    /// Applies a kustomization as users do: `base` with the patches and images of `overlay`.
     pub fn apply(&self, base: &Path, overlay: &Value) -> Result<String> {
         let dir = world::scratch().join("overlay");
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         let mut overlay = overlay.clone();
         overlay["apiVersion"] = json!("kustomize.config.k8s.io/v1beta1");
         overlay["kind"] = json!("Kustomization");
-        // It takes relative directories only.
+        // Kustomize accepts only relative directories.
         let up = "../".repeat(dir.components().count() - 1);
         let base = base.canonicalize().with_context(|| format!("find {}", base.display()))?;
         overlay["resources"] = json!([format!("{up}{}", base.display().to_string().trim_start_matches('/'))]);
@@ -133,7 +134,7 @@ impl RealNode {
         self.kubectl(&["apply", "-k", &dir.display().to_string()])
     }
 
-    /// A namespace whose pods may have these roles, with its service account.
+    /// Creates a namespace whose pods may have these roles, and waits for its service account.
     pub fn namespace(&self, name: &str, allowed: &[&str]) -> Result<()> {
         self.cluster.namespace(name, json!({ALLOWED_ROLES: json!(allowed).to_string()}))?;
         proc::until("the namespace's service account", Duration::from_secs(30), || {
@@ -152,7 +153,7 @@ impl RealNode {
         Ok(())
     }
 
-    /// Where STS is, for pods.
+    /// The STS endpoint for pods.
     pub fn sts_endpoint(&self) -> String {
         self.sts.endpoint()
     }

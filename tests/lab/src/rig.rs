@@ -1,4 +1,4 @@
-//! All of it together: a node, the cloud behind it, Kubernetes beside it, and the daemon on it.
+//! A complete setup: a node, the cloud behind it, the Kubernetes API, and the daemon on the node.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -37,32 +37,32 @@ use crate::world;
 
 pub use control_plane::ControlPlane;
 
-/// The annotation by which a pod asks for a role.
+/// The annotation in which a pod requests a role.
 pub const ROLE: &str = "iam.amazonaws.com/role";
-/// The annotation by which a namespace allows roles.
+/// The annotation in which a namespace allows roles.
 pub const ALLOWED_ROLES: &str = "iam.amazonaws.com/allowed-roles";
 
-/// Pods reach STS there too, for tests of what credentials are good for.
+/// Pods reach STS at this port too, for tests of what credentials permit.
 const STS_PORT: u16 = 4566;
-/// From start to ready is well under a second; a machine that builds something else meanwhile needs more.
+/// Timeout until the daemon is ready. It takes well under a second, but longer on a busy machine.
 const READY: Duration = Duration::from_secs(20);
 
-/// What a rig is like.
+/// Options of a rig.
 #[derive(Clone, Debug, Default)]
 pub struct RigOptions {
     /// The daemon's binary, usually `env!("CARGO_BIN_EXE_podrole")`; `None` looks for it beside this program.
     pub binary: Option<PathBuf>,
-    /// The node.
+    /// The node's options.
     pub node: NodeOptions,
-    /// Flags of `run` that every start has.
+    /// Flags of `run` for every start.
     pub flags: Vec<String>,
-    /// More environment for the daemon.
+    /// Additional environment variables of the daemon.
     pub env: Vec<(String, String)>,
 }
 
-/// A node with everything around it; `A` is what plays Kubernetes. One per world.
+/// A node with everything around it. `A` provides the Kubernetes API. A world can have one rig.
 ///
-/// Field order is drop order: the daemon ends before what it talks to.
+/// Fields are dropped in order: the daemon ends before its servers.
 pub struct Rig<A: ControlPlane = Kube> {
     daemon: Option<Daemon>,
     options: DaemonOptions,
@@ -76,14 +76,14 @@ pub struct Rig<A: ControlPlane = Kube> {
     pub node: Node,
 }
 
-/// Every trial of every suite ends with a search of all that its daemons wrote and showed for every secret there was.
+/// Every trial ends with a search for all known secrets in everything that its daemons wrote and served.
 impl<A: ControlPlane> Drop for Rig<A> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
         }
         if let Some(daemon) = &self.daemon {
-            // A trial may have stopped it where it was; one that has ended cannot go on, and need not.
+            // A trial may have suspended the daemon. The call fails if the daemon has ended, which is fine.
             daemon.resume().ok();
         }
         let searched = secrets::none_got_out(self, &[]);
@@ -117,7 +117,7 @@ impl<A: ControlPlane> Rig<A> {
             ("--kubeconfig", config.display().to_string()),
             ("--platform", "ec2".to_owned()),
             ("--state-dir", world::scratch().join("state").display().to_string()),
-            // Everything it can say: at the end of every trial it is searched for secrets.
+            // The most verbose level, because every trial ends with a search of the log for secrets.
             ("--log", "trace".to_owned()),
             ("--log-format", "text".to_owned()),
         ];
@@ -130,7 +130,8 @@ impl<A: ControlPlane> Rig<A> {
         Ok(Self { daemon: None, options, kube, sts, imds, node })
     }
 
-    /// A namespace whose pods may have these roles (globs); none: a namespace without a list.
+    /// Creates a Kubernetes namespace whose pods may have these roles (globs). If `allowed` is empty, the namespace has
+    /// no allow list.
     pub fn namespace(&self, name: &str, allowed: &[&str]) -> Result<()> {
         if allowed.is_empty() {
             return self.kube.namespace(name, &[]);
@@ -138,60 +139,60 @@ impl<A: ControlPlane> Rig<A> {
         self.kube.namespace(name, &[(ALLOWED_ROLES, &json!(allowed).to_string())])
     }
 
-    /// Starts a pod and shows it to the API, running, with its addresses.
+    /// Starts a pod and publishes it in the API, running, with its addresses.
     pub fn pod(&self, spec: PodSpec) -> Result<Pod> {
         self.kube.pod(&self.node, spec)
     }
 
-    /// A pod that asks for a role.
+    /// Starts a pod that requests a role.
     pub fn pod_with_role(&self, namespace: &str, name: &str, role: &str) -> Result<Pod> {
         self.pod(PodSpec::new(namespace, name).annotation(ROLE, role))
     }
 
-    /// Ends a pod and takes it out of the API.
+    /// Ends a pod and removes it from the API.
     pub fn delete(&self, pod: Pod) -> Result<()> {
         self.kube.delete_pod(pod.namespace(), pod.name())?;
         pod.delete()
     }
 
-    /// Starts the daemon with these flags on top and waits until it is ready.
+    /// Starts the daemon with these additional flags and waits until it is ready.
     pub fn start(&mut self, flags: &[&str]) -> Result<()> {
         self.launch(flags)?;
         self.daemon_mut()?.wait_ready(READY)
     }
 
-    /// Starts the daemon and does not wait.
+    /// Starts the daemon without waiting until it is ready.
     pub fn launch(&mut self, flags: &[&str]) -> Result<()> {
-        // The one before must be gone first: two would want one admin address.
+        // End the previous daemon first: both would bind the same admin address.
         self.daemon = None;
         self.daemon = Some(Daemon::start(&self.node, self.options.with(flags))?);
         Ok(())
     }
 
-    /// Starts the same daemon anew, after its end, and waits until it is ready.
+    /// Starts the same daemon again after it has ended, and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
         let daemon = self.daemon_mut()?;
         daemon.restart()?;
         daemon.wait_ready(READY)
     }
 
-    /// Starts one more daemon beside the first, with an admin address of its own. The caller keeps it.
+    /// Starts another daemon beside the first, with its own admin address. The caller owns it.
     pub fn beside(&self, admin: SocketAddr, flags: &[&str]) -> Result<Daemon> {
         let options = self.options.with(&["--admin-addr", &admin.to_string()]).with(flags);
         Daemon::start(&self.node, DaemonOptions { admin, ..options })
     }
 
-    /// Runs a subcommand to its end, whatever its exit code.
+    /// Runs a subcommand to its end. Any exit code is accepted.
     pub fn podrole(&self, args: &[&str]) -> Result<Output> {
         self.options.run(&self.node, args)
     }
 
-    /// How the daemon is started.
+    /// The options with which the daemon is started.
     pub fn options(&self) -> &DaemonOptions {
         &self.options
     }
 
-    /// To change how the daemon is started next.
+    /// The options for the next start of the daemon.
     pub fn options_mut(&mut self) -> &mut DaemonOptions {
         &mut self.options
     }
@@ -206,19 +207,20 @@ impl<A: ControlPlane> Rig<A> {
         self.daemon.as_mut().context("no daemon was started")
     }
 
-    /// The name of the role that credentials are of, by STS's word; `None` if STS never gave them.
+    /// The name of the role for which STS issued these credentials, or `None` if STS never issued them.
     pub fn role_of(&self, credentials: &Creds) -> Option<String> {
         self.role_of_key(&credentials.access_key_id)
     }
 
-    /// The same for an access key.
+    /// The name of the role for which STS issued this access key, or `None`.
     pub fn role_of_key(&self, access_key_id: &str) -> Option<String> {
         let issued = self.sts.who(access_key_id)?;
         issued.role_arn.rsplit('/').next().map(str::to_owned)
     }
 }
 
-/// A node's metadata service, and STS, which knows whose its credentials are: the daemon gets its own as any program on a node does.
+/// Starts a node's metadata service, and an STS that knows the node role's credentials: the daemon gets its base
+/// credentials as any program on a node does.
 pub(crate) fn cloud(node: &Node) -> Result<(Imds, Sts)> {
     let imds = Imds::start(node)?;
     let sts = Sts::start(SocketAddr::from((NODE_V4, STS_PORT)))?;

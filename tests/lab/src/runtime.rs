@@ -1,7 +1,7 @@
 //! A real container runtime on the node: Debian's containerd and runc, with the reference CNI plugins.
 //!
-//! It lives in the world's own namespaces, with everything it keeps in the world's scratch directory, and goes with the world: its
-//! shims outlive it, but not the world's pid namespace. Images are put in by [`Runtime::import`]; nothing is pulled.
+//! It runs in the world's namespaces and keeps all files in the world's scratch directory. Its shims outlive it, but
+//! they end with the world's pid namespace. [`Runtime::import`] loads images; nothing is pulled.
 
 mod config;
 mod image;
@@ -20,20 +20,20 @@ use crate::world;
 
 pub use image::Image;
 
-/// It boots in a tenth of a second.
+/// Startup timeout. containerd normally boots in a tenth of a second.
 const STARTUP: Duration = Duration::from_secs(20);
 
 /// How pods are connected to the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Network {
-    /// A veth for each pod, routed: the `ptp` plugin.
+    /// A routed veth pair for each pod: the `ptp` plugin.
     #[default]
     PointToPoint,
-    /// One bridge for all: the `bridge` plugin.
+    /// One bridge for all pods: the `bridge` plugin.
     Bridge,
 }
 
-/// The running runtime. It is killed when dropped.
+/// The running runtime. Dropping it kills it.
 #[derive(Debug)]
 pub struct Runtime {
     containerd: Process,
@@ -41,7 +41,7 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// What of the runtime is not installed, and the Debian package that has it.
+    /// The missing part of the runtime, if any, and the Debian package that provides it.
     pub fn missing() -> Option<String> {
         let programs = [("containerd", "containerd"), ("ctr", "containerd"), ("runc", "runc")];
         let lacking = programs.iter().find(|(name, _)| on_path(name).is_none());
@@ -51,9 +51,10 @@ impl Runtime {
             .or_else(|| (!plugins).then(|| "no CNI plugins: apt-get install containernetworking-plugins".to_owned()))
     }
 
-    /// Starts it on the node. `runc` is what containers are made with: see `tests/cluster/controlplane/runc-lab`.
+    /// Starts the runtime on the node. `runc` is the program that creates containers: see
+    /// `tests/cluster/controlplane/runc-lab`.
     pub fn start(node: &Node, network: Network, runc: &Path) -> Result<Self> {
-        // As systemd has it: what a container sees of the host's mounts is kept up to date only where they are shared.
+        // As systemd does: later mounts of the host appear in a container only if the host's mounts are shared.
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
             .context("share the node's mounts")?;
         let dir = world::scratch().join("containerd");
@@ -70,23 +71,23 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// Where it listens.
+    /// The path of its socket.
     pub fn socket(&self) -> PathBuf {
         config::socket(&self.dir)
     }
 
-    /// Puts an image in from an OCI archive that names it; that name.
+    /// Imports an OCI archive and returns the image's name, which the archive contains.
     pub fn import(&self, node: &Node, archive: &Path) -> Result<String> {
         let name = image::name_of(archive)?;
         let mut command = node.command();
         command.arg("ctr").arg("--address").arg(self.socket());
-        // Kubernetes' own; without `--no-unpack` it is ready for containers when this returns.
+        // Kubernetes' containerd namespace. Without `--no-unpack`, the image is unpacked when the command returns.
         command.args(["--namespace", "k8s.io", "images", "import"]).arg(archive);
         proc::run(&mut command).with_context(|| format!("import {}", archive.display()))?;
         Ok(name)
     }
 
-    /// Everything it wrote so far.
+    /// Its log so far.
     pub fn log(&self) -> Result<String> {
         self.containerd.log()
     }

@@ -1,7 +1,9 @@
-//! Did a secret get out? A search for planted secrets in whatever a daemon wrote, in every form in which it could have been written.
+//! Searches for leaked secrets: finds planted secrets in everything that a daemon wrote, in every encoding in which
+//! they could appear.
 //!
-//! A test plants secrets ([`crate::sts::Sts::set_planted_secret`], or takes those that a rig has anyway with [`planted`]), lets
-//! the daemon work, and searches at the end: [`search_rig`] for everything a rig's daemon has said, [`search`] for any bytes.
+//! A test plants secrets ([`crate::sts::Sts::set_planted_secret`]) or uses those that every rig has ([`planted`]), lets
+//! the daemon work, and searches at the end: [`search_rig`] for all output of a rig's daemons, [`search`] for any
+//! bytes.
 
 mod forms;
 mod logs;
@@ -21,9 +23,9 @@ use crate::sts::Sts;
 pub use forms::Form;
 pub(crate) use logs::search_logs;
 
-/// The shortest text that is searched for: shorter ones turn up by chance.
+/// Minimum length of a secret: shorter texts match by chance.
 pub const SHORTEST: usize = 8;
-/// In which a daemon that lives answers for itself, one that has only just started too.
+/// Timeout for an answer of a running daemon, which may have just started.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// A secret to search for.
@@ -34,13 +36,13 @@ pub struct Planted {
 }
 
 impl Planted {
-    /// A secret, and what it is called in reports. At least [`SHORTEST`] bytes.
+    /// A secret of at least [`SHORTEST`] bytes, and its name in reports.
     pub fn new(name: &str, text: &str) -> Result<Self> {
         ensure!(text.len() >= SHORTEST, "{name} has {} bytes, too few to search for", text.len());
         Ok(Self { name: name.to_owned(), text: text.to_owned() })
     }
 
-    /// What it is called.
+    /// The secret's name in reports.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -48,21 +50,21 @@ impl Planted {
 
 impl fmt::Debug for Planted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A report of a leak must not be the next one.
+        // Omits the secret: the report of a leak must not be a leak itself.
         write!(f, "Planted({})", self.name)
     }
 }
 
-/// Where a secret was found.
+/// A location at which a secret was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// Which one.
+    /// The secret's name.
     pub secret: String,
-    /// In which form.
+    /// The encoding.
     pub form: Form,
-    /// In what.
+    /// The file or endpoint.
     pub place: String,
-    /// At which byte of it.
+    /// The offset in bytes.
     pub offset: usize,
 }
 
@@ -72,16 +74,16 @@ impl fmt::Display for Hit {
     }
 }
 
-/// Everywhere in `bytes` that any of the secrets is, in any form.
+/// All occurrences of any of the secrets in `bytes`, in any encoding.
 pub fn search(planted: &[Planted], place: &str, bytes: &[u8]) -> Vec<Hit> {
     Needles::new(planted).search(place, bytes)
 }
 
-/// Secrets in a form to be searched for, for more than one search.
+/// Prepared secrets, for repeated searches.
 pub struct Needles<'a> {
-    /// By their first bytes.
+    /// Needles by their first bytes.
     by_start: HashMap<[u8; SHORTEST], Vec<Needle<'a>>>,
-    /// The two bytes with which at least one starts: nearly every place is ruled out by these alone.
+    /// For each pair of bytes, whether a needle starts with it. This alone rules out nearly every position.
     starts: Vec<bool>,
 }
 
@@ -92,7 +94,7 @@ struct Needle<'a> {
 }
 
 impl<'a> Needles<'a> {
-    /// All forms of all of them.
+    /// Prepares all encodings of all secrets.
     pub fn new(planted: &'a [Planted]) -> Self {
         let mut needles = Self { by_start: HashMap::new(), starts: vec![false; 1 << 16] };
         for secret in planted {
@@ -105,7 +107,7 @@ impl<'a> Needles<'a> {
         needles
     }
 
-    /// Everywhere in `bytes` that any of them is.
+    /// All occurrences of any secret in `bytes`.
     pub fn search(&self, place: &str, bytes: &[u8]) -> Vec<Hit> {
         let mut hits = Vec::new();
         for offset in 0..bytes.len() {
@@ -136,12 +138,12 @@ impl fmt::Debug for Needles<'_> {
     }
 }
 
-/// The secrets that a rig has anyway: the node role's, those in the node's user data, and every one that STS has issued so far.
+/// The secrets that every rig has: the node role's, those in the node's user data, and all that STS has issued so far.
 pub fn planted<A: ControlPlane>(rig: &Rig<A>) -> Result<Vec<Planted>> {
     of_the_cloud(&rig.imds, &rig.sts)
 }
 
-/// The same of a cloud without a rig.
+/// The same for a cloud without a rig.
 pub(crate) fn of_the_cloud(imds: &Imds, sts: &Sts) -> Result<Vec<Planted>> {
     let node = imds.credentials();
     let mut planted = vec![
@@ -153,16 +155,17 @@ pub(crate) fn of_the_cloud(imds: &Imds, sts: &Sts) -> Result<Vec<Planted>> {
     }
     for issued in sts.issued() {
         planted.push(Planted::new(&format!("the secret key of {}", issued.access_key_id), &issued.secret_access_key)?);
-        // A log that cuts long values shows their beginnings; the first 16 characters are the same in all.
+        // Logs that truncate long values show their beginnings. The first 16 characters are the same in all tokens, so
+        // skip them.
         let token = issued.session_token.get(16..48).unwrap_or(&issued.session_token);
         planted.push(Planted::new(&format!("the session token of {}", issued.access_key_id), token)?);
     }
     Ok(planted)
 }
 
-/// Searches everything that the rig's daemons have said so far: their logs and audit lines, what other subcommands printed, and the
-/// metrics and state of the daemon that the rig has now. Places are called `log` and `audit` where they are that one's, by the
-/// file's name where another's.
+/// Searches all output of the rig's daemons: their logs and audit lines, the output of other subcommands, and the
+/// metrics and state of the current daemon. Hits name the place `log` or `audit` for the current daemon, otherwise the
+/// file's name.
 pub fn search_rig<A: ControlPlane>(rig: &Rig<A>, planted: &[Planted]) -> Result<Vec<Hit>> {
     let daemon = rig.daemon().ok();
     let needles = Needles::new(planted);
@@ -180,24 +183,25 @@ pub fn search_rig<A: ControlPlane>(rig: &Rig<A>, planted: &[Planted]) -> Result<
     Ok(hits)
 }
 
-/// What a daemon says of itself. One that has ended says nothing; one that lives and is silent was not searched, which is an error.
+/// The response of a daemon's admin endpoint, or `None` if the daemon has ended. A running daemon that does not answer
+/// is an error, because it was not searched.
 fn last_word(daemon: &Daemon, path: &str) -> Result<Option<String>> {
-    proc::until(&format!("{path} of a daemon that lives"), ANSWER, || match daemon.admin(path) {
+    proc::until(&format!("{path} of a running daemon"), ANSWER, || match daemon.admin(path) {
         Ok((_, body)) => Ok(Some(Some(body))),
-        // It may be about to listen, or about to end.
+        // It may be about to listen or about to end.
         Err(_) if daemon.lives()? => Ok(None),
         Err(_) => Ok(Some(None)),
     })
 }
 
-/// Fails with a list of hits, if there are any.
+/// Fails with a list of the hits, if there are any.
 pub(crate) fn none(hits: &[Hit]) -> Result<()> {
     let list: Vec<String> = hits.iter().take(20).map(ToString::to_string).collect();
-    ensure!(hits.is_empty(), "{} secrets got out:\n{}", hits.len(), list.join("\n"));
+    ensure!(hits.is_empty(), "{} secrets leaked:\n{}", hits.len(), list.join("\n"));
     Ok(())
 }
 
-/// Fails if any of the rig's daemons has let out any secret that the rig has, or one of `more`. For the end of any trial.
+/// Fails if any of the rig's daemons has leaked a secret of the rig or of `more`. Call it at the end of any trial.
 pub fn none_got_out<A: ControlPlane>(rig: &Rig<A>, more: &[Planted]) -> Result<()> {
     let mut planted = planted(rig)?;
     planted.extend_from_slice(more);

@@ -1,8 +1,8 @@
-//! A recording double of AWS STS: the query protocol, the real limits, and every way in which the real one fails.
+//! A recording double of AWS STS, with the query protocol, the real limits, and every failure mode of the real service.
 //!
-//! It answers AssumeRole, AssumeRoleWithWebIdentity and GetCallerIdentity. Access keys are known because a test registered them
-//! or because the double issued them; signatures are not recomputed, but their date must be fresh and their session token
-//! right. Web identity tokens are verified for real, against the key sets that a test registers.
+//! It answers AssumeRole, AssumeRoleWithWebIdentity and GetCallerIdentity. It knows the access keys that a test
+//! registered and those that it issued. It does not recompute signatures, but requires a recent signature date and the
+//! right session token. It verifies web identity tokens completely, with the key sets that a test registers.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -31,13 +31,13 @@ pub use model::{Call, Fault, Outcome, RoleSpec, Trust};
 use state::{Base, State};
 use web_identity::Provider;
 
-/// A running STS. It ends with its handle.
+/// A running STS double. Dropping it ends it.
 pub struct Sts {
     shared: Arc<Shared>,
     server: Server,
 }
 
-/// What the handle and the server's thread have in common.
+/// State shared between the handle and the server's thread.
 struct Shared {
     state: Mutex<State>,
     recorded: Condvar,
@@ -50,7 +50,7 @@ impl Shared {
 }
 
 impl Sts {
-    /// Starts in the caller's network namespace; port 0 takes a free one.
+    /// Starts in the caller's network namespace. Port 0 selects a free port.
     pub fn start(bind: SocketAddr) -> Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::new(State::default()), recorded: Condvar::new() });
         let served = Arc::clone(&shared);
@@ -63,25 +63,25 @@ impl Sts {
         self.server.endpoint()
     }
 
-    /// The address it listens on.
+    /// The address on which it listens.
     pub fn addr(&self) -> SocketAddr {
         self.server.addr()
     }
 
-    /// Makes an access key known. Without a session token the key is a long-lived one.
+    /// Registers an access key. Without a session token, it is a long-term key.
     pub fn register_base(&self, access_key: &str, secret: &str, session_token: Option<&str>, caller: Caller) {
         let base = Base { secret: secret.to_owned(), session_token: session_token.map(str::to_owned), caller };
         self.shared.state().bases.insert(access_key.to_owned(), base);
     }
 
-    /// Forgets a registered or issued key, as when the credentials were revoked.
+    /// Removes a registered or issued key, as if the credentials were revoked.
     pub fn forget_key(&self, access_key: &str) {
         let mut state = self.shared.state();
         state.bases.remove(access_key);
         state.issued.remove(access_key);
     }
 
-    /// Makes an OIDC provider known, or replaces its keys (a JWKS document), as for AssumeRoleWithWebIdentity.
+    /// Registers an OIDC provider for AssumeRoleWithWebIdentity, or replaces its keys (a JWKS document).
     pub fn oidc_provider(&self, issuer: &str, audience: &str, jwks: &Value) -> Result<()> {
         let keys = jwks["keys"].as_array().context("a JWKS has an array of keys")?.clone();
         let mut state = self.shared.state();
@@ -95,7 +95,7 @@ impl Sts {
         self.shared.state().roles.insert(role.arn.clone(), role);
     }
 
-    /// Whether a role nobody described may be assumed from its own account. It may unless told otherwise.
+    /// Whether roles that no test described may be assumed from their own account. The default is true.
     pub fn trust_any_role(&self, trust: bool) {
         self.shared.state().trust_any_role = trust;
     }
@@ -105,12 +105,12 @@ impl Sts {
         self.shared.state().calls.clone()
     }
 
-    /// The calls so far that assume a role, with a signature or a web identity, in order of arrival.
+    /// The calls so far that assume a role, signed or with a web identity, in order of arrival.
     pub fn assume_calls(&self) -> Vec<Call> {
         self.shared.state().calls.iter().filter(|call| call.assumes()).cloned().collect()
     }
 
-    /// Waits until the recorded calls satisfy `enough`; false when they do not in time.
+    /// Waits until `enough` accepts the recorded calls. Returns false on timeout.
     pub fn wait(&self, limit: Duration, enough: impl Fn(&[Call]) -> bool) -> bool {
         let deadline = Instant::now() + limit;
         let mut state = self.shared.state();
@@ -127,22 +127,22 @@ impl Sts {
         true
     }
 
-    /// Forgets the recorded calls. Issued credentials stay valid.
+    /// Clears the recorded calls. Issued credentials stay valid.
     pub fn clear(&self) {
         self.shared.state().calls.clear();
     }
 
-    /// What an issued access key stands for.
+    /// The record of an issued access key.
     pub fn who(&self, access_key_id: &str) -> Option<Issued> {
         self.shared.state().issued.get(access_key_id).cloned()
     }
 
-    /// Every credential issued so far, in no order.
+    /// All credentials issued so far, unordered.
     pub fn issued(&self) -> Vec<Issued> {
         self.shared.state().issued.values().cloned().collect()
     }
 
-    /// Answers every call this much later.
+    /// Delays the answer to every call.
     pub fn set_delay(&self, delay: Duration) {
         self.shared.state().delay = delay;
     }
@@ -152,14 +152,14 @@ impl Sts {
         self.shared.state().next_faults.extend(std::iter::repeat_n(fault, count));
     }
 
-    /// Fails every call of every action, until `None`. Also forgets what is left of `fail_next`.
+    /// Fails every call of every action until called with `None`. Also resets `fail_next`.
     pub fn fail_always(&self, fault: Option<Fault>) {
         let mut state = self.shared.state();
         state.next_faults.clear();
         state.fault = fault;
     }
 
-    /// Fails every call that assumes one role, until `None`.
+    /// Fails every call that assumes one role, until called with `None`.
     pub fn fail_role(&self, role_arn: &str, fault: Option<Fault>) {
         let mut state = self.shared.state();
         match fault {
@@ -168,28 +168,30 @@ impl Sts {
         };
     }
 
-    /// Issues secrets and session tokens that contain this text, so that a test can search logs and dumps for it.
+    /// Puts this text into all secret keys and session tokens issued from now on, so that a test can search logs and
+    /// dumps for it.
     pub fn set_planted_secret(&self, marker: Option<&str>) {
         self.shared.state().planted = marker.map(str::to_owned);
     }
 
-    /// Runs this STS's clock ahead (or behind): `Date`, `Expiration`, and what it takes for a fresh signature.
+    /// Sets this STS's clock ahead (or back). It determines `Date`, `Expiration`, and whether a signature is recent.
     pub fn set_clock_skew(&self, seconds: i64) {
         self.shared.state().skew = seconds;
     }
 
-    /// Whether a signature dated more than five minutes from this STS's clock is refused, as by the real one. It is unless
-    /// told otherwise.
+    /// Whether a signature dated more than five minutes from this STS's clock is rejected, as by the real service. The
+    /// default is true.
     pub fn check_signature_date(&self, check: bool) {
         self.shared.state().check_date = check;
     }
 
-    /// Lets issued credentials end after this many seconds even if more was asked for; 0 gives what was asked for.
+    /// Limits the lifetime of issued credentials to this many seconds, even if the call requests more. 0 removes the
+    /// limit.
     pub fn set_lifetime(&self, seconds: u32) {
         self.shared.state().lifetime = (seconds > 0).then_some(seconds);
     }
 
-    /// Refuses connections, or serves again.
+    /// `true` refuses connections, `false` serves again.
     pub fn down(&self, down: bool) -> Result<()> {
         self.server.down(down)
     }

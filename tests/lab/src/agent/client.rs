@@ -1,4 +1,4 @@
-//! What a test does with an agent: single requests, kept connections, and the dance of an SDK.
+//! What tests do with an agent: single requests, kept connections, and an SDK's sequence of requests.
 
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use super::{Agent, BASE64, End, Failure, Received, Response, Target};
 
 const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 
-/// An agent aimed at a service.
+/// An agent's client for one target.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
     agent: &'a Agent,
@@ -24,12 +24,12 @@ impl<'a> Client<'a> {
         Self { agent, target }
     }
 
-    /// Sends raw bytes on a new connection and reads what comes back.
+    /// Sends raw bytes on a new connection and reads and parses the answer.
     pub fn raw(&self, bytes: &[u8]) -> Result<Response, Failure> {
         Response::parse(self.exchange(bytes)?)
     }
 
-    /// The same, without a look at what came.
+    /// Like [`Client::raw`], but returns the bytes without parsing them.
     pub fn exchange(&self, bytes: &[u8]) -> Result<Received, Failure> {
         self.agent.call(&Op::Exchange { target: self.target, data: BASE64.encode(bytes) })?.received()
     }
@@ -39,12 +39,12 @@ impl<'a> Client<'a> {
         self.raw(&self.render(method, path, headers))
     }
 
-    /// A `GET`.
+    /// Sends a `GET`.
     pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response, Failure> {
         self.request("GET", path, headers)
     }
 
-    /// The bytes of a request, for raw use and for load.
+    /// The bytes of a request, for [`Client::raw`] and for load.
     pub fn render(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
         let host = match self.target.to {
             SocketAddr::V4(v4) if v4.port() == 80 => v4.ip().to_string(),
@@ -59,13 +59,13 @@ impl<'a> Client<'a> {
         text.into_bytes()
     }
 
-    /// Asks for a session token that lives so many seconds.
+    /// Requests a session token with this TTL in seconds.
     pub fn put_token(&self, seconds: u32) -> Result<Response, Failure> {
         let seconds = seconds.to_string();
         self.request("PUT", "/latest/api/token", &[("X-aws-ec2-metadata-token-ttl-seconds", &seconds)])
     }
 
-    /// A session token of six hours, as SDKs ask for.
+    /// Requests a session token valid for six hours, as SDKs do.
     pub fn token(&self) -> Result<String, CredsError> {
         Ok(success("token", self.put_token(21_600)?)?.text())
     }
@@ -80,10 +80,10 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Credentials as the metadata service gives them.
+/// Credentials as the metadata service returns them.
 #[derive(Clone, Debug)]
 pub struct Creds {
-    /// The role's name in the list.
+    /// The name of the role in the list.
     pub role: String,
     /// `AccessKeyId`
     pub access_key_id: String,
@@ -95,7 +95,7 @@ pub struct Creds {
     pub expiration: String,
     /// `LastUpdated`
     pub last_updated: String,
-    /// The answer they came in.
+    /// The response that contained them.
     pub response: Response,
 }
 
@@ -122,21 +122,21 @@ impl Creds {
     }
 }
 
-/// Why there are no credentials.
+/// Why a request for credentials failed.
 #[derive(Clone, Debug)]
 pub enum CredsError {
-    /// No answer at some step.
+    /// A request got no answer.
     Connection(Failure),
-    /// The named step was answered with another status than 200.
+    /// The named step was answered with a status other than 200.
     Status(&'static str, Response),
     /// A 200 whose `Code` is not `Success`.
     Code(String, Response),
-    /// A 200 that an SDK could not read.
+    /// A 200 response that an SDK could not parse.
     Body(String),
 }
 
 impl CredsError {
-    /// The HTTP status that stopped it, if one did.
+    /// The HTTP status that ended the sequence, if there was one.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Status(_, response) => Some(response.status),
@@ -183,48 +183,48 @@ impl<'a> Connection<'a> {
         Ok(Self { agent, handle, local, open: true })
     }
 
-    /// Its own address and port, as the container sees them.
+    /// The connection's local address and port, as the container sees them.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// Sends some bytes.
+    /// Sends bytes.
     pub fn send(&self, bytes: &[u8]) -> Result<(), Failure> {
         self.done(&Op::Send { handle: self.handle, data: BASE64.encode(bytes) })
     }
 
-    /// Reads until the other side closes or the time is over.
+    /// Reads until the peer closes the connection or the timeout expires.
     pub fn read(&self, timeout: Duration) -> Result<Received, Failure> {
         self.read_at_most(usize::MAX, timeout)
     }
 
-    /// Reads until so many bytes are there, the other side closes or the time is over.
+    /// Reads until `limit` bytes have arrived, the peer closes the connection or the timeout expires.
     pub fn read_at_most(&self, limit: usize, timeout: Duration) -> Result<Received, Failure> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.agent.call(&Op::Read { handle: self.handle, limit, timeout_ms })?.received()
     }
 
-    /// Reads an answer to the end.
+    /// Reads one answer to its end.
     pub fn response(&self, timeout: Duration) -> Result<Response, Failure> {
         Response::parse(self.read(timeout)?)
     }
 
-    /// Says that no more will be sent.
+    /// Shuts the connection down for writing.
     pub fn finish(&self) -> Result<(), Failure> {
         self.done(&Op::Finish { handle: self.handle })
     }
 
-    /// Closes it in an orderly way.
+    /// Closes the connection in an orderly way.
     pub fn close(mut self) -> Result<(), Failure> {
         self.end(false)
     }
 
-    /// Cuts it with a reset.
+    /// Closes the connection with a TCP reset.
     pub fn reset(mut self) -> Result<(), Failure> {
         self.end(true)
     }
 
-    /// True if the other side has closed or cut it, looking for at most `timeout`.
+    /// Whether the peer closes or resets the connection within `timeout`.
     pub fn is_ended(&self, timeout: Duration) -> Result<bool, Failure> {
         Ok(matches!(self.read(timeout)?.end, End::Closed | End::Reset))
     }
@@ -242,7 +242,7 @@ impl<'a> Connection<'a> {
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
         if self.open {
-            // If the agent is gone, so is the connection.
+            // Ignore errors: if the agent is gone, the connection is gone too.
             self.end(false).ok();
         }
     }

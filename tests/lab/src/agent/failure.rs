@@ -9,21 +9,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// Nobody listens there.
+    /// The connection was refused.
     Refused,
-    /// Nothing came in time.
+    /// The timeout expired.
     TimedOut,
-    /// The other side cut the connection.
+    /// The peer reset the connection.
     Reset,
-    /// There is no way there, or it is forbidden.
+    /// The target is unreachable, or the packet was prohibited.
     Unreachable,
-    /// The other side closed the connection without a word.
+    /// The peer closed the connection without sending anything.
     NoAnswer,
-    /// What came is not HTTP, or not all of it came.
+    /// The answer is not HTTP, or it is incomplete.
     Garbled(String),
-    /// The agent itself is at fault, or gone.
+    /// The agent failed or has ended.
     Agent(String),
-    /// Another error of the system.
+    /// Another system error.
     Other(String),
 }
 
@@ -32,7 +32,7 @@ impl Failure {
         Self::Agent(error.to_string())
     }
 
-    /// One word, for counting.
+    /// A one-word label, for counting.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -57,7 +57,7 @@ impl From<io::Error> for Failure {
         } else if is(&[ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted, ErrorKind::BrokenPipe]) {
             Self::Reset
         } else if is(&[ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable, ErrorKind::PermissionDenied]) {
-            // A netfilter verdict in the output path appears as EPERM.
+            // Netfilter verdicts in the output path surface as EPERM.
             Self::Unreachable
         } else {
             Self::Other(error.to_string())

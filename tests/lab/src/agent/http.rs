@@ -1,19 +1,19 @@
-//! Just enough HTTP to look at an answer; whatever is odd about it stays visible in the raw bytes.
+//! A minimal HTTP response parser. The raw bytes are kept, so that tests can inspect oddities.
 
 use std::fmt;
 
 use super::{End, Failure, Received};
 
-/// An answer, taken apart.
+/// A parsed response.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
-    /// Its status code.
+    /// The status code.
     pub status: u16,
-    /// Its headers in order, names as they were spelled.
+    /// The headers in order, with their names spelled as received.
     pub headers: Vec<(String, String)>,
-    /// What follows the headers.
+    /// The body.
     pub body: Vec<u8>,
-    /// All of it as it came.
+    /// The whole response as received.
     pub raw: Vec<u8>,
 }
 
@@ -46,7 +46,7 @@ impl Response {
         }
     }
 
-    /// A header's first value, whatever the case of its name.
+    /// The first value of a header. `name` is case-insensitive.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
@@ -68,13 +68,13 @@ impl fmt::Debug for Response {
     }
 }
 
-/// Headers, without the empty line that ends them, and body.
+/// Splits a response into its head, without the final empty line, and its body.
 pub(super) fn split(raw: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = raw.windows(4).position(|window| window == b"\r\n\r\n")?;
     Some((&raw[..end], &raw[end + 4..]))
 }
 
-/// The code in a status line.
+/// The status code of a status line.
 pub(super) fn status_code(line: &str) -> Option<u16> {
     let (version, rest) = line.split_once(' ')?;
     let code = rest.split(' ').next()?;

@@ -1,4 +1,4 @@
-//! Load: many requests, each on a connection of its own, as metadata clients make them.
+//! Load: many requests, each on a new connection, as metadata clients make them.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use super::http::{split, status_code};
 use super::{BASE64, Failure, Target, decode, serve};
 
-/// How many different bodies are kept as samples.
+/// How many distinct bodies are kept as samples.
 const SAMPLES: usize = 32;
 
-/// A plan of load: a closed loop, so the next request of each worker waits for the answer to the last.
+/// A load plan. The loop is closed: each worker sends its next request only after the answer to the previous one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[must_use]
 pub struct Load {
@@ -30,54 +30,54 @@ pub struct Load {
 }
 
 impl Load {
-    /// One request, once, in at most a minute.
+    /// A plan of one request by one worker, with a limit of one minute.
     pub fn new(target: Target, request: &[u8]) -> Self {
         Self { target, request: BASE64.encode(request), workers: 1, requests: 1, duration_ms: 60_000 }
     }
 
-    /// How many at a time.
+    /// The number of concurrent workers.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
     }
 
-    /// How many in all.
+    /// The total number of requests.
     pub fn requests(mut self, requests: u64) -> Self {
         self.requests = requests;
         self
     }
 
-    /// For how long, with no other bound.
+    /// The duration of the load, without a limit on the number of requests.
     pub fn duration(mut self, duration: Duration) -> Self {
         self.requests = u64::MAX;
         self.at_most(duration)
     }
 
-    /// No new request after this time.
+    /// Starts no new request after this time.
     pub fn at_most(mut self, duration: Duration) -> Self {
         self.duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         self
     }
 }
 
-/// What load met.
+/// The result of a load plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadReport {
-    /// How many answers had each status.
+    /// Number of answers by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// How many requests had no answer, by [`Failure::kind`].
+    /// Number of requests without an answer, by [`Failure::kind`].
     pub failures: BTreeMap<String, u64>,
-    /// How often each body came, by its hash.
+    /// Number of answers by hash of the body.
     pub bodies: BTreeMap<String, u64>,
-    /// The first bodies, by hash.
+    /// Samples of bodies, by hash.
     pub samples: BTreeMap<String, String>,
-    /// From the first request to the last answer, in microseconds.
+    /// Time from the first request to the last answer, in microseconds.
     pub elapsed_us: u64,
-    /// Time from connect to the end of the answer, of those with an answer, in microseconds.
+    /// Latencies of answered requests, from connect to the end of the answer, in microseconds.
     pub latency: Latency,
 }
 
-/// How long answers took, in microseconds.
+/// Quantiles of latency, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     pub mean: u64,
@@ -89,28 +89,28 @@ pub struct Latency {
 }
 
 impl LoadReport {
-    /// Requests with an answer, whatever its status.
+    /// Number of requests with an answer of any status.
     pub fn answered(&self) -> u64 {
         self.statuses.values().sum()
     }
 
-    /// Requests without an answer.
+    /// Number of requests without an answer.
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// Answers with this status.
+    /// Number of answers with this status.
     pub fn with_status(&self, status: u16) -> u64 {
         self.statuses.get(&status).copied().unwrap_or_default()
     }
 
-    /// Answers per second.
+    /// Number of answers per second.
     pub fn rate(&self) -> f64 {
         self.answered() as f64 / Duration::from_micros(self.elapsed_us.max(1)).as_secs_f64()
     }
 }
 
-/// Carries a plan out.
+/// Executes a plan.
 pub(super) async fn make(load: Load) -> Result<LoadReport, Failure> {
     let request: Arc<[u8]> = decode(&load.request)?.into();
     let left = Arc::new(AtomicU64::new(load.requests));
@@ -198,7 +198,7 @@ impl Tally {
     fn report(mut self, elapsed: Duration) -> LoadReport {
         self.latencies.sort_unstable();
         let count = self.latencies.len();
-        // The value that so many of a thousand do not exceed.
+        // The smallest value that at least so many per mille of the samples do not exceed.
         let rank = |permille: usize| {
             let index = (count * permille).div_ceil(1000).saturating_sub(1);
             self.latencies.get(index).copied().unwrap_or_default()

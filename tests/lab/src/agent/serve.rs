@@ -1,4 +1,4 @@
-//! The agent's side: orders in, answers out, one after another.
+//! The agent's side of the protocol: executes orders one after another.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, Write as _};
@@ -16,9 +16,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::wire::{Answer, Op};
 use super::{BASE64, End, Failure, Received, Target, decode, load};
 
-/// Serves standard input until it ends.
+/// Executes orders from standard input until it ends.
 pub(super) fn run() -> Result<()> {
-    // A thousand connections at a time are more files than a shell allows.
+    // A thousand concurrent connections need more file descriptors than the usual limit.
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })
         .context("allow more files")?;
@@ -26,7 +26,7 @@ pub(super) fn run() -> Result<()> {
     let mut kept = Kept::default();
     say(&Answer::Done)?;
     for line in io::stdin().lock().lines() {
-        let op: Op = serde_json::from_str(&line.context("read an order")?).context("understand an order")?;
+        let op: Op = serde_json::from_str(&line.context("read an order")?).context("parse an order")?;
         let answer = runtime.block_on(kept.obey(op)).unwrap_or_else(Answer::Failed);
         say(&answer)?;
     }
@@ -40,7 +40,7 @@ fn say(answer: &Answer) -> Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write an answer")
 }
 
-/// The connections that stay open between orders.
+/// Connections that stay open between orders.
 #[derive(Default)]
 struct Kept {
     last: u64,
@@ -106,7 +106,7 @@ pub(super) async fn connect(target: &Target) -> Result<TcpStream, Failure> {
         SockRef::from(&socket).bind_device(Some(b"eth0"))?;
     }
     if let Some(from) = from {
-        // A fixed port that was just in use would be refused for a minute otherwise.
+        // Allow a fixed port to be reused at once; otherwise bind fails while the old connection is in TIME_WAIT.
         socket.set_reuseaddr(true)?;
         socket.bind(from)?;
     }

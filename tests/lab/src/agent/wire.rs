@@ -1,4 +1,4 @@
-//! What test and agent say to each other: a line of JSON each way.
+//! The protocol between test and agent: one line of JSON in each direction.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Load, LoadReport, decode};
 
-/// Where a connection goes and how it is made.
+/// The target of a connection and its socket options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     pub(super) to: SocketAddr,
@@ -33,7 +33,7 @@ impl Target {
         self
     }
 
-    /// The address it leads to.
+    /// The address that the socket connects to.
     pub fn address(&self) -> SocketAddr {
         self.to
     }
@@ -47,17 +47,17 @@ impl Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// The other side closed.
+    /// The peer closed the connection.
     Closed,
-    /// As many bytes as asked for are there.
+    /// The requested number of bytes has arrived.
     Enough,
-    /// The time was over.
+    /// The timeout expired.
     TimedOut,
-    /// The other side cut the connection.
+    /// The peer reset the connection.
     Reset,
 }
 
-/// What was read, and why no more.
+/// The result of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     /// The bytes.
@@ -66,29 +66,29 @@ pub struct Received {
     pub end: End,
 }
 
-/// An order. Bytes travel as base64.
+/// An order. Bytes are encoded as base64.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Op {
-    /// Connect, send, read to the end, close.
+    /// Connects, sends, reads to the end and closes.
     Exchange { target: Target, data: String },
-    /// Connect and keep the connection.
+    /// Connects and keeps the connection.
     Open { target: Target },
-    /// Send on a kept connection.
+    /// Sends on a kept connection.
     Send { handle: u64, data: String },
-    /// Read until the end, `limit` bytes or the time is over.
+    /// Reads until the end, `limit` bytes or the timeout.
     Read { handle: u64, limit: usize, timeout_ms: u64 },
-    /// Say that no more will be sent.
+    /// Shuts a kept connection down for writing.
     Finish { handle: u64 },
-    /// Close, or cut, a kept connection.
+    /// Closes or resets a kept connection.
     Close { handle: u64, reset: bool },
-    /// Send a UDP datagram and wait for another.
+    /// Sends a UDP datagram and waits for one in answer.
     Datagram { target: Target, data: String },
-    /// Many requests.
+    /// Runs a load plan.
     Load(Load),
 }
 
-/// An answer to an order.
+/// The answer to an order.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "value", rename_all = "snake_case")]
 pub(crate) enum Answer {
@@ -132,7 +132,7 @@ impl Answer {
         match self {
             Self::Failed(failure) => failure,
             Self::Opened { .. } | Self::Data { .. } | Self::Done | Self::Load(_) => {
-                Failure::Agent(format!("it answered something else: {self:?}"))
+                Failure::Agent(format!("unexpected answer:  {self:?}"))
             }
         }
     }

@@ -1,11 +1,11 @@
-//! Where the binaries of the control plane are: `KUBEBUILDER_ASSETS`, or what `tests/cluster/build.sh` made.
+//! Locates the control plane's binaries: `KUBEBUILDER_ASSETS`, or the output of `tests/cluster/build.sh`.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The binaries that a [`Cluster`](super::Cluster) is started from.
+/// The binaries from which a [`Cluster`](super::Cluster) is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assets {
     /// kube-apiserver.
@@ -15,7 +15,7 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// A program that stands beside kube-apiserver, or that `tests/cluster/build.sh NAME` made for the tests.
+    /// The path of a program in kube-apiserver's directory or built by `tests/cluster/build.sh NAME`.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         let mut places: Vec<PathBuf> = self.apiserver.parent().map(Path::to_path_buf).into_iter().collect();
         places.extend(built());
@@ -23,10 +23,11 @@ impl Assets {
         found.with_context(|| format!("no {name}: run tests/cluster/build.sh {name}"))
     }
 
-    /// Finds the binaries, or says which one is missing and how to get it: a test then reports itself as skipped.
+    /// Finds the binaries. If one is missing, the error names it and says how to get it, so that the test can report
+    /// itself as skipped.
     ///
-    /// The places, in this order: `KUBEBUILDER_ASSETS`; `cluster/` below `CARGO_TARGET_DIR`; `cluster/` below the target directory
-    /// that the running program was built into.
+    /// Searches in this order: `KUBEBUILDER_ASSETS`; `cluster/` below `CARGO_TARGET_DIR`; `cluster/` below the target
+    /// directory of the running program.
     pub fn find() -> Result<Self> {
         if let Some(dir) = env::var_os("KUBEBUILDER_ASSETS").filter(|dir| !dir.is_empty()) {
             return Self::in_dir(Path::new(&dir));
@@ -38,7 +39,7 @@ impl Assets {
         }
     }
 
-    /// The binaries in `dir`; etcd may also be the system's.
+    /// The binaries in `dir`. etcd may also be on `PATH`.
     pub fn in_dir(dir: &Path) -> Result<Self> {
         let apiserver = dir.join("kube-apiserver");
         if !apiserver.is_file() {
@@ -51,12 +52,12 @@ impl Assets {
     }
 }
 
-/// Where `tests/cluster/build.sh` puts what it makes, as far as this process can know.
+/// The directories in which `tests/cluster/build.sh` may have put its output.
 fn built() -> Vec<PathBuf> {
     let mut places: Vec<PathBuf> = Vec::new();
     places.extend(env::var_os("CARGO_TARGET_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from));
     if let Ok(program) = env::current_exe() {
-        // target/PROFILE/deps/NAME for a test, target/PROFILE/NAME for a program, one level more with --target.
+        // Tests are target/PROFILE/deps/NAME, other programs target/PROFILE/NAME; --target adds one level.
         places.extend(program.ancestors().skip(2).take(3).map(Path::to_path_buf));
     }
     places.into_iter().map(|place| place.join("cluster")).collect()

@@ -1,4 +1,4 @@
-//! One user's connection to the API server: JSON in, JSON out, with a bound on every request.
+//! One user's connection to the API server: JSON in, JSON out, with a timeout for every request.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::User;
 use super::scratch::base64;
 
-/// The bound on one request. The slowest here, an object of the largest size, takes milliseconds.
+/// The timeout of a request. The slowest one here, an object of the largest size, takes milliseconds.
 const REQUEST: Duration = Duration::from_secs(20);
 
-/// Whether `error` is the API server's refusal with this HTTP status.
+/// Whether `error` is an error response of the API server with this HTTP status.
 pub fn is_status(error: &anyhow::Error, code: u16) -> bool {
     error.chain().any(|cause| match cause.downcast_ref::<kube::Error>() {
         Some(kube::Error::Api(status)) => status.code == code,
@@ -22,10 +22,10 @@ pub fn is_status(error: &anyhow::Error, code: u16) -> bool {
     })
 }
 
-/// What a request carries.
+/// The body of a request.
 #[derive(Debug, Clone)]
 pub(super) enum Body {
-    /// Nothing.
+    /// No body.
     None,
     /// A whole object.
     Object(Value),
@@ -33,7 +33,7 @@ pub(super) enum Body {
     Merge(Value),
 }
 
-/// The API server as one user sees it. Clones share their connections.
+/// One user's client for the API server. Clones share their connections.
 #[derive(Clone)]
 pub(super) struct Session {
     client: kube::Client,
@@ -42,16 +42,16 @@ pub(super) struct Session {
 }
 
 impl std::fmt::Debug for Session {
-    /// Without the token: tests print what they hold.
+    /// Omits the token, because tests print their values.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").finish_non_exhaustive()
     }
 }
 
 impl Session {
-    /// Prepares a session; nothing is sent yet.
+    /// Prepares a client; sends nothing yet.
     pub(super) async fn new(address: SocketAddr, user: User, ca_pem: String, token: String) -> Result<Self> {
-        // The first caller in the process wins; a provider that is there already is the same one.
+        // The first call in the process wins; an installed provider is the same one.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let document = kubeconfig(address, user.name(), &ca_pem, &token);
         let kubeconfig: Kubeconfig = serde_json::from_value(document).context("reading our own kubeconfig")?;
@@ -59,7 +59,7 @@ impl Session {
             .await
             .context("understanding our own kubeconfig")?;
         config.connect_timeout = Some(Duration::from_secs(5));
-        // A test wants to see a 429 or 503, not its repetition.
+        // Tests must see a 429 or 503 instead of having it retried.
         config.default_retry = false;
         let client = kube::Client::try_from(config).context("preparing the client")?;
         Ok(Self { client, ca_pem, token })
@@ -73,7 +73,7 @@ impl Session {
         &self.token
     }
 
-    /// Sends one request and parses the answer; an answer that is not JSON (`/readyz`) becomes a string.
+    /// Sends one request and parses the response. A response that is not JSON (`/readyz`) becomes a string.
     pub(super) async fn send(&self, method: Method, path: &str, body: Body) -> Result<Value> {
         let what = format!("{method} {path}");
         let (content_type, bytes) = match body {
@@ -81,7 +81,7 @@ impl Session {
             Body::Object(object) => (Some("application/json"), serde_json::to_vec(&object)?),
             Body::Merge(patch) => (Some("application/merge-patch+json"), serde_json::to_vec(&patch)?),
         };
-        // A few paths (keys of the issuer, metrics) have a type of their own and refuse a client that accepts nothing else.
+        // Some endpoints (issuer keys, metrics) have their own content type and reject clients that accept only JSON.
         let accept = "application/json, */*;q=0.1";
         let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
         if let Some(content_type) = content_type {

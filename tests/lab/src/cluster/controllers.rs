@@ -1,4 +1,4 @@
-//! The rest of the control plane: scheduler and controllers, each with an identity of its own, and the node's.
+//! The rest of the control plane: scheduler and controllers, each with its own identity, and the node's identity.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,13 +11,14 @@ use super::process::Child;
 use super::scratch::{self, Scratch};
 use super::{Cluster, client};
 
-/// Of some forty controllers those that stand between a DaemonSet and a pod with a token on a ready node, and those that clean up.
+/// The controllers, of some forty, that are needed from a DaemonSet to a pod with a token on a ready node, and for
+/// garbage collection.
 const CONTROLLERS: &str = "serviceaccount-controller,root-ca-certificate-publisher-controller,daemonset-controller,\
     namespace-controller,node-lifecycle-controller,taint-eviction-controller,garbage-collector-controller";
 const SCHEDULER: &str = "system:kube-scheduler";
 const MANAGER: &str = "system:kube-controller-manager";
 
-/// The tokens of those who run the cluster.
+/// The tokens of the cluster's components.
 pub(super) struct Identities {
     node: (String, String),
     scheduler: String,
@@ -25,13 +26,13 @@ pub(super) struct Identities {
 }
 
 impl std::fmt::Debug for Identities {
-    /// Without the tokens: tests print what they hold.
+    /// Omits the tokens, because tests print their values.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identities").field("node", &self.node.0).finish_non_exhaustive()
     }
 }
 
-/// Lets them in, and makes the server treat the node as a node and pods as pods.
+/// Admits these users, and makes the server apply node authorization and inject service account volumes into pods.
 pub(super) fn admit(node: &str, scratch: &Scratch, arguments: &mut Vec<String>) -> Result<Identities> {
     let node = format!("system:node:{node}");
     let identities = Identities {
@@ -54,7 +55,7 @@ pub(super) fn admit(node: &str, scratch: &Scratch, arguments: &mut Vec<String>) 
     Ok(identities)
 }
 
-/// Starts them. They find the server by themselves, and wait for what they need of each other.
+/// Starts them. Each finds the server and waits for its dependencies by itself.
 pub(super) fn start(cluster: &Cluster, assets: &Assets) -> Result<Vec<Child>> {
     let identities = cluster.identities.as_ref().context("this cluster has no controllers")?;
     let (scheduler, manager) = (assets.program("kube-scheduler")?, assets.program("kube-controller-manager")?);
@@ -85,13 +86,13 @@ pub(super) fn start(cluster: &Cluster, assets: &Assets) -> Result<Vec<Child>> {
 }
 
 impl Cluster {
-    /// Writes the kubeconfig of the node's agent: the Node authorizer gives it what a kubelet has.
+    /// Writes the kubeconfig of the node's agent. The Node authorizer gives it the rights of a kubelet.
     pub fn node_kubeconfig(&self, path: &Path) -> Result<()> {
         let (user, token) = &self.identities.as_ref().context("this cluster has no controllers, and no node")?.node;
         write(self, path, user, token)
     }
 
-    /// The ends of the logs of scheduler and controllers, for a failed test's report.
+    /// The ends of the logs of scheduler and controllers, for the report of a failed test.
     pub fn controllers_tail(&self) -> String {
         self.controllers.iter().map(Child::tail).collect::<Vec<_>>().join("\n")
     }

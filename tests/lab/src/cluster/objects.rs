@@ -1,5 +1,5 @@
-//! What tests do with a cluster: make objects, play the kubelet that writes their status, change and delete them, read them as
-//! either user. Blocking calls; each is bounded.
+//! Operations on a cluster's objects: create, change, delete and read them as either user, and write statuses as a
+//! kubelet would. All calls block, and each has a timeout.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::client::{Body, is_status};
 use super::{Cluster, User};
 use crate::proc;
 
-/// An object as the API server made it.
+/// An object as the API server created it.
 #[derive(Debug, Clone)]
 pub struct Created {
-    /// The uid it was given: no client chooses one.
+    /// The UID that the server assigned.
     pub uid: String,
-    /// The whole object, with every default filled in.
+    /// The whole object, including defaults.
     pub object: Value,
 }
 
-/// The kinds the calls below know: kind, path of its API, plural.
+/// The kinds that the calls below support: kind, API path, plural.
 const KINDS: &[(&str, &str, &str)] = &[
     ("Pod", "/api/v1", "pods"),
     ("Namespace", "/api/v1", "namespaces"),
@@ -40,7 +40,7 @@ const KINDS: &[(&str, &str, &str)] = &[
 ];
 
 impl Cluster {
-    /// Creates `object`, which names its `kind`, `metadata.name` and, unless it belongs to the whole cluster,
+    /// Creates `object`, which must contain `kind`, `metadata.name` and, unless its kind is cluster-scoped,
     /// `metadata.namespace`.
     pub fn create(&self, object: Value) -> Result<Created> {
         let id = Id::of(&object)?;
@@ -49,14 +49,14 @@ impl Cluster {
         Ok(Created { uid, object })
     }
 
-    /// Writes `object.status` through the status subresource, as a merge patch: fields that are not named stay, lists are
-    /// replaced whole. A pod's `podIP` follows `podIPs`.
+    /// Writes `object.status` through the status subresource as a merge patch: fields that are not given stay, lists
+    /// are replaced as a whole. A pod's `podIP` is set from `podIPs`.
     pub fn apply_status(&self, object: Value) -> Result<Value> {
         let id = Id::of(&object)?;
         let mut status = object["status"].clone();
         let fields = status.as_object_mut().with_context(|| format!("{id:?}: no status to write"))?;
         if let (Some(addresses), false) = (fields.get("podIPs"), fields.contains_key("podIP")) {
-            // The server drops a list whose first member is not podIP.
+            // The server drops a list whose first element is not podIP.
             let first = addresses[0]["ip"].clone();
             fields.insert("podIP".to_owned(), first);
         }
@@ -70,8 +70,8 @@ impl Cluster {
         self.send(User::Admin, Method::PATCH, &Id::new(kind, namespace, name)?.path(), Body::Merge(patch))
     }
 
-    /// Deletes at once, without a grace period. One that is not there is an error. A namespace is finalized too, which nobody else
-    /// would do here; its contents are the caller's to delete first.
+    /// Deletes an object at once, without a grace period. An object that does not exist is an error. Also finalizes
+    /// namespaces, since no controller does so here; the caller must delete a namespace's contents first.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         self.delete_with_grace(kind, namespace, name, 0)?;
         if kind == "Namespace" {
@@ -84,29 +84,30 @@ impl Cluster {
         Ok(())
     }
 
-    /// Deletes with a grace period: with one above zero a pod is only marked, and stays until a [`delete`](Self::delete).
+    /// Deletes with a grace period. If `seconds` is above zero, a pod is only marked and stays until
+    /// [`delete`](Self::delete).
     pub fn delete_with_grace(&self, kind: &str, namespace: &str, name: &str, seconds: u32) -> Result<()> {
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": seconds});
         let path = Id::new(kind, namespace, name)?.path();
         self.send(User::Admin, Method::DELETE, &path, Body::Object(options)).map(drop)
     }
 
-    /// Makes a namespace, or gives these annotations to one that is there. `annotations` is an object of strings.
+    /// Creates a namespace, or sets these annotations on an existing one. `annotations` is an object of strings.
     pub fn namespace(&self, name: &str, annotations: Value) -> Result<Created> {
         let metadata = json!({"name": name, "annotations": annotations});
         self.ensure(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
     }
 
-    /// Makes a service account, or gives these annotations to one that is there.
+    /// Creates a service account, or sets these annotations on an existing one.
     pub fn service_account(&self, namespace: &str, name: &str, annotations: Value) -> Result<Created> {
         let metadata = json!({"name": name, "namespace": namespace, "annotations": annotations});
         self.ensure(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}))
     }
 
-    /// Creates a pod that runs on `spec.nodeName` and writes its `status`, if it has one, as the kubelet would.
+    /// Creates a pod on the node `spec.nodeName` and writes its `status`, if given, as the kubelet would.
     ///
-    /// Filled in where missing: namespace and service account `default` (the account is created when it is not there), one
-    /// container `main`, image `none`.
+    /// Defaults: namespace `default`, service account `default` (created if it does not exist), one container `main`,
+    /// image `none`.
     pub fn pod(&self, mut pod: Value) -> Result<Created> {
         if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
             bail!("a pod needs spec.nodeName: there is no scheduler");
@@ -138,7 +139,7 @@ impl Cluster {
         self.send(user, Method::GET, &Id::new(kind, namespace, name)?.path(), Body::None)
     }
 
-    /// Lists as `user`: an empty namespace means all of them. `query` is a raw query string, such as
+    /// Lists objects as `user`. An empty namespace means all namespaces. `query` is a raw query string, such as
     /// `fieldSelector=spec.nodeName%3Dnode-1&resourceVersion=0`, or empty.
     pub fn list(&self, user: User, kind: &str, namespace: &str, query: &str) -> Result<Value> {
         let path = Id::new(kind, namespace, "")?.collection();
@@ -146,12 +147,13 @@ impl Cluster {
         self.send(user, Method::GET, &format!("{path}{separator}{query}"), Body::None)
     }
 
-    /// Reads any path as the administrator: `/metrics`, `/openid/v1/jwks`, `/version`. An answer that is not JSON is a string.
+    /// Reads any path as the administrator: `/metrics`, `/openid/v1/jwks`, `/version`. A response that is not JSON
+    /// becomes a string.
     pub fn raw(&self, path: &str) -> Result<Value> {
         self.send(User::Admin, Method::GET, path, Body::None)
     }
 
-    /// A token for a service account, bound to the pod (name, uid): what the web identity source asks for.
+    /// Requests a service account token bound to the pod (name, UID), as the web identity source does.
     pub fn token_request(&self, namespace: &str, account: &str, audience: &str, pod: (&str, &str)) -> Result<String> {
         let (name, uid) = pod;
         let path = format!("{}/token", Id::new("ServiceAccount", namespace, account)?.path());
@@ -167,7 +169,7 @@ impl Cluster {
         Ok(answer["status"]["token"].as_str().context("the answer has no token")?.to_owned())
     }
 
-    /// Gives the `podrole` user a ClusterRole called `name` with these `rules`, or replaces the rules it has.
+    /// Gives the `podrole` user a ClusterRole called `name` with these `rules`. Replaces the rules of an existing one.
     pub fn grant(&self, name: &str, rules: Value) -> Result<()> {
         let api = "rbac.authorization.k8s.io";
         let version = format!("{api}/v1");
@@ -183,7 +185,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits for the namespace that the server makes by itself, shortly after it says that it is ready.
+    /// Waits for the `default` namespace, which the server creates shortly after it reports ready.
     pub(super) fn await_default_namespace(&self, bound: Duration) -> Result<()> {
         let made =
             proc::until("the default namespace", bound, || match self.get(User::Admin, "Namespace", "", "default") {
@@ -194,7 +196,7 @@ impl Cluster {
         made.with_context(|| self.log_tail())
     }
 
-    /// Creates `object`, or merges it into the one that has its name.
+    /// Creates `object`, or merges it into the existing object of that name.
     fn ensure(&self, object: Value) -> Result<Created> {
         match self.create(object.clone()) {
             Ok(created) => Ok(created),
@@ -214,19 +216,19 @@ impl Cluster {
     }
 }
 
-/// Sets `field` unless it has a value.
+/// Sets `field` unless it already has a value.
 fn fill(field: &mut Value, value: Value) {
     if field.is_null() {
         *field = value;
     }
 }
 
-/// Which object of which kind.
+/// Identifies an object.
 #[derive(Debug)]
 struct Id<'a> {
     api: &'static str,
     plural: &'static str,
-    /// Empty for what belongs to the whole cluster.
+    /// Empty for a cluster-scoped object.
     namespace: &'a str,
     name: &'a str,
 }
@@ -234,7 +236,7 @@ struct Id<'a> {
 impl<'a> Id<'a> {
     fn new(kind: &str, namespace: &'a str, name: &'a str) -> Result<Self> {
         let Some((_, api, plural)) = KINDS.iter().find(|(known, ..)| *known == kind) else {
-            bail!("kind {kind:?} is not one the lab knows; add it to KINDS");
+            bail!("kind {kind:?} is not supported by the lab; add it to KINDS");
         };
         Ok(Self { api, plural, namespace, name })
     }

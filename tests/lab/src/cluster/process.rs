@@ -1,4 +1,4 @@
-//! One child of the control plane: started with its output in a file, watched, killed and waited for.
+//! One child process of the control plane. Its output goes to a file; it is watched, killed and reaped.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -9,15 +9,15 @@ use anyhow::{Context, Result, bail};
 
 use super::assets::on_path;
 
-/// How much of a log an error carries.
+/// How much of a log an error contains, in bytes.
 const TAIL: u64 = 4096;
 
-/// What a process keeps in memory, in KiB.
+/// The memory of a process, in KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Resident now.
+    /// Resident set size.
     pub resident_kib: u64,
-    /// The most it ever was.
+    /// Peak resident set size.
     pub peak_kib: u64,
 }
 
@@ -29,8 +29,8 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts `program`. Must be called on a thread that lives as long as the child may: the kernel kills the child with it, which
-    /// is what ends the control plane when a test process is killed and no `Drop` runs.
+    /// Starts `program`. Call it on a thread that lives as long as the child should: the kernel kills the child when
+    /// that thread ends. This ends the control plane when a test process is killed and no `Drop` runs.
     pub(super) fn spawn(name: &'static str, program: &Path, arguments: &[String], log: PathBuf) -> Result<Self> {
         let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let errors = output.try_clone().context("sharing the log file")?;
@@ -42,7 +42,8 @@ impl Child {
             }
             None => Command::new(program),
         };
-        // A clean environment: proxies, GODEBUG or ETCD_* settings of the user's must not reach the control plane.
+        // The environment is empty, so that the user's proxy, GODEBUG or ETCD_* settings do not affect the control
+        // plane.
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         let child = command
             .args(arguments)
@@ -54,9 +55,9 @@ impl Child {
         Ok(Self { name, child, log })
     }
 
-    /// Fails, with the end of its log, when the process has ended.
+    /// Fails if the process has ended; the error contains the end of its log.
     pub(super) fn check(&mut self) -> Result<()> {
-        match self.child.try_wait().with_context(|| format!("asking after {}", self.name))? {
+        match self.child.try_wait().with_context(|| format!("checking {}", self.name))? {
             Some(status) => bail!("{} ended with {status}\n{}", self.name, self.tail()),
             None => Ok(()),
         }
@@ -78,7 +79,7 @@ impl Child {
         }
     }
 
-    /// What the kernel says it holds. Needs a /proc of the caller's own pid namespace.
+    /// The kernel's memory figures. `/proc` must belong to the caller's pid namespace.
     pub(super) fn memory(&self) -> Result<Memory> {
         let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
@@ -94,7 +95,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // A process that has ended already is what is wanted; after SIGKILL the wait is short.
+        // An error means that the process has already ended. After SIGKILL the wait is short.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

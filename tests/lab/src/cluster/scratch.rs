@@ -1,4 +1,4 @@
-//! The directory a cluster lives in, its key, and files that only their owner reads.
+//! A cluster's directory, its signing key, and files that only their owner can read.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
@@ -12,14 +12,14 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// A directory of our own below the system's temporary one, removed with the value.
+/// A private directory below the system's temporary directory. Dropping it removes it.
 #[derive(Debug)]
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(super) fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        // Process ids repeat across pid namespaces, so the start time of this call tells two of them apart.
+        // Process ids repeat across pid namespaces, so the name also contains the current time.
         let tick = jiff::Timestamp::now().as_nanosecond();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("podrole-cluster-{}-{number}-{tick}", std::process::id()));
@@ -38,12 +38,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Nothing to be done about a failure here: the directory is the system's to clean up then.
+        // Ignore errors: the directory is then left in the system's temporary directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Writes `content` to a file that others cannot read, replacing what was there.
+/// Writes `content` to a file that only its owner can read. Replaces existing content.
 pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     OpenOptions::new()
         .write(true)
@@ -55,7 +55,7 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// A fresh RSA key as PEM. RSA, because token verifiers of the clouds expect RS256.
+/// A new RSA key as PEM. RSA, because the clouds' token verifiers expect RS256.
 pub(super) fn rsa_key_pem() -> Result<String> {
     let key = KeyPair::generate(KeySize::Rsa2048).context("generating a service account key")?;
     let der = AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&key).context("encoding the service account key")?;
@@ -69,7 +69,7 @@ pub(super) fn rsa_key_pem() -> Result<String> {
     Ok(pem)
 }
 
-/// A token nobody can guess.
+/// A random token of cryptographic strength.
 pub(super) fn random_token() -> Result<String> {
     let mut bytes = [0_u8; 24];
     aws_lc_rs::rand::fill(&mut bytes).context("drawing a token")?;

@@ -1,4 +1,4 @@
-//! Bringing the control plane up: etcd, then kube-apiserver, then the role of the `podrole` user.
+//! Starts the control plane: etcd, then kube-apiserver, then creates the role of the `podrole` user.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -15,28 +15,29 @@ use super::process::Child;
 use super::scratch::{self, Scratch};
 use super::{Cluster, Runtime, User, controllers};
 
-/// The bound on each of the two processes coming up: seconds at most on an idle machine, a cold and busy one takes longer.
+/// The startup timeout of each of the two processes. An idle machine needs seconds; a cold and busy one needs longer.
 const STARTUP: Duration = Duration::from_secs(60);
-/// How often a process that comes up is looked at.
+/// How often a starting process is polled.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How a cluster is started.
+/// Options of a cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    /// The address kube-apiserver listens on and advertises: one that this network namespace owns, never the unspecified one.
+    /// The address on which kube-apiserver listens and which it advertises. It must exist in this network namespace and
+    /// must not be the unspecified address.
     pub bind: IpAddr,
     /// The binaries.
     pub assets: Assets,
 }
 
 impl ClusterOptions {
-    /// Binaries where [`Assets::find`] finds them, listening on 127.0.0.1.
+    /// Binaries found by [`Assets::find`]; listens on 127.0.0.1.
     pub fn loopback() -> Result<Self> {
         Ok(Self { bind: Ipv4Addr::LOCALHOST.into(), assets: Assets::find()? })
     }
 }
 
-/// What is made before a user can connect.
+/// The result of starting the processes, before any user connects.
 struct Started {
     apiserver: Child,
     etcd: Child,
@@ -44,7 +45,7 @@ struct Started {
     podrole: Session,
 }
 
-/// `node`: the name of the one node, for a cluster with controllers, whose pods really run.
+/// `node` names the only node of a cluster with controllers, whose pods really run.
 pub(super) fn start(options: ClusterOptions, node: Option<&str>) -> Result<Cluster> {
     if options.bind.is_unspecified() {
         bail!("the API server needs an address that it can advertise, not {}", options.bind);
@@ -76,15 +77,15 @@ pub(super) fn start(options: ClusterOptions, node: Option<&str>) -> Result<Clust
     Ok(cluster)
 }
 
-/// Ports that nothing listens on at this moment.
+/// Ports on which nothing listens at this moment.
 struct Ports {
     apiserver: u16,
     etcd: u16,
     etcd_peers: u16,
 }
 
-/// The kernel's choice of free ports. All are held at once so that they differ, then released for the children, which offer no
-/// way to hand a socket over.
+/// Lets the kernel choose free ports. All sockets stay open until the last port is chosen, so that the ports differ.
+/// Then they are closed, because the children cannot take over a socket.
 fn free_ports(bind: IpAddr) -> Result<Ports> {
     let hold = |address: IpAddr| -> Result<(TcpListener, u16)> {
         let listener = TcpListener::bind((address, 0))
@@ -99,7 +100,7 @@ fn free_ports(bind: IpAddr) -> Result<Ports> {
     Ok(Ports { apiserver, etcd, etcd_peers })
 }
 
-/// Everything the cluster's thread needs to start the children.
+/// Everything that the cluster's thread needs to start the children.
 struct Plan {
     assets: Assets,
     address: SocketAddr,
@@ -114,7 +115,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// Writes the files the children read and settles their arguments.
+    /// Writes the files that the children read, and builds their arguments.
     fn new(options: &ClusterOptions, scratch: &Scratch, ports: &Ports) -> Result<Self> {
         let address = SocketAddr::new(options.bind, ports.apiserver);
         let (admin_token, podrole_token) = (scratch::random_token()?, scratch::random_token()?);
@@ -142,9 +143,9 @@ impl Plan {
             format!("--listen-peer-urls={peer_url}"),
             format!("--initial-advertise-peer-urls={peer_url}"),
             format!("--initial-cluster=default={peer_url}"),
-            // Nothing here outlives the test, so nothing has to reach the disk.
+            // Nothing outlives the test, so nothing needs to reach the disk.
             "--unsafe-no-fsync".to_owned(),
-            // It stands for election before it serves, and waits this long for rivals that cannot exist.
+            // etcd holds an election before it serves; shorten the time that it waits for other members.
             "--heartbeat-interval=10".to_owned(),
             "--election-timeout=100".to_owned(),
         ];
@@ -152,9 +153,10 @@ impl Plan {
             format!("--etcd-servers={etcd_url}"),
             format!("--bind-address={}", options.bind),
             format!("--secure-port={}", ports.apiserver),
-            // Without a default route it cannot guess one.
+            // Without a default route, kube-apiserver cannot choose the address.
             format!("--advertise-address={}", options.bind),
-            // The `kubernetes` service would get endpoints on loopback, which validation refuses over and over.
+            // Otherwise it endlessly tries to give the `kubernetes` service loopback endpoints, which validation
+            // rejects.
             "--endpoint-reconciler-type=none".to_owned(),
             format!("--cert-dir={}", certificates.display()),
             format!("--token-auth-file={}", tokens.display()),
@@ -163,7 +165,7 @@ impl Plan {
             format!("--service-account-issuer=https://{address}"),
             format!("--service-account-key-file={}", key.display()),
             format!("--service-account-signing-key-file={}", key.display()),
-            // It would mount a token volume into every pod and wait for a controller that is not here.
+            // This plugin would mount a token volume into every pod and wait for a controller that does not run here.
             "--disable-admission-plugins=ServiceAccount".to_owned(),
         ];
         Ok(Self {
@@ -180,7 +182,7 @@ impl Plan {
         })
     }
 
-    /// Starts both children. Runs on the cluster's thread, which is the one their lives hang on.
+    /// Starts both children. Must run on the cluster's thread, because they die with the thread that started them.
     async fn run(self) -> Result<Started> {
         let mut etcd = Child::spawn("etcd", &self.assets.etcd, &self.etcd_arguments, self.etcd_log)?;
         let deadline = Instant::now() + STARTUP;
@@ -192,7 +194,7 @@ impl Plan {
         let mut apiserver =
             Child::spawn("kube-apiserver", &self.assets.apiserver, &self.apiserver_arguments, self.apiserver_log)?;
         let deadline = Instant::now() + STARTUP;
-        // It writes its certificate before it listens, so a port that answers means a file that is complete.
+        // kube-apiserver writes its certificate before it listens: once the port answers, the file is complete.
         while tokio::net::TcpStream::connect(self.address).await.is_err() {
             pause(&mut [&mut apiserver, &mut etcd], deadline, "kube-apiserver does not listen").await?;
         }
@@ -209,7 +211,7 @@ impl Plan {
     }
 }
 
-/// Waits a moment, unless a child has ended or the time is up: then the error carries their logs.
+/// Waits for one poll interval. Fails, with the children's logs, if a child has ended or the deadline has passed.
 async fn pause(children: &mut [&mut Child], deadline: Instant, complaint: &str) -> Result<()> {
     for child in children.iter_mut() {
         child.check()?;

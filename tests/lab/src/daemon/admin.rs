@@ -1,4 +1,4 @@
-//! Reading the daemon's admin address: a request, and the text form of metrics.
+//! Reads the daemon's admin listener: requests and the text format of metrics.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// It is on loopback and answers from memory.
+/// Timeout of a request. The listener is on loopback and answers from memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// `GET path`: status and body.
+/// Sends `GET path`. Returns status and body.
 pub(super) fn get(admin: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE).context("connect")?;
     stream.set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
@@ -24,7 +24,7 @@ pub(super) fn get(admin: SocketAddr, path: &str) -> Result<(u16, String)> {
     Ok((status.with_context(|| format!("no status in {head:?}"))?, body.to_owned()))
 }
 
-/// The sum of the series of `name` that have all of `labels`.
+/// The sum of the series of `name` that have all `labels`.
 pub(super) fn sum(metrics: &str, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
     let mut sum = 0.0;
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {

@@ -1,11 +1,11 @@
-//! `application/x-www-form-urlencoded` text, as query strings and as the bodies of AWS query calls.
+//! `application/x-www-form-urlencoded` text: query strings and the bodies of AWS query requests.
 
-/// The pairs of a form, in order, decoded.
+/// A form's decoded key-value pairs, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Form(pub Vec<(String, String)>);
 
 impl Form {
-    /// Reads a form. Bytes that are not UTF-8 after decoding are replaced; a lone `%` stays.
+    /// Parses a form. Bytes that are not UTF-8 after decoding are replaced; a lone `%` is kept.
     pub fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -24,7 +24,7 @@ impl Form {
         self.get(key).filter(|value| !value.is_empty())
     }
 
-    /// Whether a key holds a true value, as Kubernetes reads booleans in a query.
+    /// Whether a key has a true value, as Kubernetes parses booleans in a query.
     pub fn flag(&self, key: &str) -> bool {
         matches!(self.get(key), Some("true" | "1"))
     }

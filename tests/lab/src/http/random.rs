@@ -1,14 +1,14 @@
-//! Unique identifiers for doubles: no device, no crate, no failure. They are not secrets.
+//! Unique identifiers for the doubles, from the standard library and without errors. Not for secrets.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-/// A number that differs at every call: the standard library's hash keys come from the kernel.
+/// A number that differs at each call: the standard library's hasher keys are random.
 pub fn number() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Text of `len` characters out of `alphabet`, which must not be empty.
+/// A text of `len` characters from `alphabet`, which must not be empty.
 pub fn text(alphabet: &[u8], len: usize) -> String {
     let mut pool = 0u64;
     (0..len)
@@ -23,7 +23,7 @@ pub fn text(alphabet: &[u8], len: usize) -> String {
         .collect()
 }
 
-/// A random UUID in its usual spelling.
+/// A random UUID in its usual notation.
 pub fn uuid() -> String {
     let (high, low) = (number(), number());
     let (version, variant) = (0x4000 | (high & 0x0fff), 0x8000 | (low >> 48 & 0x3fff));

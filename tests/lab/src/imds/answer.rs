@@ -1,4 +1,4 @@
-//! From a request's head to the answer's bytes, as EC2 gives them.
+//! Parses a request's head and renders the response as EC2 does.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::ids;
 
 const LONGEST: u64 = 21_600;
 
-/// The answer to a request.
+/// The response to a request.
 pub(super) fn answer(state: &mut State, head: &[u8]) -> Vec<u8> {
     let reply = match Request::parse(&String::from_utf8_lossy(head)) {
         None => Reply::error(400),
@@ -24,7 +24,7 @@ pub(super) fn answer(state: &mut State, head: &[u8]) -> Vec<u8> {
 struct Request {
     method: String,
     path: String,
-    /// Names in lower case.
+    /// Names are in lower case.
     headers: BTreeMap<String, String>,
 }
 
@@ -60,7 +60,7 @@ fn put_token(state: &mut State, request: &Request) -> Reply {
     let Some(seconds @ 1..=LONGEST) = seconds else {
         return Reply::error(400);
     };
-    // A length of 56 characters, as EC2's own.
+    // 54 hexadecimal digits and `==`: 56 characters, the length of EC2's tokens.
     let Ok(random) = ids::hex(27) else {
         return Reply::error(503);
     };
@@ -89,7 +89,7 @@ fn get(state: &State, request: &Request) -> Reply {
     }
 }
 
-/// Google's service refuses whoever does not know it by name.
+/// Google's service rejects requests without the header `Metadata-Flavor: Google`.
 fn google(request: &Request) -> Reply {
     let knows = request.headers.get("metadata-flavor").is_some_and(|flavor| flavor == "Google");
     match (request.method.as_str(), request.path.as_str()) {

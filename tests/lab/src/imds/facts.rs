@@ -1,8 +1,8 @@
-//! What the metadata service says about the node.
+//! The facts that the metadata service publishes about the node.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The node's facts; by default an EC2 instance in Oregon.
+/// Facts about the node. The default is an EC2 instance in Oregon.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// `placement/region`
@@ -23,7 +23,7 @@ pub struct Facts {
     pub instance_id: String,
     /// The node's role; `None` for an instance without one.
     pub role: Option<String>,
-    /// `user-data`, with a secret in it as nodes' often have.
+    /// `user-data`, which contains a secret, as that of many nodes does.
     pub user_data: String,
 }
 
@@ -44,7 +44,7 @@ impl Default for Facts {
     }
 }
 
-/// The credentials of the node's role: easy to recognise wherever they turn up.
+/// The credentials of the node's role. They are easy to recognize in any output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeCredentials {
     /// `AccessKeyId`
@@ -66,16 +66,16 @@ impl Default for NodeCredentials {
 }
 
 impl NodeCredentials {
-    /// True if any of the three is in `text`.
+    /// Whether any of the three is contained in `text`.
     pub fn are_in(&self, text: &str) -> bool {
         [&self.access_key_id, &self.secret_access_key, &self.token]
             .into_iter()
             .any(|secret| text.contains(secret.as_str()))
     }
 
-    /// In EC2's own layout, spaces before the colons and no newline at the end.
+    /// Renders EC2's own layout: spaces before the colons, no newline at the end.
     pub(super) fn render(&self, since: Timestamp) -> String {
-        // What EC2 hands out is always good for six hours.
+        // EC2's credentials are valid for six hours.
         let until = since + SignedDuration::from_hours(6);
         format!(
             r#"{{
@@ -97,12 +97,12 @@ impl NodeCredentials {
 }
 
 impl Facts {
-    /// The body of a path below `/latest`, `None` for 404.
+    /// The response body for a path below `/latest`, or `None` for 404.
     pub(super) fn body(&self, path: &str, credentials: &NodeCredentials, since: Timestamp) -> Option<String> {
         if let Some(path) = path.strip_prefix("/meta-data/iam") {
             return self.iam(path, credentials, since);
         }
-        // A listing's own slash aside, EC2 takes a path with and without one at the end.
+        // Apart from the slash of a listing, EC2 accepts paths with and without a final slash.
         let text = match path.strip_suffix('/').unwrap_or(path) {
             "" => "dynamic\nmeta-data\nuser-data",
             "/meta-data" => LISTING,
@@ -118,7 +118,7 @@ impl Facts {
             "/dynamic/instance-identity" => "document\npkcs7\nrsa2048\nsignature",
             "/dynamic/instance-identity/document" => return Some(self.document(since)),
             "/dynamic/instance-identity/signature" => "signature-of-the-node",
-            // Credentials that every instance has, with a role or without.
+            // Every instance has these credentials, with or without a role.
             "/meta-data/identity-credentials/ec2/security-credentials/ec2-instance" => {
                 return Some(credentials.render(since));
             }
@@ -176,7 +176,7 @@ impl Facts {
 
 const LISTING: &str = "iam/\nidentity-credentials/\ninstance-id\ninstance-type\nplacement/\nservices/";
 
-/// UTC to the second, the only form that every SDK reads.
+/// UTC to the second, the only format that every SDK parses.
 fn date(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -1,4 +1,4 @@
-//! The service's thread: in the namespace behind the uplink, listening on both addresses.
+//! The service's thread. It runs in the netns behind the uplink and listens on both addresses.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,13 +18,13 @@ use super::{Mode, Protocol, Seen, Shared};
 use crate::netns;
 use crate::node::{METADATA_V4, METADATA_V6};
 
-/// Ports where nothing of EC2 is; what arrives there is noted and never answered.
+/// Ports that EC2 does not serve. Arrivals are recorded and never answered.
 const OTHER_PORTS: [u16; 3] = [53, 443, 8080];
-/// No request of a metadata client is longer, and no client is slower.
+/// Limits of a request, in size and time; real metadata clients stay below them.
 const LONGEST: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves until told to stop; tells `ready` when every port is open.
+/// Serves until `stop` is signaled. Sends to `ready` when all ports are open.
 pub(super) fn run(wan: &Path, shared: Arc<Shared>, ready: &mpsc::Sender<Result<()>>, stop: oneshot::Receiver<()>) {
     let begin = || {
         netns::join(wan)?;
@@ -32,7 +32,7 @@ pub(super) fn run(wan: &Path, shared: Arc<Shared>, ready: &mpsc::Sender<Result<(
     };
     match begin() {
         Ok(runtime) => runtime.block_on(serve(shared, ready, stop)),
-        // Whoever started the thread waits for this; if not, nobody wants to know.
+        // Sending fails only if the starting thread no longer waits.
         Err(error) => drop(ready.send(Err(error))),
     }
 }
@@ -41,7 +41,7 @@ async fn serve(shared: Arc<Shared>, ready: &mpsc::Sender<Result<()>>, stop: ones
     let mut tasks = JoinSet::new();
     let opened = open(&mut tasks, &shared).await;
     if ready.send(opened).is_ok() {
-        // An error means that the handle is gone, which is as good as a word.
+        // An error means that the handle was dropped, which also means stop.
         stop.await.ok();
     }
     tasks.shutdown().await;
@@ -71,14 +71,14 @@ async fn accept(listener: TcpListener, local: SocketAddr, shared: Arc<Shared>) {
                 let number = shared.note(seen);
                 connections.spawn(converse(stream, number, local.port() == 80, Arc::clone(&shared)));
             }
-            // The connection was gone before it was accepted, or files ran out for the moment.
+            // The connection was gone before it was accepted, or file descriptors ran out temporarily.
             Err(_) => sleep(Duration::from_millis(1)).await,
         }
     }
 }
 
 async fn converse(mut stream: TcpStream, number: u64, serves: bool, shared: Arc<Shared>) {
-    // What a client does wrong, and a connection that breaks, are the client's affair; what came is noted.
+    // Ignore errors of clients and connections; the bytes are recorded.
     timeout(PATIENCE, async {
         if serves && let Some(head) = read_head(&mut stream, number, &shared).await? {
             let mode = shared.lock().mode;
@@ -102,7 +102,7 @@ async fn converse(mut stream: TcpStream, number: u64, serves: bool, shared: Arc<
     .ok();
 }
 
-/// The request without the empty line at its end; `None` if the client ends before.
+/// The request without the empty line at its end, or `None` if the client closes before that.
 async fn read_head(stream: &mut TcpStream, number: u64, shared: &Shared) -> io::Result<Option<Vec<u8>>> {
     let mut head = Vec::new();
     let mut chunk = [0; 4096];
@@ -124,11 +124,11 @@ async fn read_head(stream: &mut TcpStream, number: u64, shared: &Shared) -> io::
 async fn receive(socket: UdpSocket, local: SocketAddr, shared: Arc<Shared>) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        // An error here is a client's ICMP about an earlier answer.
+        // An error is the ICMP response of a client to an earlier answer.
         if let Ok((count, peer)) = socket.recv_from(&mut buffer).await {
             let bytes = buffer[..count].to_vec();
             shared.note(Seen { at: SystemTime::now(), peer, local, protocol: Protocol::Udp, bytes });
-            // An echo tells the client that it got through; one that cannot be sent is not missed.
+            // The echo tells the client that its datagram got through. Ignore errors when sending it.
             socket.send_to(&buffer[..count], peer).await.ok();
         }
     }

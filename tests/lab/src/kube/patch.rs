@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// Changes `target` by `patch`: `null` removes, objects merge, everything else replaces.
+/// Applies `patch` to `target`: `null` removes, objects merge, other values replace.
 pub(super) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(changes) = patch else {
         *target = patch.clone();

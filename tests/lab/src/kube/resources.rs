@@ -1,4 +1,4 @@
-//! The kinds that exist here, how paths name them, and the discovery documents that tell clients so.
+//! The supported kinds, their paths, and the discovery documents.
 
 use serde_json::{Value, json};
 
@@ -8,12 +8,12 @@ pub(super) struct Kind {
     /// The API group; empty for the core group.
     pub(super) group: &'static str,
     pub(super) kind: &'static str,
-    /// The name in paths. Objects are stored by it, so one event is seen through both groups.
+    /// The name in paths and the storage key; events are therefore visible through both groups.
     pub(super) plural: &'static str,
     singular: &'static str,
     short: &'static str,
     pub(super) namespaced: bool,
-    /// Field selectors beside `metadata.name` and `metadata.namespace`.
+    /// Supported field selectors besides `metadata.name` and `metadata.namespace`.
     pub(super) fields: &'static [&'static str],
 }
 
@@ -63,13 +63,13 @@ const fn kind(
 }
 
 impl Kind {
-    /// The kind that an object says it is.
+    /// The kind of an object, by its `apiVersion` and `kind`.
     pub(super) fn of(object: &Value) -> Option<&'static Self> {
         let (version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
         KINDS.iter().find(|known| known.kind == kind && known.api_version() == version)
     }
 
-    /// The kind that a person names: `Pod`, `pods`, `po`.
+    /// The kind with this name, plural or short name: `Pod`, `pods`, `po`.
     pub(super) fn named(name: &str) -> Option<&'static Self> {
         let name = name.to_lowercase();
         KINDS.iter().find(|kind| [kind.plural, kind.singular, kind.short].contains(&name.as_str()))
@@ -80,24 +80,24 @@ impl Kind {
         if self.group.is_empty() { "v1".to_owned() } else { format!("{}/v1", self.group) }
     }
 
-    /// The resource with its group, as the API server's messages spell it.
+    /// The resource with its group, as in the API server's messages.
     pub(super) fn resource(&self) -> String {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
     }
 }
 
-/// What a path names.
+/// The target of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) kind: &'static Kind,
-    /// Empty: every namespace, or a kind that has none.
+    /// Empty for all namespaces, or for a cluster-scoped kind.
     pub(super) namespace: String,
     pub(super) name: Option<String>,
     pub(super) subresource: Option<String>,
 }
 
 impl Target {
-    /// Reads `/api/v1/...` and `/apis/<group>/v1/...`.
+    /// Parses `/api/v1/...` and `/apis/<group>/v1/...`.
     pub(super) fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let (group, rest) = match parts.as_slice() {
@@ -128,7 +128,7 @@ impl Target {
     }
 }
 
-/// The discovery document at a path, if there is one.
+/// The discovery document at a path, if it exists.
 pub(super) fn discovery(path: &str) -> Option<Value> {
     let group = json!({
         "name": "events.k8s.io",

@@ -6,7 +6,7 @@ use super::resources::Kind;
 use super::status::Status;
 use crate::http::form::Form;
 
-/// Which objects a list or a watch is about.
+/// The objects that a list or a watch selects.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Selector {
     fields: Vec<(Vec<String>, bool, String)>,
@@ -22,7 +22,7 @@ enum Rule {
 }
 
 impl Selector {
-    /// Reads `fieldSelector` and `labelSelector`.
+    /// Parses `fieldSelector` and `labelSelector`.
     pub(super) fn parse(query: &Form, kind: &Kind) -> Result<Self, Status> {
         let mut selector = Self::default();
         for term in query.filled("fieldSelector").into_iter().flat_map(|text| text.split(',')) {
@@ -34,7 +34,7 @@ impl Selector {
         Ok(selector)
     }
 
-    /// Whether everything is selected.
+    /// Whether all objects are selected.
     pub(super) fn is_empty(&self) -> bool {
         self.fields.is_empty() && self.labels.is_empty()
     }
@@ -80,7 +80,7 @@ fn field(term: &str, kind: &Kind) -> Result<(Vec<String>, bool, String), Status>
     Ok((path.split('.').map(str::to_owned).collect(), equal, value.to_owned()))
 }
 
-/// The terms of a label selector: split at commas outside parentheses.
+/// The terms of a label selector, split at commas outside parentheses.
 fn terms(text: &str) -> Vec<&str> {
     let mut depth = 0_i32;
     let split = text.split(move |letter| {

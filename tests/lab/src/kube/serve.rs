@@ -1,4 +1,4 @@
-//! From an HTTP request to an answer: discovery, reads, writes; watches go to `watch`.
+//! Answers HTTP requests: discovery, reads and writes. Watches are in `watch`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{Request, Shared, patch, watch};
 use crate::http::form::Form;
 use crate::http::{self, Body, Reply};
 
-/// Where clients ask what they may do.
+/// The path at which clients query their own permissions.
 const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
 /// Answers one request.
@@ -68,7 +68,7 @@ fn route(shared: &Arc<Shared>, request: &http::Request) -> Result<Response<Body>
         return Ok(value(200, &document));
     }
     if path == ACCESS_REVIEWS && request.method == Method::POST {
-        // There is no authorisation here, so the answer to the question is always the same.
+        // The double has no authorization, so every access review is allowed.
         let mut review = json_body(request)?;
         review["status"] = json!({"allowed": true});
         return Ok(value(201, &review));
@@ -138,7 +138,7 @@ fn replace(shared: &Shared, target: &Target, name: &str, request: &http::Request
 fn change(shared: &Shared, target: &Target, name: &str, request: &http::Request) -> Result<(u16, Value), Status> {
     let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
     let applies = kind == "application/apply-patch+yaml";
-    // A strategic merge differs from a plain one only in lists, which metadata does not have.
+    // A strategic merge differs from a plain merge only for lists, and metadata contains none.
     if !applies && kind != "application/merge-patch+json" && kind != "application/strategic-merge-patch+json" {
         return Err(Status::new(415, format!("the body of the request was in an unknown format: {kind}")));
     }
@@ -222,10 +222,10 @@ fn list(shared: &Shared, target: &Target, query: &Form, view: View) -> Result<Re
     Ok(respond(200, bytes))
 }
 
-/// Which part of a list is asked for, and as of when.
+/// The requested part of a list, and its version.
 struct Page {
     limit: usize,
-    /// The version to list at; `None` is now.
+    /// The version to list at; `None` means the current one.
     version: Option<u64>,
     not_older: u64,
     after: Option<(String, String)>,
@@ -239,7 +239,7 @@ impl Page {
             Some(text) => text.parse::<u64>().map(Some).map_err(|_| bad(name)),
         };
         let (limit, asked) = (number("limit")?, number("resourceVersion")?);
-        // From the watch cache ("0") a real server gives everything, whatever the limit.
+        // A real server ignores the limit if it answers from the watch cache (resource version "0").
         let limit = limit.filter(|limit| *limit > 0 && asked != Some(0));
         let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
         let Some(token) = query.filled("continue") else {
@@ -252,7 +252,7 @@ impl Page {
         Ok(Self { limit, version: Some(version), not_older: 0, after: Some((namespace, name)) })
     }
 
-    /// The words for a list whose next page is gone.
+    /// The error if the version of a list's next page is no longer available.
     fn expired(&self, status: Status) -> Status {
         if self.after.is_none() {
             return status;

@@ -1,8 +1,8 @@
-//! Refusals, as the API server words them.
+//! Error responses, worded as by the API server.
 
 use serde_json::{Value, json};
 
-/// A refusal.
+/// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) code: u16,
@@ -47,12 +47,12 @@ impl Status {
         Self::new(409, format!("Operation cannot be fulfilled on {resource} \"{name}\": {why}"))
     }
 
-    /// The history that a client asks for is gone.
+    /// The requested history is no longer available.
     pub(super) fn expired(asked: u64, oldest: u64) -> Self {
         Self::new(410, format!("too old resource version: {asked} ({oldest})"))
     }
 
-    /// The object on the wire.
+    /// The `Status` object of the response.
     pub(super) fn object(&self) -> Value {
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

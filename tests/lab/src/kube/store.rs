@@ -1,6 +1,7 @@
 //! The objects, their history, and changes that are not visible yet.
 //!
-//! A resource version is given when a change becomes visible, so the history is always in order, delayed objects included.
+//! A change gets its resource version when it becomes visible, so the history is always in order, even with delayed
+//! objects.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use super::resources::Kind;
 use super::status::Status;
 use crate::http::random;
 
-/// How many changes are remembered; older ones are compacted away, as etcd does every five minutes.
+/// Number of changes that are kept; older ones are compacted, as etcd does every five minutes.
 const REMEMBERED: usize = 50_000;
 
-/// What an object is found by.
+/// The key of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) plural: &'static str,
@@ -35,17 +36,17 @@ impl Key {
     }
 }
 
-/// One visible change.
+/// A visible change.
 pub(super) struct Entry {
     pub(super) version: u64,
     pub(super) key: Key,
     pub(super) old: Option<Arc<Value>>,
     pub(super) new: Option<Arc<Value>>,
-    /// When it became visible.
+    /// When the change became visible.
     pub(super) at: Instant,
 }
 
-/// A change to come.
+/// A pending change.
 pub(super) enum Change {
     Put(Key, Value),
     Delete(Key),
@@ -59,7 +60,7 @@ impl Change {
     }
 }
 
-/// Everything stored.
+/// The whole store.
 #[derive(Default)]
 pub(super) struct Store {
     objects: BTreeMap<Key, Arc<Value>>,
@@ -67,27 +68,27 @@ pub(super) struct Store {
     version: u64,
     compacted: u64,
     pending: Vec<(Instant, Change)>,
-    /// By uid, name, or `namespace/name`.
+    /// Delays by UID, name, or `namespace/name`.
     pub(super) delays: HashMap<String, Duration>,
 }
 
 impl Store {
-    /// The resource version of now.
+    /// The current resource version.
     pub(super) fn version(&self) -> u64 {
         self.version
     }
 
-    /// Refuses a resource version whose history is gone.
+    /// Fails if the history since this resource version was compacted.
     pub(super) fn remembers(&self, version: u64) -> Result<(), Status> {
         if version < self.compacted { Err(Status::expired(version, self.compacted)) } else { Ok(()) }
     }
 
-    /// The visible object.
+    /// The object as currently visible.
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Value>> {
         self.objects.get(key).cloned()
     }
 
-    /// The object as it will be once everything pending is visible.
+    /// The object as it will be once all pending changes are visible.
     pub(super) fn latest(&self, key: &Key) -> Option<Arc<Value>> {
         let pending = self.pending.iter().rev().map(|(_, change)| change).find(|change| change.key() == key);
         match pending {
@@ -102,7 +103,7 @@ impl Store {
         self.objects.iter().filter(move |(key, _)| key.plural == plural).map(|(_, object)| object)
     }
 
-    /// The visible objects as they were at a version, in key order.
+    /// The objects visible at a version, in key order.
     pub(super) fn at(&self, version: u64) -> BTreeMap<Key, Arc<Value>> {
         let mut objects = self.objects.clone();
         for entry in self.log.iter().rev().take_while(|entry| entry.version > version) {
@@ -119,13 +120,13 @@ impl Store {
         self.log.get(self.log.partition_point(|entry| entry.version <= version))
     }
 
-    /// Forgets all history. The version moves on, so that whatever a client knows is too old now.
+    /// Forgets all history. The version increases, so that every version known to a client is too old.
     pub(super) fn compact(&mut self) {
         self.version += 1;
         self.compacted = self.version;
     }
 
-    /// Creates or replaces an object; `expected` is the version that a client says it has changed.
+    /// Creates or replaces an object. `expected` is the version on which the client's change is based.
     pub(super) fn put(
         &mut self,
         kind: &Kind,
@@ -161,11 +162,11 @@ impl Store {
         Ok(visible.map_or(object, |object| Value::clone(&object)))
     }
 
-    /// Makes a change visible, now or later; gives the time if later.
+    /// Makes a change visible now or later. If later, returns when.
     pub(super) fn submit(&mut self, change: Change, now: Instant) -> Option<Instant> {
         self.publish_due(now);
         let delay = self.delay(&change);
-        // A change never overtakes an earlier one of the same object.
+        // A change never overtakes an earlier change of the same object.
         let waiting =
             self.pending.iter().filter(|(_, waiting)| waiting.key() == change.key()).map(|(due, _)| *due).max();
         let due = waiting.max(delay.map(|delay| now + delay));
@@ -176,12 +177,12 @@ impl Store {
         due
     }
 
-    /// When the next pending change is to become visible.
+    /// When the next pending change becomes visible.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.pending.iter().map(|(due, _)| *due).min()
     }
 
-    /// Makes visible what is due; tells whether anything was.
+    /// Makes due changes visible. Returns whether there were any.
     pub(super) fn publish_due(&mut self, now: Instant) -> bool {
         if self.next_due().is_none_or(|due| due > now) {
             return false;
@@ -189,7 +190,7 @@ impl Store {
         let (mut due, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.pending).into_iter().partition(|(due, _)| *due <= now);
         self.pending = later;
-        // Stable: changes of one object that fall due together keep their order.
+        // A stable sort keeps the order of changes to one object that are due at the same time.
         due.sort_by_key(|(due, _)| *due);
         for (at, change) in due {
             self.publish(change, at);
@@ -227,7 +228,7 @@ impl Store {
                 (key.clone(), self.objects.insert(key, Arc::clone(&object)), Some(object))
             }
             Change::Delete(key) => {
-                // Deleted twice while the first deletion was pending: nothing changes.
+                // The object was deleted twice while the first deletion was pending; nothing changes.
                 let Some(old) = self.objects.remove(&key) else { return };
                 (key, Some(old), None)
             }
@@ -241,7 +242,7 @@ impl Store {
     }
 }
 
-/// Gives an object with `generateName` its name; false when it has neither.
+/// Names an object that has `generateName`. Returns false if it has neither a name nor `generateName`.
 fn named(object: &mut Value) -> bool {
     let metadata = &mut object["metadata"];
     if metadata["name"].as_str().is_some_and(|name| !name.is_empty()) {
@@ -252,7 +253,7 @@ fn named(object: &mut Value) -> bool {
     true
 }
 
-/// What the server sets: identity and birth, kept across changes that do not name another uid.
+/// Sets the fields that the server owns: UID and creation time. A change keeps them unless it names another UID.
 fn fill(object: &mut Value, present: Option<&Value>) {
     let metadata = &mut object["metadata"];
     let given = metadata["uid"].as_str();

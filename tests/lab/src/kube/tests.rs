@@ -1,4 +1,5 @@
-//! Each fault and each promise of the double, with a raw client that sees every byte; kube-rs and paging beside it.
+//! Tests each fault and guarantee of the double with a raw client that sees every byte. Submodules test it with kube-rs
+//! and test paging.
 
 mod client;
 mod kube_rs;
@@ -85,7 +86,7 @@ fn bookmarks_come_in_time_on_demand_and_at_the_end() {
     let start = Instant::now();
     assert_eq!(names(&watch.take(2)), ["BOOKMARK -", "BOOKMARK -"]);
     kube.set_bookmark_interval(Duration::from_secs(60));
-    // One may be due already under the old interval.
+    // A bookmark may already be due under the old interval.
     while watch.quiet(QUIET).is_err() {}
     kube.namespace("moves-the-version", &[]).unwrap();
     kube.bookmark();

@@ -1,4 +1,4 @@
-//! TokenRequest: signed tokens of service accounts, bound to pods, with the checks of the real API server.
+//! TokenRequest: signed service account tokens, bound to pods, with the checks of the real API server.
 
 use anyhow::{Result, anyhow};
 use aws_lc_rs::rand::SystemRandom;
@@ -12,7 +12,7 @@ use super::resources::Kind;
 use super::status::Status;
 use super::store::{Key, Store};
 
-/// Who signs, to those who verify.
+/// The issuer in the tokens, as verifiers know it.
 pub(super) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const KEY_ID: &str = "lab";
 
@@ -22,15 +22,15 @@ pub(super) struct Signer {
 }
 
 impl Signer {
-    /// A new key.
+    /// Generates a new key.
     pub(super) fn new() -> Result<Self> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING);
         Ok(Self { pair: pair.map_err(|_| anyhow!("no key could be generated"))? })
     }
 
-    /// The public keys, as `/openid/v1/jwks` tells them.
+    /// The public keys, as served at `/openid/v1/jwks`.
     pub(super) fn jwks(&self) -> Value {
-        // An uncompressed point: a tag, then two coordinates of equal length.
+        // An uncompressed point: a tag byte, then two coordinates of equal length.
         let point = &self.pair.public_key().as_ref()[1..];
         let (x, y) = point.split_at(point.len() / 2);
         let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
@@ -93,7 +93,7 @@ impl Signer {
     }
 }
 
-/// The pod a token is bound to, as its claims name it.
+/// The claims about the pod to which a token is bound.
 fn bound_pod(store: &Store, namespace: &str, account: &str, bound: &Value) -> Result<Option<Value>, Status> {
     if bound.is_null() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Objects as a client asked to see them: whole, metadata only, or as rows of a table.
+//! The representations of objects that clients request: whole, metadata only, or rows of a table.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::resources::Kind;
 
-/// The shape that the `Accept` header asks for.
+/// The representation that the `Accept` header requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum View {
     Whole,
@@ -18,7 +18,7 @@ pub(super) enum View {
 }
 
 impl View {
-    /// The first shape in the header that is spoken here.
+    /// The first supported representation in the header.
     pub(super) fn accepted(accept: &str) -> Self {
         let shape = |range: &str| {
             let json = range.trim().starts_with("application/json");
@@ -43,7 +43,7 @@ impl View {
         }
     }
 
-    /// A list, as bytes.
+    /// A list, serialized.
     pub(super) fn list(self, kind: &Kind, about: &Value, objects: &[&Value]) -> serde_json::Result<Vec<u8>> {
         match self {
             Self::Whole => {
@@ -60,7 +60,7 @@ impl View {
         }
     }
 
-    /// What a bookmark's object says it is.
+    /// The `kind` and `apiVersion` of a bookmark's object.
     pub(super) fn bookmark(self, kind: &Kind) -> (String, String) {
         match self {
             Self::Whole => (kind.kind.to_owned(), kind.api_version()),
@@ -79,7 +79,7 @@ struct List<'a, T> {
     items: Vec<T>,
 }
 
-/// An object in a list of its own kind: the API server leaves `kind` and `apiVersion` to the list.
+/// An object in a list of its own kind. The API server omits `kind` and `apiVersion` in it.
 struct Item<'a>(Cow<'a, Value>);
 
 impl Serialize for Item<'_> {
@@ -109,7 +109,7 @@ const EVENT_NAMES: [(&str, &str); 7] = [
     ("count", "deprecatedCount"),
 ];
 
-/// The object in the words of the group through which it is asked for.
+/// The object with the field names of the group through which it is requested.
 pub(super) fn of_group<'a>(kind: &Kind, object: &'a Value) -> Cow<'a, Value> {
     let version = kind.api_version();
     if kind.plural != "events" || object["apiVersion"].as_str() == Some(version.as_str()) {

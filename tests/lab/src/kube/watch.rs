@@ -1,4 +1,4 @@
-//! Watch streams: where each one is, and what it sends next.
+//! Watch streams: the position of each, and what it sends next.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,10 +20,10 @@ use super::{Shared, State};
 use crate::http::Body;
 use crate::http::form::Form;
 
-/// How long a stream lives that names no timeout: a real server picks half an hour to an hour.
+/// Duration of a stream whose request has no timeout. A real server picks half an hour to an hour.
 const UNLIMITED: Duration = Duration::from_secs(1800);
 
-/// Not merely cut short: kube-rs takes that for an ordinary end and says nothing.
+/// The line must not merely be cut short: kube-rs treats that as an ordinary end and reports no error.
 const BAD_LINE: &[u8] = b"{\"type\":\"MODIFIED\",\"object\":{\"kind\":\"Pod\",\"metadata\":{nonsense}}}\n";
 
 /// One open stream.
@@ -31,10 +31,10 @@ struct Cursor {
     target: Target,
     selector: Selector,
     view: View,
-    /// Everything up to this version was considered.
+    /// All changes up to this version were processed.
     version: u64,
     initial: VecDeque<Arc<Value>>,
-    /// A bookmark that says the initial objects are complete is still to be sent.
+    /// The bookmark that ends the initial objects is still to be sent.
     owes_end: bool,
     bookmarks: bool,
     next_bookmark: Instant,
@@ -44,7 +44,7 @@ struct Cursor {
     bookmark_calls: u64,
 }
 
-/// What a stream does next.
+/// The next step of a stream.
 enum Step {
     Send(&'static str, Arc<Value>),
     Bookmark { initial_end: bool },
@@ -55,7 +55,7 @@ enum Step {
     End,
 }
 
-/// Opens a stream, or refuses it.
+/// Opens a stream, or returns an error response.
 pub(super) fn open(shared: &Arc<Shared>, target: Target, query: &Form, view: View) -> Result<Response<Body>, Status> {
     let selector = Selector::parse(query, target.kind)?;
     let mut state = shared.state();
@@ -64,7 +64,7 @@ pub(super) fn open(shared: &Arc<Shared>, target: Target, query: &Form, view: Vie
     let cursor = match cursor {
         Ok(cursor) => cursor,
         Err(expired) => {
-            // As the real one: the stream opens, and its only event is the error.
+            // As the real server does: the stream opens, and the error is its only event.
             let line = line("ERROR", &expired.object());
             let mut response = Response::new(Body::from(line));
             mark(&mut response);
@@ -158,7 +158,7 @@ impl Cursor {
                 return Step::Send(kind, object);
             }
         }
-        // What is known to have happened but is held back must not be claimed by a bookmark: `version` stays behind it.
+        // A bookmark must not cover changes that are held back: `version` stays behind them.
         if state.store.after(self.version).is_none() {
             self.version = self.version.max(state.store.version());
         }
@@ -174,14 +174,14 @@ impl Cursor {
             return Step::End;
         }
         if self.bookmarks {
-            // The interval may have been shortened since it was last set.
+            // A test may have shortened the interval since it was last read.
             self.next_bookmark = self.next_bookmark.min(now + faults.bookmark_every);
             wake = wake.min(self.next_bookmark);
         }
         Step::Wait(wake)
     }
 
-    /// A change as this stream sees it: an object that comes into the selection is added, one that leaves it is deleted.
+    /// A change as this stream reports it: an object that enters the selection is added, one that leaves it is deleted.
     fn event(&self, entry: &Entry) -> Option<(&'static str, Arc<Value>)> {
         if !self.covers(&entry.key) {
             return None;
@@ -251,20 +251,20 @@ async fn run(shared: Arc<Shared>, mut cursor: Cursor, sender: mpsc::Sender<io::R
     shared.told.notify_all();
 }
 
-/// One event, as one line.
+/// An event as one line.
 fn line(kind: &'static str, object: &Value) -> Bytes {
     #[derive(Serialize)]
     struct Event<'a> {
         r#type: &'a str,
         object: &'a Value,
     }
-    // A `Value` has only string keys, which is all that can fail here.
+    // Serialization fails only for keys that are not strings, which a `Value` cannot have.
     let mut bytes = serde_json::to_vec(&Event { r#type: kind, object }).unwrap_or_default();
     bytes.push(b'\n');
     bytes.into()
 }
 
-/// What `sendInitialEvents` says, checked as the API server checks it.
+/// The value of `sendInitialEvents`, validated as the API server does.
 fn initial_events(query: &Form, supported: bool) -> Result<Option<bool>, Status> {
     let invalid = |why: &str| Status::new(422, format!("ListOptions.meta.k8s.io \"\" is invalid: {why}"));
     let Some(asked) = query.filled("sendInitialEvents") else {

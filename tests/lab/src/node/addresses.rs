@@ -1,4 +1,4 @@
-//! Which addresses pods have: a pool for each shape of network.
+//! Allocates pod addresses, with one pool for each network layout.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -15,7 +15,7 @@ pub(crate) struct Addresses {
     routed: Mutex<Pool>,
 }
 
-/// Hosts are handed out in turn, as CNI plugins do, so that an address is not used again at once.
+/// A pool. Hosts are allocated in turn, as CNI plugins do, so that a released address is not reused at once.
 #[derive(Debug, Default)]
 struct Pool {
     last: u16,
@@ -23,20 +23,20 @@ struct Pool {
 }
 
 impl Addresses {
-    /// A pair of addresses that no other pod has.
+    /// Allocates a pair of addresses that no other pod has.
     pub(crate) fn take(&self, shape: Shape) -> Result<(Ipv4Addr, Ipv6Addr)> {
         let host = self.pool(shape).lock().unwrap_or_else(PoisonError::into_inner).take(hosts(shape))?;
         Ok(pair(shape, host))
     }
 
-    /// Keeps an address that a test chose itself from being handed out as well.
+    /// Reserves an address that a test chose itself, so that it is not allocated again.
     pub(crate) fn reserve(&self, shape: Shape, v4: Ipv4Addr) {
         if let Some(host) = host(shape, v4) {
             self.pool(shape).lock().unwrap_or_else(PoisonError::into_inner).used.insert(host);
         }
     }
 
-    /// Gives an address back; one from outside the pools is nobody's.
+    /// Releases an address. Addresses outside the pools are ignored.
     pub(crate) fn release(&self, shape: Shape, v4: Ipv4Addr) {
         if let Some(host) = host(shape, v4) {
             self.pool(shape).lock().unwrap_or_else(PoisonError::into_inner).used.remove(&host);
@@ -53,7 +53,10 @@ impl Addresses {
 
 impl Pool {
     fn take(&mut self, hosts: u16) -> Result<u16> {
-        ensure!(self.used.len() < usize::from(hosts), "all {hosts} pod addresses are in use; point to point has more");
+        ensure!(
+            self.used.len() < usize::from(hosts),
+            "all {hosts} pod addresses are in use; use Shape::PointToPoint, which has more"
+        );
         loop {
             // Host 1 is the gateway.
             self.last = if self.last == 0 || self.last > hosts { 2 } else { self.last + 1 };
@@ -64,7 +67,7 @@ impl Pool {
     }
 }
 
-/// How many pods of a shape the node can have. A bridge has 1,023 ports, but its network is a /24.
+/// How many pods of a layout a node can have. A bridge has 1,023 ports, but its network is a /24.
 const fn hosts(shape: Shape) -> u16 {
     match shape {
         Shape::Bridge => 253,
@@ -72,7 +75,7 @@ const fn hosts(shape: Shape) -> u16 {
     }
 }
 
-/// The host number of an address that is in the shape's pool.
+/// The host number of an address in the layout's pool.
 fn host(shape: Shape, v4: Ipv4Addr) -> Option<u16> {
     let [a, b, high, low] = v4.octets();
     match shape {

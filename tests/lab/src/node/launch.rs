@@ -1,25 +1,25 @@
-//! How a process gets into a container: its cgroup first, then its network namespace.
+//! Starts a process in a container: joins its cgroup first, then its network namespace.
 //!
-//! A shell does it, because code between fork and exec would be unsafe code. The order matters: a socket remembers the cgroup its
-//! process was in when it was opened.
+//! A shell does this, because code between fork and exec would be unsafe code. The order matters: a socket keeps the
+//! cgroup in which its process was when it was opened.
 
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where a process is put; `None` is where the lab itself is.
+/// Where a process starts; `None` means where the lab itself is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) netns: Option<PathBuf>,
 }
 
-/// What a container keeps of the lab's environment: enough to find programs, nothing that says who the caller is. `PYENV_ROOT` is
-/// where some machines have their Python.
+/// Variables that a container inherits from the lab's environment: enough to find programs, nothing that identifies the
+/// caller. `PYENV_ROOT` locates Python on some machines.
 const KEPT: [&str; 4] = ["PATH", "LANG", "TMPDIR", "PYENV_ROOT"];
 
-/// A command at `place`; the caller adds the program and its arguments.
+/// A command that starts at `place`. The caller adds the program and its arguments.
 pub(crate) fn command(place: &Place) -> Command {
     let mut command = match (&place.cgroup, &place.netns) {
         (Some(cgroup), Some(netns)) => {
@@ -39,7 +39,7 @@ pub(crate) fn command(place: &Place) -> Command {
         (None, None) => Command::new("env"),
     };
     command.env_clear();
-    // A home that cannot hold a credentials file.
+    // HOME must not contain a credentials file.
     command.env("HOME", "/nonexistent");
     command.envs(KEPT.into_iter().filter_map(|name| env::var_os(name).map(|value| (name, value))));
     command

@@ -1,11 +1,11 @@
-//! The pod as the Kubernetes API shows it.
+//! The pod as a Kubernetes API object.
 
 use serde_json::{Value, json};
 
 use super::{Container, ContainerKind, Pod, PodSpec};
 
 impl Pod {
-    /// The v1 Pod, running, with addresses and container ids. A test that wants it otherwise edits the value.
+    /// The v1 Pod, running, with addresses and container ids. Tests edit the value as needed.
     pub fn object(&self) -> Value {
         let mut object = self.object_without_ips();
         object["status"]["podIP"] = json!(self.v4.to_string());
@@ -13,7 +13,7 @@ impl Pod {
         object
     }
 
-    /// The same before the kubelet has reported the pod's addresses.
+    /// The v1 Pod before the kubelet has reported its addresses.
     pub fn object_without_ips(&self) -> Value {
         let mut object = self.object_without_statuses();
         let all = self.containers();
@@ -31,7 +31,7 @@ impl Pod {
         object
     }
 
-    /// The same as it is when scheduled: no address and no container known yet.
+    /// The v1 Pod just after scheduling, without addresses and container ids.
     pub fn object_without_statuses(&self) -> Value {
         let containers: Vec<_> =
             self.containers().into_iter().map(|container| (container.name, container.kind)).collect();
@@ -43,7 +43,7 @@ impl Pod {
 }
 
 impl PodSpec {
-    /// The v1 Pod that a scheduler would have put on `node`, for a server that gives it its UID and its class of service.
+    /// The v1 Pod as scheduled to `node`, for a server that assigns its UID and QoS class.
     pub fn scheduled(&self, node: &str) -> Value {
         let mut object = self.render(node, &self.containers);
         object["status"] = json!({ "phase": "Pending" });

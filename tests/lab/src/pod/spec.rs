@@ -1,4 +1,4 @@
-//! What a pod is made from.
+//! The options of a pod.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -6,16 +6,17 @@ use std::path::PathBuf;
 
 use super::ContainerKind;
 
-/// How the pod's network reaches the node.
+/// How the pod's network is connected to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// A port of a bridge that has an address: flannel, the bridge plugin, Docker.
     Bridge,
-    /// A cable of its own whose node side has no address, a gateway that exists nowhere: Calico, the VPC CNI, Cilium, ptp.
+    /// A veth pair whose node side has no address, with a gateway address that exists nowhere: Calico, the VPC CNI,
+    /// Cilium, ptp.
     PointToPoint,
 }
 
-/// Who makes the cgroups' names.
+/// The kubelet's cgroup driver, which determines the cgroups' names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// `kubepods/burstable/pod<uid>/<id>`
@@ -25,7 +26,7 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// The directory of a container in its pod's.
+    /// The directory of a container within its pod's cgroup.
     pub(super) fn leaf(self, id: &str) -> String {
         match self {
             Self::Cgroupfs => id.to_owned(),
@@ -34,14 +35,14 @@ impl Driver {
     }
 }
 
-/// The pod's class of service, which decides where its cgroup is.
+/// The pod's QoS class, which determines the location of its cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Qos {
-    /// Directly below the root of all pods.
+    /// Directly below the root of all pods' cgroups.
     Guaranteed,
-    /// Most pods.
+    /// Some resources requested; most pods.
     Burstable,
-    /// Pods that ask for nothing.
+    /// No resources requested.
     BestEffort,
 }
 
@@ -54,7 +55,7 @@ impl Qos {
         }
     }
 
-    /// As `status.qosClass` spells it.
+    /// The value of `status.qosClass`.
     pub(super) fn class(self) -> &'static str {
         match self {
             Self::Guaranteed => "Guaranteed",
@@ -64,7 +65,7 @@ impl Qos {
     }
 }
 
-/// A pod to be: by default on the bridge, burstable, with the systemd driver and one container `app`.
+/// The options of a pod. The default is on the bridge, burstable, with the systemd driver and one container `app`.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PodSpec {
@@ -85,7 +86,7 @@ pub struct PodSpec {
 }
 
 impl PodSpec {
-    /// A pod of that name in that namespace.
+    /// A pod with this name in this Kubernetes namespace.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
@@ -105,7 +106,7 @@ impl PodSpec {
         }
     }
 
-    /// `spec.serviceAccountName`
+    /// Sets `spec.serviceAccountName`.
     pub fn service_account(mut self, name: &str) -> Self {
         name.clone_into(&mut self.service_account);
         self
@@ -129,49 +130,50 @@ impl PodSpec {
         self
     }
 
-    /// A fixed UID rather than a random one.
+    /// Sets a fixed UID instead of a random one.
     pub fn uid(mut self, uid: &str) -> Self {
         self.uid = Some(uid.to_owned());
         self
     }
 
-    /// Another UID in the cgroup's name than in the API, as static pods have; the caller adds the annotations that say so.
+    /// Sets a UID for the cgroup's name that differs from the API's, as static pods have. The caller adds the
+    /// annotations that declare it.
     pub fn cgroup_uid(mut self, uid: &str) -> Self {
         self.cgroup_uid = Some(uid.to_owned());
         self
     }
 
-    /// Who names the cgroups.
+    /// Sets the cgroup driver.
     pub fn driver(mut self, driver: Driver) -> Self {
         self.driver = driver;
         self
     }
 
-    /// Its class of service.
+    /// Sets the QoS class.
     pub fn qos(mut self, qos: Qos) -> Self {
         self.qos = qos;
         self
     }
 
-    /// How it is connected.
+    /// Sets the network layout.
     pub fn shape(mut self, shape: Shape) -> Self {
         self.shape = shape;
         self
     }
 
-    /// A fixed address; a test may give one to two pods.
+    /// Sets a fixed IPv4 address. A test may give the same address to two pods.
     pub fn v4(mut self, address: Ipv4Addr) -> Self {
         self.v4 = Some(address);
         self
     }
 
-    /// A fixed IPv6 address.
+    /// Sets a fixed IPv6 address.
     pub fn v6(mut self, address: Ipv6Addr) -> Self {
         self.v6 = Some(address);
         self
     }
 
-    /// Its app containers, instead of `app`.
+    /// Sets the app containers, replacing `app`.
     pub fn containers(mut self, names: &[&str]) -> Self {
         self.containers.retain(|(_, kind)| *kind != ContainerKind::App);
         self.containers.extend(names.iter().map(|name| ((*name).to_owned(), ContainerKind::App)));
@@ -184,18 +186,18 @@ impl PodSpec {
         self
     }
 
-    /// On the node's own network.
+    /// Puts the pod on the host network.
     pub fn host_network(mut self) -> Self {
         self.host_network = true;
         self
     }
 
-    /// The pod's cgroup, relative to the root.
+    /// The path of the pod's cgroup, relative to the cgroup root.
     pub(super) fn cgroup_of(&self, uid: &str) -> PathBuf {
         match (self.driver, self.qos.directory()) {
             (Driver::Cgroupfs, None) => format!("kubepods/pod{uid}").into(),
             (Driver::Cgroupfs, Some(qos)) => format!("kubepods/{qos}/pod{uid}").into(),
-            // A dash means nesting in the names of slices.
+            // A dash in a slice's name means nesting, so dashes are replaced.
             (Driver::Systemd, None) => format!("kubepods.slice/kubepods-pod{}.slice", uid.replace('-', "_")).into(),
             (Driver::Systemd, Some(qos)) => {
                 let uid = uid.replace('-', "_");

@@ -1,4 +1,5 @@
-//! The pod's network: a namespace, a cable, addresses and routes. Two `ip` processes each, so that a thousand take seconds.
+//! The pod's network: a netns, a veth pair, addresses and routes. It takes two `ip` processes per pod, so that a
+//! thousand pods take seconds.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -9,10 +10,10 @@ use super::Shape;
 use crate::node::{BRIDGE_V4, BRIDGE_V6};
 use crate::{ids, netns};
 
-/// The group of interfaces that are about to be removed; nothing else on the node is in one.
+/// The group of interfaces that are about to be removed. No other interface on the node is in it.
 const DOOMED: u32 = 4242;
 
-/// A pod's namespace and the cable that leads to it.
+/// A pod's netns and the veth pair that connects it.
 #[derive(Debug)]
 pub(super) struct Link {
     netns: PathBuf,
@@ -20,7 +21,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects a new namespace.
+    /// Creates and connects a new netns.
     pub(super) fn plug(serial: u32, shape: Shape, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<Self> {
         let netns = Path::new("/run/netns").join(format!("cni-{}", ids::uuid()?));
         let interface = format!("veth{serial:08x}");
@@ -35,13 +36,14 @@ impl Link {
         Ok(Self { netns, interface })
     }
 
-    /// Removes cable and name; the kernel frees the namespace with its last process. The cable is not left to that: the kernel
-    /// takes its time, and the address may be wanted again.
+    /// Removes the veth pair and the netns's path. The kernel frees the netns with its last process; it would also
+    /// remove the veth pair then, but too late if a test reuses the address.
     pub(super) fn unplug(&self) -> Result<()> {
         Self::unplug_all(&[self])
     }
 
-    /// Removes many. The kernel waits for all its processors once a removal, some 30 ms; so the cables go in one.
+    /// Removes many links. Each removal makes the kernel wait some 30 ms for all processors, so all veth pairs are
+    /// removed at once.
     pub(super) fn unplug_all(links: &[&Self]) -> Result<()> {
         let here: Vec<&Self> = links.iter().copied().filter(|link| link.netns.exists()).collect();
         if here.is_empty() {
@@ -72,7 +74,7 @@ struct Cable<'a> {
     v6: Ipv6Addr,
 }
 
-/// What `ip` is told on the node's side and on the pod's.
+/// The `ip` commands for the node's side and for the pod's side.
 impl Cable<'_> {
     fn bridge(&self) -> (String, String) {
         let Self { interface, v4, v6, .. } = self;
@@ -89,7 +91,7 @@ route add ::/0 via {BRIDGE_V6}
         (near, far)
     }
 
-    /// The gateway's addresses exist nowhere: a fixed entry tells the pod whom to send to.
+    /// The gateway's addresses exist nowhere, so the pod gets permanent neighbor entries for them.
     fn point_to_point(&self) -> (String, String) {
         let Self { interface, near: near_mac, far: far_mac, v4, v6, .. } = self;
         let near = format!(
@@ -124,7 +126,7 @@ neigh add fe80::1 lladdr {near_mac} dev eth0 nud permanent
     }
 }
 
-/// A locally administered address; `side` keeps the two ends apart.
+/// A locally administered MAC address; `side` distinguishes the two ends.
 fn mac(side: u8, serial: u32) -> String {
     let [a, b, c, d] = serial.to_be_bytes();
     format!("02:{side:02x}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")

@@ -1,4 +1,4 @@
-//! What tests ask of a real node: how pods are, what their containers said.
+//! Queries of a real node: the state of pods and the logs of their containers.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::cluster::User;
 use crate::proc;
 
 impl RealNode {
-    /// A pod's object.
+    /// A pod's API object.
     pub fn pod(&self, namespace: &str, name: &str) -> Result<Value> {
         self.cluster.get(User::Admin, "Pod", namespace, name)
     }
@@ -22,7 +22,7 @@ impl RealNode {
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Waits for the pods of a namespace to be as `wanted` says, and gives them; the error tells how they are.
+    /// Waits until `wanted` accepts the pods of a namespace, and returns them. The error contains their state.
     pub fn until_pods(
         &self,
         what: &str,
@@ -35,21 +35,21 @@ impl RealNode {
             if wanted(&pods) {
                 return Ok(Some(pods));
             }
-            // Not more often: this asks for all of them.
+            // Poll less often than usual, because each query lists all pods.
             std::thread::sleep(Duration::from_millis(45));
             Ok(None)
         });
         found.with_context(|| self.report(namespace))
     }
 
-    /// What a container of a pod wrote, over all its restarts.
+    /// Everything that a container of a pod has logged, including before restarts.
     pub fn container_log(&self, pod: &Value, container: &str) -> Result<String> {
         let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
         let name = format!("{}_{}_{}", text("namespace"), text("name"), text("uid"));
         let dir = self.root.join("logs").join(name).join(container);
         let mut files: Vec<_> = match fs::read_dir(&dir) {
             Ok(entries) => entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect(),
-            // It has not been started yet.
+            // The container has not started yet.
             Err(_) => return Ok(String::new()),
         };
         files.sort();
@@ -57,7 +57,7 @@ impl RealNode {
         for file in files {
             let raw = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
             for line in raw.lines() {
-                // TIME STREAM F|P LINE: a long line comes in parts.
+                // A line is `TIME STREAM F|P TEXT`; P marks a part of a longer line.
                 let mut parts = line.splitn(4, ' ');
                 let (_, _, whole, rest) = (parts.next(), parts.next(), parts.next(), parts.next().unwrap_or_default());
                 text.push_str(rest);
@@ -69,7 +69,7 @@ impl RealNode {
         Ok(text)
     }
 
-    /// How the pods of a namespace are and what they said, for a failed test's report.
+    /// The state and logs of the pods of a namespace, for the report of a failed test.
     pub fn report(&self, namespace: &str) -> String {
         let mut text = String::new();
         for pod in self.pods(namespace).unwrap_or_default() {
@@ -80,17 +80,17 @@ impl RealNode {
                     let log = self.container_log(&pod, name).unwrap_or_default();
                     let lines: Vec<&str> = log.lines().collect();
                     let tail = lines[lines.len().saturating_sub(30)..].join("\n");
-                    text.push_str(&format!("--- {name} said ---\n{tail}\n"));
+                    text.push_str(&format!("--- log of {name} ---\n{tail}\n"));
                 }
             }
         }
         let agent = self.agent.log().unwrap_or_default();
         let lines: Vec<&str> = agent.lines().collect();
-        text.push_str(&format!("--- the agent said ---\n{}\n", lines[lines.len().saturating_sub(40)..].join("\n")));
+        text.push_str(&format!("--- log of the agent ---\n{}\n", lines[lines.len().saturating_sub(40)..].join("\n")));
         text
     }
 
-    /// The state a pod's container is in, as its status has it.
+    /// The state of a pod's container, from the pod's status.
     pub fn container_state(pod: &Value, container: &str) -> Result<Value> {
         for list in ["containerStatuses", "initContainerStatuses"] {
             for status in pod["status"][list].as_array().into_iter().flatten() {
@@ -102,7 +102,7 @@ impl RealNode {
         bail!("pod {} has no status of a container {container}", pod["metadata"]["name"])
     }
 
-    /// A pod's condition `Ready` is true.
+    /// Whether a pod's condition `Ready` is true.
     pub fn is_ready(pod: &Value) -> bool {
         pod["status"]["conditions"]
             .as_array()
@@ -111,7 +111,7 @@ impl RealNode {
             .any(|c| c["type"] == "Ready" && c["status"] == "True")
     }
 
-    /// A pod has ended, well or badly.
+    /// Whether a pod has ended, successfully or not.
     pub fn is_finished(pod: &Value) -> bool {
         ["Succeeded", "Failed"].iter().any(|phase| pod["status"]["phase"] == *phase)
     }

@@ -1,4 +1,5 @@
-//! What plays Kubernetes for a rig: the double, which does as it is told, or the real API server, which has the last word on UIDs.
+//! The two providers of the Kubernetes API for a rig: the double, which tests control, and the real API server, which
+//! assigns UIDs itself.
 
 use std::path::Path;
 
@@ -10,19 +11,19 @@ use crate::kube::Kube;
 use crate::node::Node;
 use crate::pod::{Pod, PodSpec};
 
-/// The part of a control plane that a rig needs.
+/// The operations of a control plane that a rig needs.
 pub trait ControlPlane {
     /// Writes the daemon's kubeconfig.
     fn kubeconfig(&self, path: &Path) -> Result<()>;
-    /// Makes a namespace or sets its annotations.
+    /// Creates a namespace or sets its annotations.
     fn namespace(&self, name: &str, annotations: &[(&str, &str)]) -> Result<()>;
-    /// Makes a service account or sets its annotations.
+    /// Creates a service account or sets its annotations.
     fn service_account(&self, namespace: &str, name: &str, annotations: &[(&str, &str)]) -> Result<()>;
-    /// Starts a pod on the node; the API shows it running, with its addresses and container ids.
+    /// Starts a pod on the node and publishes it as running, with its addresses and container ids.
     fn pod(&self, node: &Node, spec: PodSpec) -> Result<Pod>;
-    /// Shows a pod as it is now, after its containers changed.
+    /// Publishes the current state of a pod after its containers have changed.
     fn update_pod(&self, pod: &Pod) -> Result<()>;
-    /// Takes a pod out of the API at once.
+    /// Removes a pod from the API at once.
     fn delete_pod(&self, namespace: &str, name: &str) -> Result<()>;
 }
 
@@ -68,8 +69,8 @@ impl ControlPlane for Cluster {
         Self::service_account(self, namespace, name, object(annotations)).map(drop)
     }
 
-    /// The server gives the UID, so the object comes first, as a scheduler leaves it; the pod is then made with that UID, and its
-    /// status is written as a kubelet would.
+    /// The server assigns the UID, so the object is created first, as a scheduler leaves it. The pod is then started
+    /// with that UID, and its status is written as a kubelet would.
     fn pod(&self, node: &Node, spec: PodSpec) -> Result<Pod> {
         let created = Self::pod(self, spec.scheduled(node.name()))?;
         let pod = node.pod(spec.uid(&created.uid))?;
@@ -81,7 +82,7 @@ impl ControlPlane for Cluster {
         let mut object = pod.object();
         let metadata = json!({"namespace": pod.namespace(), "name": pod.name()});
         let status = object["status"].as_object_mut().context("a pod's object has a status")?;
-        // The server works it out itself and lets nobody change it.
+        // The server derives this field itself and does not allow changes to it.
         status.remove("qosClass");
         self.apply_status(json!({"kind": "Pod", "metadata": metadata, "status": status})).map(drop)
     }

@@ -1,4 +1,5 @@
-//! The judgements that all suites make of a rig: a client was served, was refused, and nothing reached the cloud.
+//! Assertions that all suites share: a client was served, a client got nothing, no pod reached the cloud's metadata
+//! service.
 
 use anyhow::{Result, anyhow, bail, ensure};
 
@@ -6,19 +7,19 @@ use super::{ControlPlane, Rig};
 use crate::agent::{Client, Creds, CredsError};
 
 impl<A: ControlPlane> Rig<A> {
-    /// `client` gets credentials of `role`, in what STS, not podrole, says about them.
+    /// Asserts that `client` gets credentials of `role`. STS, not podrole, confirms whose they are.
     pub fn served(&self, client: Client<'_>, role: &str) -> Result<Creds> {
         let credentials = client.credentials().map_err(|error| {
             let recently = self.daemon().map(|daemon| daemon.recently()).unwrap_or_default();
-            anyhow!("no credentials of {role}: {error}; of late:\n{recently}")
+            anyhow!("no credentials of {role}: {error}; recent log:\n{recently}")
         })?;
         let real = self.role_of(&credentials);
-        ensure!(real.as_deref() == Some(role), "asked for {role}, got {real:?}: {credentials:?}");
-        ensure!(credentials.role == role, "the list says {}", credentials.role);
+        ensure!(real.as_deref() == Some(role), "expected credentials of {role}, got {real:?}: {credentials:?}");
+        ensure!(credentials.role == role, "the list contains {}", credentials.role);
         Ok(credentials)
     }
 
-    /// `client` gets no credentials: not of the node, not of anybody, not in any words.
+    /// Asserts that `client` gets no credentials, neither directly nor in an error text.
     pub fn refused(&self, client: Client<'_>) -> Result<CredsError> {
         match client.credentials() {
             Ok(credentials) => bail!("got credentials of {:?}: {credentials:?}", self.role_of(&credentials)),
@@ -30,7 +31,7 @@ impl<A: ControlPlane> Rig<A> {
         }
     }
 
-    /// Nothing from any pod has reached the cloud's metadata service.
+    /// Asserts that no pod has reached the cloud's metadata service.
     pub fn no_leak(&self) -> Result<()> {
         let (packets, seen) = (self.imds.leaked_packets()?, self.imds.from_pods());
         ensure!(packets == 0 && seen.is_empty(), "{packets} packets leaked: {seen:?}");

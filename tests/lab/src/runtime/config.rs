@@ -1,4 +1,4 @@
-//! What containerd and the CNI plugins are told.
+//! The configuration of containerd and the CNI plugins.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Network;
 
-/// Where Debian has the CNI plugins.
+/// Debian's directory of CNI plugins.
 pub(super) const PLUGINS: &str = "/usr/lib/cni";
 /// The image of the process that holds a pod's namespaces: see [`super::Image::pause`].
 pub(super) const PAUSE: &str = "localhost/lab/pause:1";
@@ -15,7 +15,8 @@ pub(super) fn socket(dir: &Path) -> PathBuf {
     dir.join("containerd.sock")
 }
 
-/// Its configuration. `restrict_oom_score_adj`: the lab may lack the capability to make a process dearer to the kernel.
+/// The configuration of containerd. `restrict_oom_score_adj` is set because the lab may lack the capability to lower a
+/// process's OOM score.
 pub(super) fn containerd(dir: &Path, runc: &Path) -> String {
     let (socket, dir, runc) = (socket(dir), dir.display(), runc.display());
     format!(
@@ -44,7 +45,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     )
 }
 
-/// The pods' network, in both families, beside the networks of the lab's own pods.
+/// The network of the runtime's pods, IPv4 and IPv6. It is separate from the networks of the lab's own pods.
 pub(super) fn network(network: Network) -> Value {
     let (plugin, v4, v6) = match network {
         Network::PointToPoint => (json!({"type": "ptp"}), "10.90.0.0/16", "fd90::/64"),

@@ -1,4 +1,4 @@
-//! Images, as OCI archives: layers that are there as tars, and single files as one layer more.
+//! Builds images as OCI archives from existing tar layers and single files.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use super::config::PAUSE;
 use crate::proc;
 use crate::world;
 
-/// An image that is yet to be written.
+/// An image that has not been written yet.
 #[derive(Clone, Debug)]
 pub struct Image {
     name: String,
@@ -23,38 +23,38 @@ pub struct Image {
 }
 
 impl Image {
-    /// An empty image of this name, with its tag, such as `localhost/app:1`.
+    /// An empty image with this name and tag, such as `localhost/app:1`.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), layers: Vec::new(), files: Vec::new(), config: json!({}) }
     }
 
-    /// The image of sandboxes: a static program that does nothing until it is told to end.
+    /// The sandbox image: a static program that sleeps until it is signaled.
     pub fn pause(program: &Path) -> Self {
         Self::new(PAUSE).file(program, "/pause").entrypoint(&["/pause", "--pause"])
     }
 
-    /// With this tar as the next layer.
+    /// Adds this tar as the next layer.
     #[must_use]
     pub fn layer(mut self, tar: &Path) -> Self {
         self.layers.push(tar.to_owned());
         self
     }
 
-    /// With a program from this machine at an absolute path in the image.
+    /// Adds a program from this machine at an absolute path in the image.
     #[must_use]
     pub fn file(mut self, source: &Path, path: &str) -> Self {
         self.files.push((source.to_owned(), path.trim_start_matches('/').to_owned()));
         self
     }
 
-    /// What a container runs.
+    /// Sets the command that a container runs.
     #[must_use]
     pub fn entrypoint(mut self, words: &[&str]) -> Self {
         self.config["Entrypoint"] = json!(words);
         self
     }
 
-    /// A variable of a container's environment.
+    /// Sets an environment variable of the container.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         let mut all: Vec<Value> = self.config["Env"].as_array().cloned().unwrap_or_default();
@@ -63,7 +63,7 @@ impl Image {
         self
     }
 
-    /// Writes the archive; where it is.
+    /// Writes the archive. Returns its path.
     pub fn write(&self) -> Result<PathBuf> {
         let stem = self.name.replace(['/', ':'], "-");
         let dir = world::scratch().join("images").join(&stem);
@@ -116,7 +116,7 @@ impl Image {
             let parent = target.parent().context("a file is in a directory")?;
             fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
             fs::copy(source, &target).with_context(|| format!("copy {}", source.display()))?;
-            fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).context("make it a program")?;
+            fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).context("make the file executable")?;
         }
         proc::run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).args([
             "--owner=0",
@@ -128,10 +128,10 @@ impl Image {
     }
 }
 
-/// The annotation by which an archive says what containerd is to call its image.
+/// The annotation with the image's name for containerd.
 const NAME: &str = "io.containerd.image.name";
 
-/// The name that an archive gives its image.
+/// The name of the image in an archive.
 pub(super) fn name_of(archive: &Path) -> Result<String> {
     let text = proc::run(Command::new("tar").arg("-xOf").arg(archive).arg("index.json"))
         .with_context(|| format!("{} is not an OCI archive", archive.display()))?;

@@ -1,28 +1,28 @@
-//! The forms in which a secret can stand in a text.
+//! The encodings in which a secret can appear in a text.
 
 use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// A form in which a secret can stand in a text.
+/// The encoding in which a secret appears in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Form {
-    /// As it is.
+    /// Unchanged.
     Raw,
-    /// Base64 of either alphabet, of something that holds it.
+    /// Base64, in either alphabet, of a text that contains the secret.
     Base64,
     /// Percent-encoded, as in a URL or a form.
     Url,
-    /// As in a JSON string, of writers that escape more than they must.
+    /// JSON string escapes, including unnecessary ones.
     Json,
     /// Hexadecimal.
     Hex,
-    /// A list of numbers, as `Debug` shows bytes.
+    /// A list of numbers, as `Debug` prints bytes.
     Numbers,
 }
 
-/// Every form of `secret`, no two alike, each at least as long as a search needs.
+/// All distinct encodings of `secret` that are long enough for a search.
 pub(super) fn all(secret: &str) -> Vec<(Form, Vec<u8>)> {
     let mut forms = vec![(Form::Raw, secret.as_bytes().to_vec())];
     let mut add = |form, bytes: Vec<u8>| {
@@ -55,11 +55,11 @@ pub(super) fn all(secret: &str) -> Vec<(Form, Vec<u8>)> {
     forms
 }
 
-/// What every base64 text has in common that holds the secret behind `shift` bytes (modulo 3), whatever those are and whatever
-/// follows.
+/// The characters that all base64 encodings of the secret at an offset of `shift` bytes (modulo 3) have in common,
+/// whatever precedes and follows it.
 fn base64(secret: &str, shift: usize, encode: impl Fn(&[u8]) -> String) -> Vec<u8> {
     let text = encode(&[&[0; 2][..shift], secret.as_bytes()].concat());
-    // Characters that also hold bits of a neighbour are left out.
+    // Omit the characters that also contain bits of a neighboring byte.
     let (first, last) = ((8 * shift).div_ceil(6), 8 * (shift + secret.len()) / 6);
     text.as_bytes()[first..last].to_vec()
 }
@@ -85,7 +85,8 @@ fn hex_byte(byte: u8, upper: bool) -> String {
     if upper { format!("{byte:02X}") } else { format!("{byte:02x}") }
 }
 
-/// A JSON string without its quotes, with `coded` characters as `\u` and `slashed` ones behind a backslash besides what must be.
+/// A JSON string without quotes. Escapes `coded` characters as `\u` and `slashed` ones with a backslash, in addition to
+/// the required escapes.
 fn json(secret: &str, coded: impl Fn(char) -> bool, slashed: impl Fn(char) -> bool) -> String {
     let mut text = String::new();
     for c in secret.chars() {
@@ -103,7 +104,7 @@ fn json(secret: &str, coded: impl Fn(char) -> bool, slashed: impl Fn(char) -> bo
     text
 }
 
-/// The same with the digits of every `\u` in capitals.
+/// The same with upper-case digits in every `\u` escape.
 fn upper_escapes(text: &str) -> String {
     let mut parts = text.split("\\u");
     let mut out = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! The log files of a node that no rig keeps.
+//! Searches the log files of a node that has no rig.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Hit, Needles, Planted};
 
-/// Searches every log file below a directory.
+/// Searches all log files below a directory.
 pub(crate) fn search_logs(dir: &Path, planted: &[Planted]) -> Result<Vec<Hit>> {
     let needles = Needles::new(planted);
     let mut hits = Vec::new();
@@ -22,7 +22,7 @@ pub(crate) fn search_logs(dir: &Path, planted: &[Planted]) -> Result<Vec<Hit>> {
     Ok(hits)
 }
 
-/// Every log file below a directory; links and what vanishes meanwhile are left out.
+/// All log files below a directory. Skips links and files that vanish meanwhile.
 fn logs_below(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut logs = Vec::new();
     let entries = match fs::read_dir(dir) {

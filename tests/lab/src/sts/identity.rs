@@ -1,15 +1,15 @@
-//! ARNs and the identities behind access keys.
+//! ARNs, and the identities of access keys.
 
-/// Who an access key belongs to.
+/// The identity of an access key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The ARN that GetCallerIdentity tells.
+    /// The ARN that GetCallerIdentity returns.
     pub arn: String,
     /// The account.
     pub account: String,
-    /// The unique id that GetCallerIdentity tells.
+    /// The unique id that GetCallerIdentity returns.
     pub user_id: String,
-    /// Of a session: the role behind it, with its path.
+    /// For a session, the ARN of its role, including the path.
     pub role_arn: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl Caller {
         }
     }
 
-    /// A session of a role: what an instance profile gives a node (session = instance id), or any assumed role.
+    /// A session of a role: a node's instance profile (the session name is the instance id), or any assumed role.
     pub fn assumed_role(account: &str, role: &str, session: &str) -> Self {
         Self {
             arn: format!("arn:aws:sts::{account}:assumed-role/{role}/{session}"),
@@ -34,18 +34,18 @@ impl Caller {
         }
     }
 
-    /// Whether assuming a role from here is role chaining, which caps sessions at an hour.
+    /// Whether assuming a role with this identity is role chaining, which limits sessions to an hour.
     pub fn chains(&self) -> bool {
         self.arn.contains(":assumed-role/")
     }
 
-    /// Whether one of a trust policy's principals means this caller.
+    /// Whether a principal of a trust policy matches this caller.
     pub fn is(&self, principal: &str) -> bool {
         self.arn == principal || self.role_arn.as_deref() == Some(principal)
     }
 }
 
-/// A role's ARN, taken apart.
+/// A parsed role ARN.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RoleArn<'a> {
     pub(super) partition: &'a str,
@@ -54,7 +54,7 @@ pub(super) struct RoleArn<'a> {
 }
 
 impl<'a> RoleArn<'a> {
-    /// Takes apart `arn:<partition>:iam::<account>:role/<path/>name`.
+    /// Parses `arn:<partition>:iam::<account>:role/<path/>name`.
     pub(super) fn parse(arn: &'a str) -> Option<Self> {
         let mut parts = arn.splitn(6, ':');
         let mut next = || parts.next();
@@ -78,16 +78,16 @@ impl<'a> RoleArn<'a> {
         good.then_some(Self { partition, account, name })
     }
 
-    /// The ARN of a session of this role; the role's path is not part of it.
+    /// The ARN of a session of this role. It does not contain the role's path.
     pub(super) fn session(&self, session: &str) -> String {
         format!("arn:{}:sts::{}:assumed-role/{}/{session}", self.partition, self.account, self.name)
     }
 }
 
-/// A stable id that looks as AWS's do: the same name gives the same id, as one role keeps its id.
+/// A stable id in AWS's format: the same name always gets the same id, as a role keeps its id.
 pub(super) fn unique_id(prefix: &str, name: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    // FNV-1a: spreading names over ids is all that is asked of it.
+    // FNV-1a: it only needs to spread names over ids.
     let mut hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));

@@ -1,4 +1,4 @@
-//! Credentials that look, and are sized, like the real ones.
+//! Generates credentials with the format and size of real ones.
 
 use std::time::SystemTime;
 
@@ -8,42 +8,42 @@ use base64::engine::general_purpose::STANDARD;
 use super::Caller;
 use crate::http::random;
 
-/// Credentials that were issued, and what they stand for.
+/// Issued credentials and the session that they belong to.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The access key id.
     pub access_key_id: String,
-    /// The secret.
+    /// The secret access key.
     pub secret_access_key: String,
     /// The session token.
     pub session_token: String,
-    /// The end, by the double's own clock (which `set_clock_skew` moves).
+    /// The expiration, by the double's clock (see `set_clock_skew`).
     pub expiration: SystemTime,
     /// The role assumed.
     pub role_arn: String,
-    /// The session's name.
+    /// The session name.
     pub session_name: String,
-    /// Who the session is to GetCallerIdentity.
+    /// The session's identity for GetCallerIdentity.
     pub session: Caller,
-    /// Who assumed the role.
+    /// The identity that assumed the role.
     pub assumed_by: Caller,
-    /// The duration that was granted, in seconds, before `set_lifetime` cut it.
+    /// The granted duration in seconds, before `set_lifetime` limits it.
     pub duration: u32,
-    /// The external id sent.
+    /// The external id of the call.
     pub external_id: Option<String>,
-    /// The session tags, inherited ones included.
+    /// The session tags, including inherited ones.
     pub tags: Vec<(String, String)>,
-    /// The keys that a chained session inherits.
+    /// The keys of the tags that chained sessions inherit.
     pub transitive_tag_keys: Vec<String>,
     /// The inline session policy.
     pub policy: Option<String>,
     /// The managed session policies.
     pub policy_arns: Vec<String>,
-    /// The source identity, set here or inherited.
+    /// The source identity, from the call or inherited.
     pub source_identity: Option<String>,
 }
 
-/// The three texts of a credential.
+/// The three parts of a credential.
 pub(super) struct Keys {
     pub(super) id: String,
     pub(super) secret: String,
@@ -51,13 +51,13 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// New keys, never given before; the secret and the token hold `planted`.
+    /// Generates unique keys. The secret and the token contain `planted`.
     pub(super) fn new(planted: Option<&str>) -> Self {
         const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
         const MIXED: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let planted = planted.unwrap_or_default();
         let secret = random::text(MIXED, 40_usize.saturating_sub(planted.len()));
-        // Real tokens differ in length from one to the next: 600 to 744 bytes are 800 to 992 characters.
+        // The length of real tokens varies: 600 to 744 bytes are 800 to 992 characters.
         let length = 600 + 3 * (random::number() % 49) as usize;
         let noise: Vec<u8> = (0..length / 8 + 1).flat_map(|_| random::number().to_le_bytes()).take(length).collect();
         let body = STANDARD.encode(noise);

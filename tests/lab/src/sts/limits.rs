@@ -1,4 +1,4 @@
-//! The limits that STS puts on AssumeRole's parameters, as its service model and documentation give them.
+//! The limits that STS applies to AssumeRole's parameters, according to its service model and documentation.
 
 use std::collections::HashSet;
 
@@ -6,16 +6,17 @@ use super::identity::RoleArn;
 use super::model::Call;
 use super::wire::Refusal;
 
-/// Longest session, and longest one of a chained role, in seconds.
+/// Maximum duration of a session, and of a chained role's session, in seconds.
 pub(super) const LONGEST: u32 = 43_200;
 pub(super) const LONGEST_CHAINED: u32 = 3600;
 const SHORTEST: u32 = 900;
 const POLICY_CHARS: usize = 2048;
 
-/// What a packed policy may hold. AWS publishes only the percentage, not the packing; this is near what is observed.
+/// Maximum size of a packed policy. AWS publishes only the percentage, not the packing; this is close to what is
+/// observed.
 const PACKED_BYTES: usize = 4096;
 
-/// Checks everything that can be told from the parameters alone; gives the duration asked for, if any.
+/// Checks everything that depends only on the parameters. Returns the requested duration, if any.
 pub(super) fn check(call: &Call) -> Result<Option<u32>, Refusal> {
     let role = required(call.role_arn.as_deref(), "roleArn")?;
     let session = required(call.session_name.as_deref(), "roleSessionName")?;
@@ -39,14 +40,14 @@ pub(super) fn check(call: &Call) -> Result<Option<u32>, Refusal> {
     duration(call.duration.as_deref())
 }
 
-/// The token of a web identity call, if it is there and of a legal size.
+/// The token of a web identity call. Fails if it is missing or has an illegal size.
 pub(super) fn web_identity_token(call: &Call) -> Result<&str, Refusal> {
     let token = required(call.web_identity_token.as_deref(), "webIdentityToken")?;
     length(token, "webIdentityToken", 4, 20_000)?;
     Ok(token)
 }
 
-/// The percentage of the packed-policy budget that a call uses; `None` when it packs nothing.
+/// The percentage of the packed-policy limit that a call uses, or `None` if it packs nothing.
 pub(super) fn packed(call: &Call) -> Result<Option<usize>, Refusal> {
     let tags: usize = call.tags.iter().map(|(key, value)| key.len() + value.len() + 2).sum();
     let arns: usize = call.policy_arns.iter().map(String::len).sum();
@@ -127,7 +128,7 @@ fn duration(sent: Option<&str>) -> Result<Option<u32>, Refusal> {
     Ok(Some(seconds))
 }
 
-/// A parameter that breaks a rule of meaning rather than of form.
+/// The error for a parameter that has a valid form but an invalid meaning.
 pub(super) fn parameter(message: &str) -> Refusal {
     Refusal::new(400, "InvalidParameterValue", message)
 }

@@ -1,22 +1,22 @@
-//! What tests tell the STS double, and what it tells them.
+//! The types with which tests control and query the STS double.
 
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use super::Caller;
 
-/// One recorded call.
+/// A recorded call.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// When it arrived, by the machine's clock.
+    /// Time of arrival, by the machine's clock.
     pub time: SystemTime,
-    /// `AssumeRole`, `AssumeRoleWithWebIdentity`, `GetCallerIdentity`, or whatever was asked.
+    /// The requested action, such as `AssumeRole`, `AssumeRoleWithWebIdentity` or `GetCallerIdentity`.
     pub action: String,
-    /// The role asked for.
+    /// The requested role.
     pub role_arn: Option<String>,
-    /// The session name asked for.
+    /// The requested session name.
     pub session_name: Option<String>,
-    /// The external id sent.
+    /// The external id.
     pub external_id: Option<String>,
     /// The duration in seconds, as sent.
     pub duration: Option<String>,
@@ -32,31 +32,31 @@ pub struct Call {
     pub source_identity: Option<String>,
     /// The web identity token.
     pub web_identity_token: Option<String>,
-    /// The subject that the token claims, verified or not.
+    /// The subject in the token's claims, verified or not.
     pub subject: Option<String>,
-    /// The access key that signed.
+    /// The access key that signed the call.
     pub access_key: Option<String>,
-    /// Who that key is, if the double knows it.
+    /// The identity of that key, if the double knows it.
     pub caller: Option<Caller>,
     /// The region in the signature's scope.
     pub region: Option<String>,
     /// The client's `User-Agent`.
     pub user_agent: String,
-    /// The id this call was answered with.
+    /// The request id in the response.
     pub request_id: String,
-    /// What became of it.
+    /// The result of the call.
     pub outcome: Outcome,
-    /// Who connected.
+    /// The client's address.
     pub peer: SocketAddr,
 }
 
 impl Call {
-    /// Whether this call asks for a role's credentials.
+    /// Whether this call requests a role's credentials.
     pub fn assumes(&self) -> bool {
         self.action.starts_with("AssumeRole")
     }
 
-    /// The access key that this call was given.
+    /// The access key id issued to this call.
     pub fn issued(&self) -> Option<&str> {
         match &self.outcome {
             Outcome::Issued(key) => Some(key),
@@ -64,7 +64,7 @@ impl Call {
         }
     }
 
-    /// The error code that this call was answered with.
+    /// The error code returned to this call.
     pub fn error(&self) -> Option<&str> {
         match &self.outcome {
             Outcome::Refused(code) => Some(code),
@@ -73,7 +73,7 @@ impl Call {
     }
 }
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Not answered yet.
@@ -82,9 +82,9 @@ pub enum Outcome {
     Answered,
     /// Credentials with this access key id were issued.
     Issued(String),
-    /// Refused with this error code.
+    /// Rejected with this error code.
     Refused(String),
-    /// Met by a fault that is no STS answer at all.
+    /// Answered by a fault that is not an STS response.
     Broken(Fault),
 }
 
@@ -95,31 +95,31 @@ pub struct RoleSpec {
     pub arn: String,
     /// The trust policy.
     pub trusts: Trust,
-    /// The external id that the trust policy demands.
+    /// The external id that the trust policy requires.
     pub external_id: Option<String>,
-    /// MaxSessionDuration in seconds; AWS gives a new role 3600.
+    /// MaxSessionDuration in seconds. AWS's default is 3600.
     pub max_duration: u32,
 }
 
 impl RoleSpec {
-    /// A role as AWS makes it, which anybody may assume.
+    /// A role with AWS's defaults that anyone may assume.
     pub fn new(arn: &str) -> Self {
         Self { arn: arn.to_owned(), trusts: Trust::Anyone, external_id: None, max_duration: 3600 }
     }
 
-    /// With this trust policy.
+    /// Sets the trust policy.
     #[must_use]
     pub fn trusts(self, trusts: Trust) -> Self {
         Self { trusts, ..self }
     }
 
-    /// With this external id demanded.
+    /// Sets the external id that the trust policy requires.
     #[must_use]
     pub fn external_id(self, id: &str) -> Self {
         Self { external_id: Some(id.to_owned()), ..self }
     }
 
-    /// With this MaxSessionDuration.
+    /// Sets the MaxSessionDuration.
     #[must_use]
     pub fn max_duration(self, seconds: u32) -> Self {
         Self { max_duration: seconds, ..self }
@@ -129,39 +129,39 @@ impl RoleSpec {
 /// Who may assume a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Every known caller, of any account.
+    /// Every known caller, from any account.
     Anyone,
-    /// Callers with one of these ARNs: of a user, of an assumed-role session, or of the role behind a session.
+    /// Callers with one of these ARNs: of a user, an assumed-role session, or the role of a session.
     OnlyAccessKeysOf(Vec<String>),
-    /// Web identities with one of these subjects, `system:serviceaccount:<namespace>:<name>`.
+    /// Web identities with one of these subjects: `system:serviceaccount:<namespace>:<name>`.
     OnlySubjects(Vec<String>),
-    /// Nobody.
+    /// No caller.
     Nobody,
 }
 
-/// A way to fail.
+/// A failure mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// 400 `Throttling`.
     Throttling,
-    /// 403 `AccessDenied`, in the words of an untrusted role.
+    /// 403 `AccessDenied`, with the message for a role that does not trust the caller.
     AccessDenied,
-    /// 403 `ExpiredToken`: the caller's own credentials ended.
+    /// 403 `ExpiredToken`: the caller's own credentials have expired.
     ExpiredToken,
     /// 500 `InternalFailure`.
     InternalFailure500,
-    /// 500 with a page of HTML, as from a proxy on the way.
+    /// 500 with an HTML page, as from a proxy.
     Html500,
-    /// The connection is reset.
+    /// The connection is reset with TCP RST.
     ConnectionReset,
-    /// No answer, ever.
+    /// The call is never answered.
     Stall,
     /// 503 `ServiceUnavailable`.
     ServiceUnavailable,
     /// 403 `RegionDisabledException`.
     RegionDisabled,
-    /// 400 `IDPCommunicationError`: the identity provider's keys could not be fetched.
+    /// 400 `IDPCommunicationError`: STS could not fetch the identity provider's keys.
     IdpUnreachable,
-    /// 200 with XML that stops in the middle.
+    /// 200 with truncated XML.
     MalformedXml,
 }

@@ -1,4 +1,4 @@
-//! From an HTTP request to an HTTP answer: reads the form, records the call, meets it with a fault or a decision.
+//! Answers HTTP requests: parses the form, records the call, and applies a fault or decides.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -25,7 +25,7 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request) -> Reply {
         tokio::time::sleep(delay).await;
     }
     let mut state = shared.state();
-    // A test may have cleared the record meanwhile; the call is answered all the same.
+    // A test may have cleared the record meanwhile. The call is answered nevertheless.
     let Some(call) = state.calls.iter().find(|call| call.request_id == at).cloned() else {
         let call = Call { request_id: at, ..read(&state, &request) };
         return meet(&mut state, &call, &request).0;

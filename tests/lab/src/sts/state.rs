@@ -1,4 +1,4 @@
-//! What the STS double knows and how it decides, with no I/O.
+//! The state of the STS double and its decisions, without I/O.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,14 +16,14 @@ use crate::http::Request;
 
 /// An access key that a test registered.
 pub(super) struct Base {
-    /// Kept for the day the double verifies signatures, and so that tests read as the real set-up does.
+    /// Unused until the double verifies signatures; it keeps the tests close to a real setup.
     #[expect(dead_code, reason = "signatures are not recomputed")]
     pub(super) secret: String,
     pub(super) session_token: Option<String>,
     pub(super) caller: Caller,
 }
 
-/// Everything the double knows.
+/// The state of the double.
 pub(super) struct State {
     pub(super) bases: HashMap<String, Base>,
     pub(super) issued: HashMap<String, Issued>,
@@ -62,10 +62,10 @@ impl Default for State {
     }
 }
 
-/// Session tags, and the keys of those that are handed down.
+/// Session tags, and the keys of the tags that chained sessions inherit.
 type Tags = (Vec<(String, String)>, Vec<String>);
 
-/// What was decided about a new session.
+/// The decision about a new session.
 struct Session {
     assumed_by: Caller,
     duration: u32,
@@ -74,33 +74,33 @@ struct Session {
     source_identity: Option<String>,
 }
 
-/// A successful answer: the document, and what it means for the record.
+/// A successful response: the document, and the result for the record.
 pub(super) struct Answer {
     pub(super) xml: String,
     pub(super) outcome: Outcome,
 }
 
 impl State {
-    /// The double's own clock.
+    /// The double's clock.
     pub(super) fn now(&self) -> Timestamp {
         let now = Timestamp::now();
         now.checked_add(SignedDuration::from_secs(self.skew)).unwrap_or(now)
     }
 
-    /// The fault that this call is to meet, if any. Takes one off `fail_next`.
+    /// The fault to apply to this call, if any. Consumes one of `fail_next`.
     pub(super) fn take_fault(&mut self, call: &Call) -> Option<Fault> {
         let role = call.role_arn.as_deref().and_then(|arn| self.role_faults.get(arn)).copied();
         let next = || call.assumes().then(|| self.next_faults.pop_front()).flatten();
         role.or_else(next).or(self.fault)
     }
 
-    /// The identity behind an access key, whatever else is wrong with the request.
+    /// The identity of an access key, even if the request is otherwise invalid.
     pub(super) fn known(&self, access_key: &str) -> Option<&Caller> {
         let base = self.bases.get(access_key).map(|base| &base.caller);
         base.or_else(|| self.issued.get(access_key).map(|issued| &issued.session))
     }
 
-    /// Decides on a call.
+    /// Decides a call.
     pub(super) fn decide(&mut self, call: &Call, request: &Request) -> Result<Answer, Refusal> {
         if call.action == "AssumeRoleWithWebIdentity" {
             return self.assume_with_token(call);
@@ -168,7 +168,8 @@ impl State {
         self.issue(call, &spec.arn, session, None)
     }
 
-    /// The unsigned way. It takes no tags, external id or source identity: they are recorded and have no effect.
+    /// Decides an AssumeRoleWithWebIdentity call, which is unsigned. Tags, external id and source identity are recorded
+    /// but have no effect.
     fn assume_with_token(&mut self, call: &Call) -> Result<Answer, Refusal> {
         let asked = limits::check(call)?;
         let token = limits::web_identity_token(call)?;
@@ -201,7 +202,7 @@ impl State {
         };
         let keys = Keys::new(self.planted.as_deref());
         let seconds = self.lifetime.map_or(session.duration, |lifetime| lifetime.min(session.duration));
-        // The real service gives whole seconds.
+        // The real service returns whole seconds.
         let start = UNIX_EPOCH + Duration::from_secs(u64::try_from(self.now().as_second()).unwrap_or_default());
         let issued = Issued {
             expiration: start + Duration::from_secs(seconds.into()),
@@ -230,7 +231,7 @@ impl State {
         Ok(Answer { xml, outcome: Outcome::Issued(keys.id) })
     }
 
-    /// Applies the trust policy to a caller with keys.
+    /// Applies the trust policy to a caller with access keys.
     fn authorize(&self, call: &Call, caller: &Caller) -> Result<RoleSpec, Refusal> {
         let role_arn = call.role_arn.as_deref().unwrap_or_default();
         let denied = || Refusal::denied(Some(caller), role_arn);
@@ -262,7 +263,7 @@ impl State {
         if trusted { Ok(role.clone()) } else { Err(denied()) }
     }
 
-    /// The tags of the new session: what the call sends, and what the caller's own session hands down.
+    /// The tags of the new session: the call's, plus those inherited from the caller's own session.
     fn inherit_tags(&self, call: &Call) -> Result<Tags, Refusal> {
         let (mut tags, mut transitive) = (call.tags.clone(), call.transitive_tag_keys.clone());
         let Some(parent) = call.access_key.as_ref().and_then(|key| self.issued.get(key)) else {

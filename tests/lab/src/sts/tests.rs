@@ -19,7 +19,8 @@ fn sts() -> Sts {
     sts
 }
 
-/// A call signed in form only, as the double asks; `token` of the node's key by default.
+/// Sends a call whose signature is only well-formed, which is all that the double checks. `token` defaults to that of
+/// the node's key.
 fn call(sts: &Sts, key: &str, token: Option<&str>, form: &[(&str, &str)]) -> std::io::Result<(u16, String)> {
     let escape = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
     let body: Vec<String> = form.iter().map(|(key, value)| format!("{}={}", escape(key), escape(value))).collect();
@@ -50,7 +51,7 @@ fn assume(sts: &Sts, more: &[(&str, &str)]) -> (u16, String) {
     call(sts, KEY, None, &form).unwrap()
 }
 
-/// The unsigned call, as an SDK sends it.
+/// Sends the unsigned call as an SDK does.
 pub(crate) fn assume_with_token(sts: &Sts, token: &str) -> (u16, String) {
     let body = format!(
         "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn={ROLE}&RoleSessionName=web&WebIdentityToken={token}\
@@ -335,7 +336,7 @@ fn plants_a_secret() {
     assert!(issued.secret_access_key.contains("PLANTED") && issued.session_token.contains("PLANTED"));
 }
 
-/// Runs a real client against the double. The clients are required: a test that cannot run must not look passed.
+/// Runs a real client against the double. The clients are required: a test that cannot run must not pass.
 fn client(sts: &Sts, program: &str, args: &[&str], token: Option<&Issued>) -> Output {
     let mut command = Command::new(program);
     command.args(args).env_remove("AWS_SESSION_TOKEN").env_remove("AWS_PROFILE");

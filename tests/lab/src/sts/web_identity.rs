@@ -1,4 +1,4 @@
-//! Web identity tokens, checked as IAM's OIDC providers check them: issuer, signature, times, audience.
+//! Verifies web identity tokens as IAM's OIDC providers do: issuer, signature, times, audience.
 
 use aws_lc_rs::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 use base64::Engine;
@@ -12,11 +12,11 @@ use super::wire::Refusal;
 pub(super) struct Provider {
     pub(super) issuer: String,
     pub(super) audience: String,
-    /// The keys of its JWKS.
+    /// The keys from its JWKS.
     pub(super) keys: Vec<Value>,
 }
 
-/// What a good token says.
+/// The claims of a verified token.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Claims {
     pub(super) issuer: String,
@@ -24,7 +24,7 @@ pub(super) struct Claims {
     pub(super) audience: String,
 }
 
-/// A token in its parts; nothing in it is true yet.
+/// A parsed token that is not verified yet.
 struct Token<'a> {
     header: Value,
     claims: Value,
@@ -51,7 +51,7 @@ pub(super) fn verify(token: &str, providers: &[Provider], now: Timestamp) -> Res
                 AssumeRoleWithWebIdentity documentation for requirements",
         ));
     }
-    // Strings and fractions are refused by the real service too.
+    // The real service rejects strings and fractions too.
     let (Some(expires), Some(_)) = (token.claims["exp"].as_i64(), token.claims["iat"].as_i64()) else {
         return Err(missing("exp or iat, as an integer"));
     };
@@ -74,7 +74,7 @@ pub(super) fn verify(token: &str, providers: &[Provider], now: Timestamp) -> Res
     Ok(Claims { issuer: issuer.to_owned(), subject: subject.to_owned(), audience: provider.audience.clone() })
 }
 
-/// The subject a token claims, verified or not: for the record.
+/// The subject that a token claims, verified or not. For the record.
 pub(super) fn claimed_subject(token: &str) -> Option<String> {
     parse(token)?.claims["sub"].as_str().map(str::to_owned)
 }
@@ -113,7 +113,7 @@ fn signed_by(token: &Token<'_>, key: &Value) -> bool {
         (Some("ES256"), Some("EC")) => ec(&signature::ECDSA_P256_SHA256_FIXED),
         (Some("ES384"), Some("EC")) => ec(&signature::ECDSA_P384_SHA384_FIXED),
         (Some("ES512"), Some("EC")) => ec(&signature::ECDSA_P521_SHA512_FIXED),
-        // `none` and HMAC above all: whoever accepts those accepts forgeries.
+        // Especially `none` and HMAC: accepting them would accept forged tokens.
         _ => false,
     }
 }

@@ -1,4 +1,4 @@
-//! The query protocol on the wire: XML out, the signature's header in.
+//! The query protocol on the wire: XML responses and the header of signed requests.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use crate::http::Body;
 
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
-/// A refusal, as STS words it.
+/// An error response, worded as by STS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: u16,
@@ -25,12 +25,12 @@ impl Refusal {
         Self { status, code, message: message.into() }
     }
 
-    /// Parameters that break a limit.
+    /// The error for parameters outside their limits.
     pub(super) fn validation(message: impl Into<String>) -> Self {
         Self::new(400, "ValidationError", message)
     }
 
-    /// An identity that may not do this; without a caller, a web identity.
+    /// The error for a caller that may not assume the role. Without a caller, it is for a web identity.
     pub(super) fn denied(caller: Option<&Caller>, role_arn: &str) -> Self {
         let Some(who) = caller.map(|caller| caller.arn.as_str()) else {
             return Self::new(403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity");
@@ -42,7 +42,7 @@ impl Refusal {
         )
     }
 
-    /// The STS answer that a fault stands for; `None` for faults below HTTP or beside STS.
+    /// The STS error of a fault, or `None` for faults that are not STS responses.
     pub(super) fn of(fault: Fault, caller: Option<&Caller>, role_arn: &str) -> Option<Self> {
         let expired = "The security token included in the request is expired";
         let region = "STS is not activated in this region for account. Your account administrator can activate STS in this \
@@ -73,7 +73,7 @@ impl Refusal {
     }
 }
 
-/// An answer of STS: its XML, the request's id, and the date by STS's own clock.
+/// An STS response: its XML, the request id, and the date by STS's clock.
 pub(super) fn response(status: u16, xml: String, request_id: &str, now: Timestamp) -> Response<Body> {
     let mut response = Response::new(Body::from(xml));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -86,7 +86,7 @@ pub(super) fn response(status: u16, xml: String, request_id: &str, now: Timestam
     response
 }
 
-/// What a proxy on the way says when it fails.
+/// The response of a failing proxy.
 pub(super) fn html(now: Timestamp) -> Response<Body> {
     let page =
         "<html><head><title>500 Internal Server Error</title></head><body><h1>Internal Server Error</h1></body></html>";
@@ -95,7 +95,7 @@ pub(super) fn html(now: Timestamp) -> Response<Body> {
     response
 }
 
-/// The document of a role assumed by `action`, a web identity's claims in it.
+/// The document for a role assumed by `action`, including a web identity's claims.
 pub(super) fn assumed(
     action: &str,
     issued: &Issued,
@@ -135,7 +135,7 @@ pub(super) fn assumed(
     xml
 }
 
-/// The document of GetCallerIdentity.
+/// The response document of GetCallerIdentity.
 pub(super) fn identity(caller: &Caller, request_id: &str) -> String {
     format!(
         "<GetCallerIdentityResponse xmlns=\"{NAMESPACE}\">\n  <GetCallerIdentityResult>\n    <Arn>{}</Arn>\n    \
@@ -147,7 +147,7 @@ pub(super) fn identity(caller: &Caller, request_id: &str) -> String {
     )
 }
 
-/// What the double reads in a SigV4 `Authorization` header.
+/// The fields of a SigV4 `Authorization` header that the double uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Signature<'a> {
     pub(super) access_key: &'a str,
@@ -156,7 +156,8 @@ pub(super) struct Signature<'a> {
 }
 
 impl<'a> Signature<'a> {
-    /// Reads `AWS4-HMAC-SHA256 Credential=<key>/<day>/<region>/<service>/aws4_request, SignedHeaders=..., Signature=...`.
+    /// Parses `AWS4-HMAC-SHA256 Credential=<key>/<day>/<region>/<service>/aws4_request, SignedHeaders=...,
+    /// Signature=...`.
     pub(super) fn parse(header: &'a str) -> Option<Self> {
         let fields = header.strip_prefix("AWS4-HMAC-SHA256 ")?;
         let field = |name: &str| {
@@ -174,13 +175,13 @@ impl<'a> Signature<'a> {
     }
 }
 
-/// Reads the date of a signature, `20260131T235959Z`.
+/// Parses the date of a signature, `20260131T235959Z`.
 pub(super) fn signed_at(text: &str) -> Option<Timestamp> {
     let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
     Some(time.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?.timestamp())
 }
 
-/// Why a signature's date is refused at `now`, if it is.
+/// The error if a signature's date is out of range at `now`.
 pub(super) fn stale(signed: Timestamp, now: Timestamp) -> Option<Refusal> {
     const WINDOW: SignedDuration = SignedDuration::from_mins(5);
     let age = now.duration_since(signed);

@@ -1,4 +1,4 @@
-//! A client that reads its own bytes.
+//! A raw HTTP client that sees every byte.
 
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,7 +24,7 @@ pub(super) fn pod(name: &str, node: &str) -> Value {
     })
 }
 
-/// One exchange; the status and the JSON body.
+/// Sends one request. Returns the status and the JSON body.
 pub(super) fn send(
     kube: &Kube,
     method: &str,
@@ -63,7 +63,8 @@ impl Stream {
         Self::open_as(kube, path, "application/json")
     }
 
-    /// Returns once the head is there, so that what a test does next comes after the watch began.
+    /// Opens a stream. Returns once the response's head has arrived, so that whatever a test does next happens after
+    /// the watch began.
     pub(super) fn open_as(kube: &Kube, path: &str, accept: &str) -> Self {
         let mut socket = TcpStream::connect(kube.addr()).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
@@ -85,7 +86,8 @@ impl Stream {
         stream
     }
 
-    /// The next line, without its end; `Ok(None)`-like ends are errors of kind `UnexpectedEof` or `Other` (clean).
+    /// The next line, without its end. The end of the stream is an error: of kind `Other` if it is clean, otherwise
+    /// `UnexpectedEof`.
     pub(super) fn line(&mut self) -> std::io::Result<String> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
@@ -110,7 +112,7 @@ impl Stream {
             .collect()
     }
 
-    /// Nothing comes for this long; else the line that came.
+    /// Checks that nothing arrives for this long; otherwise returns the line that arrived.
     pub(super) fn quiet(&mut self, time: Duration) -> Result<(), String> {
         self.reader.get_ref().set_read_timeout(Some(time)).unwrap();
         let line = self.line();
@@ -122,7 +124,7 @@ impl Stream {
         }
     }
 
-    /// Reads to the end; whether it was the end that HTTP asks for.
+    /// Reads to the end. Returns whether the body ended as HTTP requires.
     pub(super) fn ended_cleanly(&mut self) -> bool {
         while self.line().is_ok() {}
         self.ended

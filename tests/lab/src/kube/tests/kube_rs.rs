@@ -1,4 +1,4 @@
-//! The client that podrole itself uses: kube-rs watchers, in both of their ways to list, across the double's faults.
+//! Tests with podrole's own client: kube-rs watchers, with both list strategies, under the double's faults.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::kube::Kube;
 const LONG: Duration = Duration::from_secs(30);
 
 fn run(test: impl AsyncFnOnce(&Kube, Client)) {
-    // Another test of this process may have been first: it installed the same.
+    // Another test in this process may already have installed the same provider.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let kube = super::kube();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -26,7 +26,7 @@ fn run(test: impl AsyncFnOnce(&Kube, Client)) {
     });
 }
 
-/// Reads until an object of this name is applied; tells how many lists began and how many errors were seen meanwhile.
+/// Reads until an object of this name is applied. Returns how many lists began and how many errors occurred meanwhile.
 async fn until<K: ResourceExt>(
     stream: &mut (impl Stream<Item = watcher::Result<Event<K>>> + Unpin),
     name: &str,

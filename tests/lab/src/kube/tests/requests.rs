@@ -1,4 +1,4 @@
-//! Reads and writes, as kubectl sends them.
+//! Tests of reads and writes as kubectl sends them.
 
 use super::client::{Stream, get, kube, pod, send};
 use super::json;
