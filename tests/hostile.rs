@@ -1,7 +1,8 @@
-//! The daemon's binary against callers who mean harm, or spell oddly: over the real network, raw bytes from inside a container.
+//! Runs the daemon's binary against malicious and malformed requests: raw bytes over the real network, sent from inside
+//! a container.
 //!
-//! What is asked is in tables (`hostile/corpus`), and so is what may come back. Whatever says "never" has a control beside it that
-//! must fail the same check. Run as root: `cargo test -p podrole --test hostile`.
+//! Tables (`hostile/corpus`) list the requests and the permitted responses. Every check that asserts "never" has a
+//! control that must fail the same check. Run as root: `cargo test -p podrole --test hostile`.
 #![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
 
 #[path = "hostile/audit.rs"]

@@ -2,10 +2,11 @@
 # Builds the control plane that the tests run against, and prints the directory that holds it.
 #
 #   build.sh [NAME...]     NAME: kube-apiserver (the default), kube-controller-manager, kube-scheduler, kubectl;
-#                          of the tests' own: nodeagent, runc-lab, asker
+#                          the tests' own programs: nodeagent, runc-lab, asker
 #
-# Each NAME becomes ${CARGO_TARGET_DIR:-target}/cluster/NAME, and only when it is missing or was made from something else: the first
-# build takes minutes. With KUBEBUILDER_ASSETS set, the binaries in that directory are used and nothing of Kubernetes is built.
+# Each NAME becomes ${CARGO_TARGET_DIR:-target}/cluster/NAME. It is built only if it is missing or its sources have
+# changed; the first build takes minutes. If KUBEBUILDER_ASSETS is set, the binaries in that directory are used, and
+# nothing of Kubernetes is built.
 set -eu
 
 kubernetes=v1.36.3
@@ -22,7 +23,7 @@ need_etcd() {
     [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1 ||
         fail "etcd is not installed: install your distribution's package (Debian: apt-get install etcd-server)"
     say "installing Debian's etcd-server"
-    # A package script must not start the service: the tests run their own.
+    # The package script must not start the service, because the tests run their own.
     DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends etcd-server >&2 ||
         fail "apt-get could not install etcd-server (try apt-get update first)"
 }
@@ -41,7 +42,7 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
         printf '%s\n' "$KUBEBUILDER_ASSETS"
         exit 0
     fi
-    # Names without spaces, on purpose.
+    # The names contain no spaces, so splitting is intended.
     # shellcheck disable=SC2086
     set -- $own
 else
@@ -53,18 +54,18 @@ target=${CARGO_TARGET_DIR:-$here/../../target}
 mkdir -p "$target/cluster"
 out=$(CDPATH='' cd -- "$target/cluster" && pwd)
 
-# Two callers must not both spend the minutes; the lock goes with this process.
+# Two concurrent callers must not build the same program twice. The lock is released when this process ends.
 exec 9>"$out/.lock"
 flock 9
 
-# What a program is made from: sources, pins, this script and the compiler.
+# The fingerprint of a program: sources, pinned versions, this script and the compiler.
 go=$(go version)
 from() {
     "$here/../../.ci/fingerprint" "$go" tests/cluster/build.sh tests/cluster/controlplane/go.mod tests/cluster/controlplane/go.sum \
         "tests/cluster/controlplane/$1"
 }
 
-# Clients ask the server for its version, and kubectl refuses one that does not know its own.
+# Clients query the server's version, and kubectl rejects a server that does not know its own.
 version=k8s.io/component-base/version
 major_minor=${kubernetes#v}
 major_minor=${major_minor%.*}

@@ -1,4 +1,4 @@
-//! The audit log against what really happened: STS's own record of calls, and the keys that reached containers.
+//! Compares the audit log with what really happened: STS's own record of calls, and the keys that reached containers.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub(crate) const TRIALS: &[Trial] = &[
 
 const HOP: &str = "arn:aws:iam::444455556666:role/hop";
 
-/// What a call and its line have in common. Calls that broke on the way have no request id on the daemon's side.
+/// The fields that a call and its audit line have in common. If the connection broke, the daemon knows no request id.
 type Key = (String, Option<String>, Option<String>, Option<String>, Option<String>);
 
 fn of_line(line: &Value) -> Key {
@@ -45,10 +45,10 @@ fn of_call(call: &Call, answered: bool) -> Key {
     (call.action.clone(), call.role_arn.clone(), call.session_name.clone(), id, call.issued().map(str::to_owned))
 }
 
-/// The lines of calls, once there is one for every call and none besides.
+/// Waits until every call has exactly one audit line, and returns the lines of calls.
 fn exact(rig: &Rig) -> Result<Vec<Value>> {
     let mut last = String::new();
-    let joined = proc::until("the audit lines to be STS's calls", SOON, || {
+    let joined = proc::until("the audit lines to match STS's calls", SOON, || {
         let (lines, odd) = compare(rig)?;
         last = odd.clone().unwrap_or_default();
         Ok(odd.is_none().then_some(lines))
@@ -56,7 +56,7 @@ fn exact(rig: &Rig) -> Result<Vec<Value>> {
     joined.with_context(|| last)
 }
 
-/// The lines of calls as they are now, and what does not match.
+/// The current audit lines of calls, and a description of any mismatch.
 fn compare(rig: &Rig) -> Result<(Vec<Value>, Option<String>)> {
     let lines = rig.daemon()?.audit()?.into_iter().filter(|line| line.get("latency_ms").is_some());
     let lines: Vec<Value> = lines.collect();
@@ -69,7 +69,7 @@ fn compare(rig: &Rig) -> Result<(Vec<Value>, Option<String>)> {
     Ok((lines, odd))
 }
 
-/// What is in `these` and, as often, not in `those`.
+/// The elements of `these` that are not in `those`, counting duplicates.
 fn without(these: &[Key], those: &[Key]) -> Vec<Key> {
     let mut rest = those.to_vec();
     let mut left = these.to_vec();
@@ -101,7 +101,7 @@ fn calls() -> Result<()> {
         let role = format!("{fault:?}");
         rig.sts.fail_role(&arn(&role), Some(fault));
         let pod = rig.pod_with_role(TEAM, &role.to_lowercase(), &role)?;
-        pod.agent("app")?.credentials().err().with_context(|| format!("credentials in spite of {fault:?}"))?;
+        pod.agent("app")?.credentials().err().with_context(|| format!("got credentials despite {fault:?}"))?;
         rig.delete(pod)?;
     }
     let external = PodSpec::new(TEAM, "external")
@@ -113,7 +113,7 @@ fn calls() -> Result<()> {
     for fault in faults {
         let of = |line: &&Value| line["role"] == arn(&format!("{fault:?}"));
         let failed: Vec<&Value> = lines.iter().filter(of).collect();
-        ensure!(!failed.is_empty(), "{fault:?} has no line");
+        ensure!(!failed.is_empty(), "{fault:?} has no audit line");
         for line in failed {
             ensure!(
                 line["decision"] == "failed" && line["error"].is_string() && line.get("access_key_id").is_none(),
@@ -122,13 +122,15 @@ fn calls() -> Result<()> {
         }
     }
     for line in lines.iter().filter(|line| line["decision"] == "issued" && line["action"] == "AssumeRole") {
-        let issued =
-            rig.sts.who(line["access_key_id"].as_str().unwrap_or_default()).context("a key that STS never gave")?;
+        let issued = rig
+            .sts
+            .who(line["access_key_id"].as_str().unwrap_or_default())
+            .context("audit line with a key that STS never issued")?;
         ensure!(line["role"] == issued.role_arn && line["session_name"] == issued.session_name, "{line}");
         ensure!(line["external_id_set"] == issued.external_id.is_some(), "{line}");
         ensure!(line["node"] == rig.node.name() && line["schema"] == "podrole.audit/v1", "{line}");
     }
-    // Over a restart too.
+    // Also after a restart.
     rig.daemon_mut()?.kill9()?;
     rig.restart()?;
     exact(&rig).map(drop)
@@ -138,13 +140,13 @@ fn unnoted_call() -> Result<()> {
     let rig = ready(&[])?;
     ensure!(web(&rig)?.agent("app")?.credentials()?.role == WEB);
     exact(&rig)?;
-    // Somebody else's, which the daemon knows nothing of.
+    // A call by another client, which the daemon does not know about.
     let body = "Action=GetCallerIdentity&Version=2011-06-15";
     let head =
         "POST / HTTP/1.1\r\nHost: sts\r\nContent-Type: application/x-www-form-urlencoded\r\nConnection: close\r\n";
     let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
     podrole_lab::http::exchange(rig.sts.addr(), request.as_bytes())?;
-    let odd = compare(&rig)?.1.context("a call without a line goes unnoticed")?;
+    let odd = compare(&rig)?.1.context("a call without an audit line went unnoticed")?;
     ensure!(odd.contains("GetCallerIdentity"), "{odd}");
     Ok(())
 }
@@ -164,7 +166,7 @@ fn last_lines() -> Result<()> {
         let given = std::thread::scope(|scope| -> Result<_> {
             let asked = scope.spawn(|| app.credentials());
             ensure!(rig.sts.wait(SOON, |calls| calls.iter().filter(|call| call.assumes()).count() > before));
-            // In the middle of the call: it is drained, not cut.
+            // In the middle of the call: the connection must be drained, not cut.
             proc::run(rig.node.command().args(["kill", "-TERM", &pid]))?;
             let given = asked.join().map_err(|_| anyhow::anyhow!("the client panicked"))?;
             given.with_context(|| format!("round {round}: a request was cut"))
@@ -172,7 +174,7 @@ fn last_lines() -> Result<()> {
         rig.sts.set_delay(Duration::ZERO);
         let status = rig.daemon_mut()?.wait(SOON)?;
         ensure!(status.success(), "{status}");
-        // Nothing writes any more: what is not there now is lost.
+        // The daemon has ended: an audit line that is missing now is lost.
         let odd = compare(&rig)?.1;
         ensure!(odd.is_none(), "round {round}: {}", odd.unwrap_or_default());
         ensure!(delivered(&rig)?.iter().any(|(_, _, key)| *key == given.access_key_id), "round {round}: no delivery");
@@ -180,7 +182,7 @@ fn last_lines() -> Result<()> {
     Ok(())
 }
 
-/// A delivery as a container sees it: pod, container, key.
+/// The deliveries in the audit log, as the container sees them: pod, container, key.
 fn delivered(rig: &Rig) -> Result<Vec<(String, String, String)>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let lines = rig.daemon()?.audit()?.into_iter().filter(|line| line["action"] == "Deliver");
@@ -204,7 +206,7 @@ fn deliveries() -> Result<()> {
             agents.push((pod.uid().to_owned(), container, pod.agent(container)?));
         }
     }
-    // Who only looks has been given nothing.
+    // A container that only lists roles has received no credentials.
     let look = idle.agent("app")?;
     let token = look.v4().token()?;
     for method in ["HEAD", "HEAD"] {
@@ -224,7 +226,7 @@ fn deliveries() -> Result<()> {
         Ok(())
     };
     ask(10)?;
-    // Another role: other keys.
+    // Another role means other keys.
     rig.kube.annotate("Pod", TEAM, "two", ROLE, Some("changed-role"))?;
     let (_, _, changed) = agents.last().context("four agents")?;
     proc::until("the new role", SOON, || {
@@ -238,7 +240,7 @@ fn deliveries() -> Result<()> {
     })
     .with_context(|| format!("lines {:#?}\ndeliveries {truth:#?}", delivered(&rig)))?;
     ensure!(truth.len() == 6, "{truth:#?}");
-    // Each of them joins a call.
+    // Each delivery joins exactly one call.
     let calls = exact(&rig)?;
     for line in audit_lines(&rig, "Deliver", |lines| lines.len() == truth.len())? {
         let joined: Vec<&Value> = calls.iter().filter(|call| call["access_key_id"] == line["access_key_id"]).collect();
@@ -257,27 +259,27 @@ fn hops() -> Result<()> {
     let pod = web(&rig)?;
     let credentials = pod.agent("app")?.credentials()?;
     let calls = rig.sts.assume_calls();
-    let [hop, role] = calls.as_slice() else { anyhow::bail!("two calls were to come: {calls:#?}") };
+    let [hop, role] = calls.as_slice() else { anyhow::bail!("expected two calls: {calls:#?}") };
     let node = rig.imds.credentials().access_key_id;
     ensure!(hop.role_arn.as_deref() == Some(HOP) && hop.access_key.as_deref() == Some(&node), "{hop:?}");
     ensure!(role.access_key.as_deref() == hop.issued() && hop.issued().is_some(), "{role:?}");
-    // Bare names are completed with the hop's account.
+    // Roles without an account get the first hop's account.
     ensure!(role.role_arn.as_deref() == Some("arn:aws:iam::444455556666:role/web-role"), "{role:?}");
     ensure!([hop, role].iter().all(|call| call.duration.as_deref() == Some("3600")), "{calls:#?}");
     ensure!(role.issued() == Some(credentials.access_key_id.as_str()));
     let lines = exact(&rig)?;
     ensure!(lines.iter().any(|line| line["role"] == HOP && line["access_key_id"] == hop.issued().unwrap_or_default()));
-    // Who asks STS who it is, is the hop.
+    // The first hop's credentials sign GetCallerIdentity.
     ensure!(
         rig.sts
             .calls()
             .iter()
             .any(|call| call.action == "GetCallerIdentity" && call.access_key.as_deref() == hop.issued())
     );
-    // The first hop's own role is nobody's.
+    // No pod may get the first hop's own role.
     let greedy = rig.pod_with_role(TEAM, "greedy", HOP)?;
     ensure!(greedy.agent("app")?.credentials().err().and_then(|error| error.status()) == Some(404));
-    // More than an hour is refused before anything starts.
+    // A duration of more than an hour is rejected before anything starts.
     rig.launch(&["--assume-role-arn", HOP, "--session-duration", "2h"])?;
     let status = rig.daemon_mut()?.wait(SOON)?;
     let logs = rig.daemon()?.logs();
@@ -295,7 +297,7 @@ fn failing_hop() -> Result<()> {
     let lines = audit_lines(&rig, "AssumeRole", |lines| lines.len() >= 2)?;
     ensure!(lines.iter().all(|line| line["role"] == HOP && line["error"] == "AccessDenied"), "{lines:#?}");
     ensure!(lines.iter().all(|line| line["sts_request_id"].is_string()), "{lines:#?}");
-    // What the hop would have signed was never sent, and no line says it was.
+    // The calls that the first hop would have signed were never sent, and no audit line claims that they were.
     exact(&rig)?;
     ensure!(!rig.daemon()?.is_ready());
     rig.sts.fail_role(HOP, None);
@@ -312,7 +314,7 @@ fn denials() -> Result<()> {
     let tokens = [agents[0].v4().token()?, agents[1].v4().token()?];
     let begin = Instant::now();
     let mut asked = 0;
-    // A burst, then a trickle until the ten seconds are over.
+    // A burst, then requests at a low rate until the ten seconds are over.
     while asked < 40 || begin.elapsed() < Duration::from_millis(10_500) {
         for (agent, token) in agents.iter().zip(&tokens) {
             ensure!(agent.get(&path_of(""), &[(TOKEN, token)])?.status == 404);

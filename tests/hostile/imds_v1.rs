@@ -1,4 +1,4 @@
-//! Requests without a session token: refused, unless the administrator or the namespace's owner wants them served.
+//! Requests without a session token are rejected, unless the administrator or the namespace's owner enables them.
 
 use anyhow::{Result, ensure};
 use podrole_lab::agent::Agent;
@@ -21,27 +21,27 @@ fn pods(rig: &Rig) -> Result<(Agent, Agent)> {
     Ok((team, rig.pod_with_role("other", "web", WEB)?.agent("app")?))
 }
 
-/// The status of everything that is asked for without a token.
+/// Expects this status for all requests without a token.
 fn without_token(app: &Agent, status: u16) -> Result<()> {
     for client in [app.v4(), app.v6()] {
         for path in
             [path_of(""), path_of(WEB), "/latest/meta-data/".into(), "/latest/meta-data/placement/region".into()]
         {
             let answer = client.get(&path, &[])?;
-            ensure!(answer.status == status, "{path}: {status} was to come, and this did: {answer:?}");
-            // It says nothing about a token that was not there.
+            ensure!(answer.status == status, "{path}: expected {status}, got {answer:?}");
+            // Without a token in the request, the response has no TTL header.
             ensure!(answer.header("X-Aws-Ec2-Metadata-Token-Ttl-Seconds").is_none(), "{answer:?}");
         }
-        // A forwarded request without a token has no excuse, in any mode.
+        // A forwarded request without a token is rejected in every mode.
         for header in ["X-Forwarded-For", "Forwarded", "Via"] {
             let answer = client.get(&path_of(WEB), &[(header, "10.0.0.9")])?;
             ensure!(answer.status == 403, "{header}: {answer:?}");
-            // Nor is a made-up one an excuse.
+            // A made-up token does not help.
             let answer = client.get(&path_of(WEB), &[(header, "10.0.0.9"), ("X-aws-ec2-metadata-token", "made-up")])?;
             ensure!(answer.status == 401, "{header}: {answer:?}");
         }
     }
-    // With one it is as always.
+    // With a valid token, requests work as usual.
     ensure!(app.credentials()?.role == WEB);
     Ok(())
 }
@@ -65,7 +65,7 @@ fn by_annotation() -> Result<()> {
     let (team, other) = pods(&rig)?;
     for (value, status) in [("allow", 200), ("deny", 401), ("allow", 200), ("true", 401), ("Allow", 401), ("", 401)] {
         rig.kube.annotate("Namespace", "", TEAM, ANNOTATION, Some(value))?;
-        podrole_lab::proc::until("the namespace to be seen", crate::support::SOON, || {
+        podrole_lab::proc::until("the namespace's change to be seen", crate::support::SOON, || {
             Ok((team.get("/latest/meta-data/", &[])?.status == status).then_some(()))
         })?;
         without_token(&team, status)?;

@@ -1,4 +1,4 @@
-//! The daemon's log: no pod's environment gets into it, and a log that nobody reads stops nobody.
+//! The daemon's log: it never contains a pod's environment, and a log that is not read does not block the daemon.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn unparsable_list() -> Result<()> {
     let environment =
         json!({"spec": {"containers": [{"name": "app", "env": [{"name": "PASSWORD", "value": PASSWORD}]}]}});
     rig.kube.merge("pods", TEAM, "web", &environment)?;
-    // It is what the cut takes away: the pod with the password comes whole.
+    // The truncation removes the filler, so the pod with the password arrives complete.
     rig.pod(PodSpec::new(TEAM, "zz-filler").annotation("example.org/filler", &"x".repeat(20_000)))?;
     rig.kube.short_lists(true);
     rig.launch(&["--log", "trace"])?;

@@ -1,4 +1,4 @@
-//! Secrets that were planted everywhere a daemon gets them from, and a search for them in everything it says.
+//! Plants secrets in every source from which the daemon gets some, and searches all its output for them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,7 +24,8 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("control_a_secret_that_a_subcommand_printed_is_found", found_in_a_subcommand),
 ];
 
-/// Of characters that secrets have, some of which escape to something else in every form. STS puts it in all that it issues.
+/// Contains characters that occur in secrets and that some encodings escape. STS puts the marker into everything that
+/// it issues.
 const MARKER: &str = "Planted/by+the=Lab/0123";
 
 fn as_text() -> Result<()> {
@@ -41,7 +42,7 @@ fn nothing(flags: &[&str]) -> Result<()> {
     let pod = web(&rig)?;
     let (mut more, mut said) = (vec![Planted::new("the marker", MARKER)?], Vec::new());
     work(&rig, &pod, &mut more, &mut said)?;
-    // A life with a first hop, and an end that drains.
+    // The daemon's run, with a first hop and a drained end.
     rig.start(&[flags, &["--assume-role-arn", "arn:aws:iam::111122223333:role/hop"]].concat())?;
     work(&rig, &pod, &mut more, &mut said)?;
     secrets::none_got_out(&rig, &more)?;
@@ -54,11 +55,11 @@ fn nothing(flags: &[&str]) -> Result<()> {
         let hits = secrets::search(&needles, place, &text);
         ensure!(hits.is_empty(), "{hits:?}");
     }
-    ensure!(!rig.daemon()?.logs().is_empty() && !rig.daemon()?.audit()?.is_empty(), "nothing was searched");
+    ensure!(!rig.daemon()?.logs().is_empty() && !rig.daemon()?.audit()?.is_empty(), "there was nothing to search");
     Ok(())
 }
 
-/// A rig whose STS and metadata service give out secrets with the marker in them.
+/// A rig whose STS and metadata service issue secrets that contain the marker.
 fn plant() -> Result<Rig> {
     let rig = rig()?;
     rig.sts.set_planted_secret(Some(MARKER));
@@ -70,8 +71,8 @@ fn plant() -> Result<Rig> {
     Ok(rig)
 }
 
-/// Everything that a daemon does with secrets, and everything that can go wrong with it. What is told to pods that are refused goes
-/// to `said`, session tokens that were given to `more`.
+/// Makes the daemon do everything that it does with secrets, including every failure. Adds the responses to rejected
+/// and denied requests to `said`, and the issued session tokens to `more`.
 fn work(rig: &Rig, pod: &Pod, more: &mut Vec<Planted>, said: &mut Vec<Vec<u8>>) -> Result<()> {
     let app = pod.agent("app")?;
     let own = app.credentials()?;
@@ -79,7 +80,7 @@ fn work(rig: &Rig, pod: &Pod, more: &mut Vec<Planted>, said: &mut Vec<Vec<u8>>) 
     let token = app.v4().token()?;
     more.push(Planted::new("a session token", &token)?);
     let mut refused = |answer: Response| {
-        // Some of these are in the right hands: a token, the caller's own credentials.
+        // Some responses rightly contain a secret: a session token, or the caller's own credentials.
         if !(answer.status == 200 && answer.text().contains("Success")) {
             said.push(answer.raw);
         }
@@ -90,7 +91,7 @@ fn work(rig: &Rig, pod: &Pod, more: &mut Vec<Planted>, said: &mut Vec<Vec<u8>>) 
     for bad in [token.replace(|c: char| c.is_ascii_digit(), "x"), format!("{token}{token}"), own.token.clone()] {
         refused(app.get(&path_of(WEB), &[(TOKEN, &bad)])?);
     }
-    // A caller that sends a secret where it does not belong hears nothing of it again.
+    // If a caller sends a secret in the wrong place, no response repeats it.
     for secret in [own.secret_access_key.replace('+', "-"), own.secret_access_key.clone()] {
         refused(app.get(&path_of(&secret), &[(TOKEN, &token)])?);
         refused(app.get("/", &[(TOKEN, &token), ("Host", &secret)])?);
@@ -124,7 +125,7 @@ fn work(rig: &Rig, pod: &Pod, more: &mut Vec<Planted>, said: &mut Vec<Vec<u8>>) 
 
 fn found() -> Result<()> {
     let mut rig = plant()?;
-    // Through the daemon itself: the marker is a fine name for a role, and a base path.
+    // Leak the marker through the daemon itself: it is a valid role name and base path.
     let base = format!("arn:aws:iam::111122223333:role/{MARKER}/");
     rig.start(&["--log", "trace", "--base-role-arn", &base])?;
     let pod = rig.pod_with_role(TEAM, "marked", "marked-role")?;
@@ -138,16 +139,16 @@ fn found() -> Result<()> {
             "not found in the {place}: {hits:?}"
         );
     }
-    // And in an answer, where it belongs: the key and the token.
+    // The marker is also found in a response, where it belongs: the key and the token.
     let hits = secrets::search(&planted, "answer", &answer.raw);
     ensure!(hits.len() >= 2, "{hits:?}");
-    // What STS gave is known without a marker, too.
+    // The secrets that STS issued are also known without the marker.
     let hits = secrets::search(&secrets::planted(&rig)?, "answer", &answer.raw);
     ensure!(hits.len() >= 2, "{hits:?}");
     Ok(())
 }
 
-/// What daemons before and beside the rig's present one have said is searched as well.
+/// The search also covers the output of earlier daemons and of daemons beside the rig's current one.
 fn found_in_another() -> Result<()> {
     let mut rig = plant()?;
     let base = format!("arn:aws:iam::111122223333:role/{MARKER}/");
@@ -160,17 +161,17 @@ fn found_in_another() -> Result<()> {
     beside.wait_ready(Duration::from_secs(20))?;
     ensure!(secrets::none_got_out(&rig, &planted).is_err());
     let hits = secrets::search_rig(&rig, &planted)?;
-    ensure!(hits.iter().any(|hit| hit.place == "podrole-0.log"), "not found in the earlier one's log: {hits:?}");
-    ensure!(hits.iter().any(|hit| hit.place == "podrole-0.audit"), "not found in the earlier one's audit: {hits:?}");
-    ensure!(hits.iter().any(|hit| hit.place == "podrole-2.log"), "not found in the other one's log: {hits:?}");
-    // The present one never heard of it.
+    ensure!(hits.iter().any(|hit| hit.place == "podrole-0.log"), "not found in the earlier daemon's log: {hits:?}");
+    ensure!(hits.iter().any(|hit| hit.place == "podrole-0.audit"), "not found in the earlier daemon's audit: {hits:?}");
+    ensure!(hits.iter().any(|hit| hit.place == "podrole-2.log"), "not found in the other daemon's log: {hits:?}");
+    // The current daemon never saw it.
     ensure!(!hits.iter().any(|hit| hit.place == "log" || hit.place == "audit"), "{hits:?}");
     drop(beside);
     Ok(())
 }
 
-/// A daemon's admin address as it must never be: whatever it is asked, it tells the marker. And where nobody answers in the name of a
-/// daemon that lives, that is no clean bill.
+/// A double of the admin listener that leaks the marker in every response must be caught. If a running daemon's admin
+/// listener does not answer, the search must fail.
 fn found_on_the_admin_address() -> Result<()> {
     let mut rig = plant()?;
     let planted = [Planted::new("the marker", MARKER)?];
@@ -179,7 +180,7 @@ fn found_on_the_admin_address() -> Result<()> {
         Reply::Answer(hyper::Response::new(Body::from(format!("podrole_x{{y=\"{MARKER}\"}} 1\n"))))
     })?;
     rig.start(&[])?;
-    ensure!(secrets::search_rig(&rig, &planted)?.is_empty(), "found before it is there");
+    ensure!(secrets::search_rig(&rig, &planted)?.is_empty(), "found before it was leaked");
     rig.options_mut().admin = admin;
     rig.start(&[])?;
     let hits = secrets::search_rig(&rig, &planted)?;
@@ -187,10 +188,11 @@ fn found_on_the_admin_address() -> Result<()> {
         ensure!(hits.iter().any(|hit| hit.place == place && hit.form == Form::Raw), "not found in {place}: {hits:?}");
     }
     teller.down(true)?;
-    let error = secrets::search_rig(&rig, &planted).err().context("a daemon that was not asked passed the search")?;
+    let error =
+        secrets::search_rig(&rig, &planted).err().context("the search passed although the daemon did not answer")?;
     ensure!(format!("{error:#}").contains("of a running daemon"), "{error:#}");
     rig.daemon_mut()?.terminate()?;
-    ensure!(secrets::search_rig(&rig, &planted)?.is_empty(), "one that has ended has nothing to say");
+    ensure!(secrets::search_rig(&rig, &planted)?.is_empty(), "a daemon that has ended has no output");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Nodes that are not EC2's: without a metadata service, or with another cloud's at the same address.
+//! Nodes outside EC2: without a metadata service, or with another cloud's at the same address.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("control_on_ec2_the_guard_is_applied", guard_on_ec2),
 ];
 
-/// A daemon that refuses its settings does so at once.
+/// A daemon that rejects its settings ends at once.
 const SOON: Duration = Duration::from_secs(10);
 /// `EX_USAGE`
 const USAGE: i32 = 64;
@@ -44,17 +44,17 @@ fn none() -> Result<()> {
     }
     let document = get(app.v4(), &token, "/latest/dynamic/instance-identity/document")?.json()?;
     ensure!(document == serde_json::json!({"accountId": ACCOUNT, "region": "eu-central-1"}), "{document}");
-    // Roles work, in the account that STS told, and STS's is asked where the region says.
+    // Roles work in the account that STS reported, and calls go to STS in the configured region.
     let credentials = app.credentials()?;
     ensure!(rig.role_of(&credentials).as_deref() == Some(WEB), "{credentials:?}");
     ensure!(rig.sts.assume_calls().iter().all(|call| call.region.as_deref() == Some("eu-central-1")));
-    // The daemon's own role, which only STS could tell.
+    // The daemon's own role, which only STS could report.
     let greedy = rig.pod_with_role(TEAM, "greedy", "node-role")?;
     let error = greedy.agent("app")?.credentials().err().context("a pod got the daemon's own role")?;
     ensure!(error.status() == Some(404), "{error}");
-    // The metadata service was not asked for facts: the SDK's chain wants credentials and nothing else.
+    // The metadata service was not queried for facts: the SDK's credential chain requests only credentials.
     let seen = rig.imds.seen();
-    ensure!(!seen.is_empty(), "it was asked for nothing at all, so where are the daemon's credentials from?");
+    ensure!(!seen.is_empty(), "it got no request, so the daemon's credentials have another source");
     for seen in seen {
         let text = seen.text();
         let wanted =
@@ -70,12 +70,12 @@ fn none_without_region() -> Result<()> {
     let status = rig.daemon_mut()?.wait(SOON)?;
     let logs = rig.daemon()?.logs();
     ensure!(status.code() == Some(USAGE) && logs.contains("--region"), "{status}: {logs}");
-    // It refuses to start and leaves the node closed.
-    ensure!(applied(&rig)?.0, "the guard is not there");
+    // The daemon refuses to start and leaves the guard in place.
+    ensure!(applied(&rig)?.0, "the guard is missing");
     Ok(())
 }
 
-/// Whether our table is there, and whether routing rules for the metadata addresses are.
+/// Whether podrole's nftables table exists, and whether routing rules for the metadata addresses exist.
 fn applied(rig: &Rig) -> Result<(bool, bool)> {
     let run = |line: &str| proc::run(rig.node.command().args(line.split(' ')));
     let tables = run("nft list tables")?;
@@ -100,7 +100,7 @@ fn another_cloud() -> Result<()> {
     let logs = rig.daemon()?.logs();
     ensure!(logs.contains("Google"), "{logs}");
     ensure!(applied(&rig)? == (false, false), "run has applied something");
-    // The pod has what it had.
+    // The pod's access is unchanged.
     google(&app)
 }
 

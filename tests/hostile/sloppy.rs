@@ -1,4 +1,5 @@
-//! A metadata service as it should not be: it makes the best of whatever it gets. Every habit of it has been somebody's bug.
+//! A deliberately bad metadata service, which tries to make sense of any request. Each of its habits has been a real
+//! bug.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,17 +10,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// Whatever has not come by then is not waited for.
+/// Bytes that arrive later are ignored.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// A running server. It ends when dropped.
+/// A running server. Dropping it ends it.
 pub(crate) struct Sloppy {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Starts one.
+/// Starts a server.
 pub(crate) fn start(address: SocketAddr) -> Result<Sloppy> {
     let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -29,7 +30,7 @@ pub(crate) fn start(address: SocketAddr) -> Result<Sloppy> {
             if stopped.load(Ordering::SeqCst) {
                 return;
             }
-            // Who breaks a connection misses its answer.
+            // Ignore errors: a client that breaks the connection gets no answer.
             stream.and_then(serve).ok();
         }
     });
@@ -39,7 +40,7 @@ pub(crate) fn start(address: SocketAddr) -> Result<Sloppy> {
 impl Drop for Sloppy {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Wakes the accept; if it fails the listener is gone already.
+        // This wakes the accept. If it fails, the listener is already gone.
         TcpStream::connect(self.address).ok();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
@@ -59,7 +60,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     }
     stream.write_all(answer(&String::from_utf8_lossy(&head)).as_bytes())?;
     stream.shutdown(Shutdown::Write)?;
-    // What is still on its way would turn the close into a reset, and the answer would be lost.
+    // Unread bytes would turn the close into a reset, and the answer would be lost.
     while matches!(stream.read(&mut buffer), Ok(n) if n > 0) {}
     Ok(())
 }
@@ -68,7 +69,7 @@ fn ends(head: &[u8]) -> bool {
     head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n")
 }
 
-/// Looks for something to serve in anything that looks like a path; hosts, tokens and relays are no matter.
+/// Serves anything that resembles a path. It ignores hosts, tokens and relays.
 fn answer(head: &str) -> String {
     let path = normal(head.lines().find(|line| line.contains('/') || line.contains('\\')).unwrap_or_default());
     let body = if path.contains("api/token") {
@@ -83,7 +84,7 @@ fn answer(head: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 
-/// Decodes, twice, folds case, turns backslashes, drops parameters, dots and what slashes are too many.
+/// Decodes twice, folds case, converts backslashes, and drops parameters, dots and surplus slashes.
 fn normal(line: &str) -> String {
     let text = decode(&decode(line)).to_lowercase().replace('\\', "/").replace(['\0', '\t'], "");
     let mut segments: Vec<&str> = Vec::new();

@@ -1,4 +1,4 @@
-//! Requests that come in pieces, never end, or come two at a time.
+//! Requests that arrive in pieces, never end, or arrive two at a time.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_second_request_on_a_connection_is_never_answered", pipelined),
 ];
 
-/// The daemon waits two seconds for a head.
+/// The daemon's timeout for a head is two seconds.
 const BOUND: Duration = Duration::from_secs(4);
-/// One byte every now and then keeps no connection open.
+/// One byte at this interval must not keep a connection open.
 const DRIP: Duration = Duration::from_millis(250);
 
 fn slow_heads() -> Result<()> {
@@ -27,7 +27,7 @@ fn slow_heads() -> Result<()> {
     let token = app.v4().token()?;
     let head =
         format!("GET {} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\n", path_of(WEB));
-    // Nothing at all; a beginning; all of it but the end.
+    // Nothing at all; a beginning; everything except the end.
     let begin = Instant::now();
     let starts = ["", "G", "GET /latest/", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\n", &head];
     let mut open: Vec<Connection<'_>> = Vec::new();
@@ -44,22 +44,22 @@ fn slow_heads() -> Result<()> {
     }
     drop(open);
     drips(&app.open(&Target::v4())?)?;
-    // The node is as it was.
+    // The node is not affected.
     ensure!(app.credentials()?.role == WEB);
     Ok(())
 }
 
-/// A header line that grows by a byte at a time.
+/// Sends a header line one byte at a time.
 fn drips(connection: &Connection<'_>) -> Result<()> {
     let begin = Instant::now();
     connection.send(b"GET / HTTP/1.1\r\nHost: 169.254.169.254\r\nX: ")?;
     while begin.elapsed() < BOUND {
-        // An error says that it was cut, as does an end.
+        // An error also shows that the connection was cut.
         if connection.send(b"y").is_err() || connection.is_ended(DRIP)? {
             return Ok(());
         }
     }
-    anyhow::bail!("a head that never ends keeps a connection for {:?}", begin.elapsed())
+    anyhow::bail!("a head that never ends kept a connection open for {:?}", begin.elapsed())
 }
 
 fn pieces() -> Result<()> {
@@ -109,7 +109,7 @@ fn pipelined() -> Result<()> {
             ensure!(answers == 1 && answer.status == status, "{pair:?}: {answers} answers: {answer:?}");
             ensure!(answer.header("Connection") == Some("close"), "{pair:?}: {answer:?}");
         }
-        // Also when it comes after the answer.
+        // Also if the second request arrives after the answer.
         let connection = app.open(&Target::v4())?;
         connection.send(pair[0].as_bytes())?;
         ensure!(connection.response(BOUND)?.status == status, "{pair:?}");

@@ -1,4 +1,4 @@
-//! The corpus against the daemon, every canonical spelling as a control, and the same check on a server that is careless.
+//! The corpus against the daemon, every canonical spelling as a control, and the same check on a careless server.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,11 +21,11 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("control_a_careless_server_fails_the_same_check", careless),
 ];
 
-/// So many different ways to be refused. The table may grow, not shrink.
+/// The minimum number of rejected spellings. The tables may grow but not shrink.
 const AT_LEAST: usize = 150;
 /// The careless server's port on the node.
 const SLOPPY: u16 = 8099;
-/// A group of which a careless server lets nothing through would be a check that cannot fail.
+/// The groups. The careless server must fail in each one, otherwise that group's check could never fail.
 const GROUPS: [Group; 8] =
     [Group::Path, Group::Forbidden, Group::Line, Group::Framing, Group::Host, Group::Relayed, Group::Token, Group::Put];
 
@@ -45,7 +45,7 @@ fn daemon_withstands(target: Target) -> Result<()> {
     let own = app.v4().credentials()?;
     let own = Own { key: own.access_key_id, body: own.response.text() };
     let cases = corpus::all();
-    ensure!(cases.iter().filter(|case| case.expect == Expect::Refused).count() >= AT_LEAST);
+    ensure!(cases.iter().filter(|case| case.expect == Expect::Failure).count() >= AT_LEAST);
     let mut wrong = Vec::new();
     for case in &cases {
         let bytes = fill.render(&case.bytes);
@@ -53,12 +53,12 @@ fn daemon_withstands(target: Target) -> Result<()> {
         wrong.extend(judge(case, &bytes, &received, &own).err().map(|error| format!("{error:#}")));
     }
     ensure!(wrong.is_empty(), "{} of {} were answered wrongly:\n{}", wrong.len(), cases.len(), wrong.join("\n\n"));
-    // And it is none the worse for it.
+    // The daemon still works.
     ensure!(app.to(target).credentials()?.role == WEB);
     aftermath(&rig)
 }
 
-/// What came back; a connection that is cut while we still send is an answer too.
+/// The response. A connection that is cut while the client still sends counts as a response.
 fn exchange(client: Client<'_>, bytes: &[u8]) -> Result<Received, Failure> {
     match client.exchange(bytes) {
         Err(Failure::Reset) => Ok(Received { bytes: Vec::new(), end: End::Reset }),
@@ -66,7 +66,7 @@ fn exchange(client: Client<'_>, bytes: &[u8]) -> Result<Received, Failure> {
     }
 }
 
-/// Nothing but the pods' own roles was asked of STS, and nothing of any pod's reached the node's metadata service.
+/// STS was asked only for the pods' own roles, and no pod's request reached the node's metadata service.
 fn aftermath(rig: &Rig) -> Result<()> {
     for call in rig.sts.assume_calls() {
         ensure!(call.role_arn.as_deref() == Some(&format!("arn:aws:iam::{ACCOUNT}:role/{WEB}")), "{call:?}");
@@ -75,31 +75,31 @@ fn aftermath(rig: &Rig) -> Result<()> {
     secrets::none_got_out(rig, &[])
 }
 
-/// What the caller gets by the canonical spelling.
+/// The response to the canonical spelling.
 struct Own {
     key: String,
     body: String,
 }
 
-/// May this have come back?
+/// Checks a response against the permitted one.
 fn judge(case: &Case, sent: &[u8], received: &Received, own: &Own) -> Result<()> {
     let said = String::from_utf8_lossy(&received.bytes).into_owned();
     let show = || format!("{:?}: {} got {said:?}", case.group, shown(sent));
-    // One connection, one request, whatever came on it.
+    // One connection serves one request, whatever arrives on it.
     ensure!(said.matches("HTTP/1.").count() <= 1, "more than one answer: {}", show());
     ensure!(received.end != End::TimedOut, "left open: {}", show());
     let keys: Vec<&str> = said.match_indices("ASIA").map(|(at, _)| said.get(at..at + 20).unwrap_or_default()).collect();
-    ensure!(keys.iter().all(|key| *key == own.key), "somebody else's credentials: {}", show());
+    ensure!(keys.iter().all(|key| *key == own.key), "another caller's credentials: {}", show());
     let good = status(&said) == Some(200);
     match case.expect {
         Expect::Own(reason) => {
             let whole = said.split_once("\r\n\r\n").is_some_and(|(_, body)| body == own.body);
-            ensure!(good && whole, "this is accepted ({reason}), and must be answered in full: {}", show());
+            ensure!(good && whole, "accepted ({reason}), so the response must be complete: {}", show());
         }
-        Expect::Refused => {
+        Expect::Failure => {
             ensure!(!said.contains("AccessKeyId") && keys.is_empty(), "credentials: {}", show());
             ensure!(!good, "a success: {}", show());
-            // A body without a status line is HTTP/0.9's answer.
+            // A body without a status line would be an HTTP/0.9 response.
             ensure!(said.is_empty() || status(&said).is_some_and(|status| (400..600).contains(&status)), "{}", show());
         }
     }
@@ -111,7 +111,7 @@ fn status(said: &str) -> Option<u16> {
     rest.get(2..5)?.parse().ok()
 }
 
-/// A request as a failed test shows it.
+/// A request as shown in the report of a failed test.
 fn shown(bytes: &[u8]) -> String {
     let text = bytes.escape_ascii().to_string();
     if text.len() <= 600 { text } else { format!("{}... ({} bytes)", &text[..600], bytes.len()) }
@@ -161,7 +161,7 @@ fn served(client: Client<'_>, host: &str) -> Result<()> {
             ensure!(answer.status == 200, "{version} {path}: {answer:?}");
         }
     }
-    // Old clients: no host, and another word for the same protocol.
+    // Old clients: no host, or another notation of the same protocol.
     let path = path_of(WEB);
     let raw = |text: String| client.raw(text.as_bytes());
     for text in [
@@ -178,7 +178,7 @@ fn served(client: Client<'_>, host: &str) -> Result<()> {
     Ok(())
 }
 
-/// The check itself: the same requests, the same judgement, and a server that does what careless ones do.
+/// Tests the check itself: the same requests and the same check, against a careless server.
 fn careless() -> Result<()> {
     let rig = crate::support::rig()?;
     let pod = web(&rig)?;
@@ -195,9 +195,9 @@ fn careless() -> Result<()> {
     };
     let own = Own { key: "ASIANOTTHISONE000000".to_owned(), body: String::new() };
     let (mut caught, mut all) = (BTreeMap::<Group, usize>::new(), BTreeMap::<Group, usize>::new());
-    for case in corpus::all().iter().filter(|case| case.expect == Expect::Refused) {
+    for case in corpus::all().iter().filter(|case| case.expect == Expect::Failure) {
         let bytes = fill.render(&case.bytes);
-        // It may well choke on some.
+        // The careless server may fail on some requests.
         let Ok(received) = exchange(app.to(target), &bytes) else { continue };
         *all.entry(case.group).or_default() += 1;
         if judge(case, &bytes, &received, &own).is_err() {
@@ -206,7 +206,7 @@ fn careless() -> Result<()> {
     }
     println!("caught {caught:?} of {all:?}");
     for group in GROUPS {
-        ensure!(caught.contains_key(&group), "the check finds nothing wrong with a careless server's {group:?}");
+        ensure!(caught.contains_key(&group), "the check finds no wrong answer of a careless server in {group:?}");
     }
     let (caught, all): (usize, usize) = (caught.values().sum(), all.values().sum());
     if caught * 2 < all {

@@ -1,4 +1,5 @@
-//! Which status for which state of affairs: SDKs stop at a 404, come again after a 503, and show the `Code` of a 200 to their users.
+//! The HTTP status for each situation: SDKs give up after a 404, retry after a 503, and show their users the `Code` of
+//! a 200.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("credentials_in_hand_win_over_any_error", in_hand),
 ];
 
-/// A client waits a second; some of it is on the way.
+/// Clients time out after a second; the rest is for the network.
 const BUDGET: Duration = Duration::from_millis(950);
 
 fn unknown() -> Result<()> {
@@ -37,7 +38,7 @@ fn unknown() -> Result<()> {
     Ok(())
 }
 
-/// 503 with a `Retry-After`, empty, within the patience of SDKs.
+/// Expects an empty 503 with `Retry-After`, before SDKs time out.
 fn come_again(app: &Agent, token: &str, path: &str) -> Result<()> {
     let begin = Instant::now();
     let answer = get(app.v4(), token, path)?;
@@ -74,9 +75,9 @@ fn nothing() -> Result<()> {
             let begin = Instant::now();
             let answer = get(app.v4(), &token, &path)?;
             ensure!(answer.status == 404, "{} {path}: {answer:?}", pod.name());
-            ensure!(begin.elapsed() < Duration::from_millis(500), "{} {path}: no reason to wait", pod.name());
+            ensure!(begin.elapsed() < Duration::from_millis(500), "{} {path}: answered too late", pod.name());
         }
-        // What is no secret is there for it all the same.
+        // Paths that are not secret are served nevertheless.
         ensure!(get(app.v4(), &token, "/latest/meta-data/placement/region")?.status == 200, "{}", pod.name());
     }
     let web = web(&rig)?.agent("app")?;
@@ -97,7 +98,7 @@ fn denied() -> Result<()> {
     denial(&ask(&rig, "region")?, "RegionDisabled")
 }
 
-/// What an SDK's user is shown.
+/// Checks the document that an SDK shows to its user.
 fn denial(answer: &Response, code: &str) -> Result<()> {
     ensure!(answer.status == 200, "{answer:?}");
     let body = answer.json()?;
@@ -109,12 +110,12 @@ fn denial(answer: &Response, code: &str) -> Result<()> {
     Ok(())
 }
 
-/// A new pod asks for the role of most trials: nothing about it is cached.
+/// A new pod requests the role of most trials. Nothing about the pod is cached.
 fn ask(rig: &Rig, name: &str) -> Result<Response> {
     let pod = rig.pod_with_role(TEAM, name, WEB)?;
     let app = pod.agent("app")?;
     let token = app.v4().token()?;
-    ensure!(get(app.v4(), &token, &path_of(""))?.text() == WEB, "the list needs no STS");
+    ensure!(get(app.v4(), &token, &path_of(""))?.text() == WEB, "the list of roles must not need STS");
     Ok(get(app.v4(), &token, &path_of(WEB))?)
 }
 
@@ -138,7 +139,7 @@ fn later() -> Result<()> {
         let token = app.v4().token()?;
         asking.push((app, token, name));
     }
-    // Each takes most of a client's patience, so all at once.
+    // Each takes nearly as long as a client waits, so all run at once.
     thread::scope(|scope| -> Result<()> {
         let come_again = |(app, token, role): &(Agent, String, String)| come_again(app, token, &path_of(role));
         let threads: Vec<_> = asking.iter().map(|one| scope.spawn(move || come_again(one))).collect();

@@ -1,4 +1,4 @@
-//! What the trials have in common: a rig with one pod that has a role, and what to call things.
+//! Shared helpers of the trials: a rig with a pod that has a role, and names.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use serde_json::Value;
 
 use crate::corpus::{CREDENTIALS, Fill};
 
-/// The namespace of most trials' pods: it allows every role.
+/// The namespace of most trials' pods. It allows every role.
 pub(crate) const TEAM: &str = "team";
-/// The role of most trials' pod.
+/// The role of most trials' pods.
 pub(crate) const WEB: &str = "web-role";
-/// The account of roles that are named without one.
+/// The account of roles that are given without an account.
 pub(crate) const ACCOUNT: &str = "111122223333";
 /// The header of a session token.
 pub(crate) const TOKEN: &str = "X-aws-ec2-metadata-token";
-/// Audit lines are written by a thread of their own; the log by whoever has something to say.
+/// Timeout for asynchronous effects: a separate thread writes audit lines.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 
 /// A rig without a daemon.
@@ -38,12 +38,12 @@ pub(crate) fn ready(flags: &[&str]) -> Result<Rig> {
     Ok(rig)
 }
 
-/// A pod with the role of most trials, and a second container beside `app`.
+/// A pod with the role of most trials and a second container beside `app`.
 pub(crate) fn web(rig: &Rig) -> Result<Pod> {
     rig.pod(PodSpec::new(TEAM, "web").containers(&["app", "side"]).annotation(ROLE, WEB))
 }
 
-/// A `GET` with a session token.
+/// A `GET` request with a session token.
 pub(crate) fn get(client: Client<'_>, token: &str, path: &str) -> Result<Response, Failure> {
     client.get(path, &[(TOKEN, token)])
 }
@@ -53,31 +53,33 @@ pub(crate) fn path_of(role: &str) -> String {
     format!("{CREDENTIALS}{role}")
 }
 
-/// A whole ARN.
+/// The ARN of a role.
 pub(crate) fn arn(role: &str) -> String {
     format!("arn:aws:iam::{ACCOUNT}:role/{role}")
 }
 
-/// Tokens of every kind for requests from `app` of the pod `web`: its own, its sibling's, another pod's, and one that has ended.
+/// Tokens of every kind for requests from `app` of the pod `web`: its own, its sibling's, another pod's, and an expired
+/// one.
 pub(crate) fn fill(web: &Pod, app: &Agent, other: &Pod) -> Result<Fill> {
     let expired = app.v4().put_token(1)?.text();
     let token = app.v4().token()?;
     let sibling = web.agent("side")?.v4().token()?;
     let foreign = other.agent("app")?.v4().token()?;
-    proc::until("a token of one second to end", SOON, || {
+    proc::until("a token with a TTL of one second to expire", SOON, || {
         Ok((get(app.v4(), &expired, "/latest/meta-data/")?.status == 401).then_some(()))
     })?;
     Ok(Fill { role: WEB.to_owned(), token, foreign, sibling, expired })
 }
 
-/// An answer's status, or an error that shows it.
+/// Expects this status; the error shows the response.
 pub(crate) fn expect(answer: Result<Response, Failure>, status: u16, what: &str) -> Result<Response> {
     let answer = answer.with_context(|| what.to_owned())?;
-    ensure!(answer.status == status, "{what}: {status} was to come, and this did: {answer:?}");
+    ensure!(answer.status == status, "{what}: expected {status}, got {answer:?}");
     Ok(answer)
 }
 
-/// Audit lines of one action, once `enough` of them are there; who waits in vain sees what is.
+/// Waits until `enough` accepts the audit lines of one action, and returns them. On timeout, the error contains all
+/// audit lines.
 pub(crate) fn audit_lines(rig: &Rig, action: &str, enough: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
     let of = |lines: Vec<Value>| lines.into_iter().filter(|line| line["action"] == action).collect::<Vec<_>>();
     let waited = proc::until(&format!("audit lines of {action}"), SOON, || {

@@ -1,4 +1,4 @@
-//! Texts of a pod's owner that want to be more than text: newlines, terminal escapes, a megabyte.
+//! Texts that a pod's owner controls and that try to break out: newlines, terminal escapes, a megabyte.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("control_raw_texts_are_noticed", raw),
 ];
 
-/// No line is longer, whatever a pod's owner writes.
+/// The maximum length of a line, whatever the pod's owner writes.
 const LONGEST: usize = 4096;
 /// How long the watch may take to deliver all pods.
 const KNOWN: Duration = Duration::from_secs(20);
@@ -31,19 +31,19 @@ fn as_json() -> Result<()> {
     escaped("json")
 }
 
-/// The check itself, on a log that prints what it gets.
+/// Tests the check itself, on a log that prints texts unchanged.
 fn raw() -> Result<()> {
     clean("good", "2026-11-20T18:00:00Z  INFO fine\n", |line| line.starts_with("20"))?;
-    // Some of them are harmless as they are.
+    // These are harmless unchanged.
     let harmless = ["quote", "format"];
     for (name, text) in texts().into_iter().filter(|(name, _)| !harmless.contains(name)) {
         let line = format!("2026-11-20T18:00:00Z  WARN role={text}\n");
-        ensure!(clean("control", &line, |line| line.starts_with("20")).is_err(), "{name} goes unnoticed");
+        ensure!(clean("control", &line, |line| line.starts_with("20")).is_err(), "{name} went unnoticed");
     }
     Ok(())
 }
 
-/// What an annotation may hold.
+/// Values of annotations.
 fn texts() -> Vec<(&'static str, String)> {
     vec![
         ("newline", "web-role\nERROR podrole: everything is lost".into()),
@@ -81,7 +81,7 @@ fn escaped(format: &str) -> Result<()> {
             ensure!(answer.status == 404, "{}: {answer:?}", pod.name());
         }
     }
-    // Only the pods concerned are.
+    // Other pods are not affected.
     ensure!(bystander.agent("app")?.credentials()?.role == WEB);
     let lines = audit_lines(&rig, "Deny", |lines| lines.len() >= denied.len())?;
     for pod in &denied {
@@ -107,7 +107,7 @@ fn escaped(format: &str) -> Result<()> {
     })
 }
 
-/// The annotations that hold a text: of the pod itself, or a list of its namespace.
+/// The annotations that contain text: the pod's own, or a list of its namespace.
 const PLACES: [&str; 6] = ["role", "external", "session", "container", "list", "regex"];
 
 /// A pod with this text in one annotation of its own or of its namespace.
@@ -130,7 +130,7 @@ fn pod(rig: &Rig, place: &str, name: &str, text: &str) -> Result<Pod> {
     rig.pod(spec).context(name)
 }
 
-/// Lines that begin as lines do, of a bounded length, without a character that does anything.
+/// Checks that every line begins properly, has a bounded length, and contains no control characters.
 fn clean(place: &str, text: &str, begins: impl Fn(&str) -> bool) -> Result<()> {
     ensure!(!text.is_empty(), "{place} is empty");
     for line in text.lines() {

@@ -1,5 +1,5 @@
-//! The answers, byte for byte as EC2 gives them: scripts cut them with `grep`, SDKs parse dates with fixed formats, scanners look at
-//! header names.
+//! The responses, byte for byte as EC2 sends them: scripts cut them with `grep`, SDKs parse dates with fixed formats,
+//! scanners look at header names.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(crate) const TRIALS: &[Trial] = &[
 ];
 
 const TTL: &str = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds";
-/// What every answer has.
+/// The headers of every response.
 const ALL: [&str; 5] = ["Connection", "Content-Length", "Content-Type", "Date", "Server"];
 
 fn good() -> Result<()> {
@@ -43,14 +43,14 @@ fn good() -> Result<()> {
         document(&answer, Some(ACCOUNT))?;
         info(&get(client, &token, "/latest/meta-data/iam/info")?)?;
     }
-    // What is left of a token's life, not what it had.
+    // The remaining TTL of the token, not its original TTL.
     let short = app.v4().put_token(100)?.text();
     let left = get(app.v4(), &short, "/latest/meta-data/")?.header(TTL).and_then(|left| left.parse::<u32>().ok());
     ensure!(left.is_some_and(|left| (90..=100).contains(&left)), "{left:?}");
     Ok(())
 }
 
-/// A good answer to a GET with a token.
+/// A successful response to a GET with a token.
 fn resource(answer: &Response) -> Result<()> {
     ensure!(answer.status == 200, "{answer:?}");
     headers(answer, &[TTL, "Accept-Ranges", "Last-Modified"], "text/plain")?;
@@ -61,19 +61,19 @@ fn resource(answer: &Response) -> Result<()> {
     Ok(())
 }
 
-/// The names and values that every answer has, spelt so, and these names besides, and no other; none of them twice.
+/// Checks that the response has exactly the headers of every response plus `more`, spelled as given, each once.
 fn headers(answer: &Response, more: &[&str], content_type: &str) -> Result<()> {
     let mut names: Vec<&str> = answer.headers.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     let mut wanted: Vec<&str> = ALL.into_iter().chain(more.iter().copied()).collect();
     wanted.sort_unstable();
-    ensure!(names == wanted, "{wanted:?} were to come, and {names:?} did: {answer:?}");
+    ensure!(names == wanted, "expected {wanted:?}, got {names:?}: {answer:?}");
     let values: BTreeMap<&str, &str> =
         answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     ensure!(values["Connection"] == "close" && values["Server"] == "EC2ws", "{answer:?}");
     ensure!(values["Content-Type"] == content_type && is_http_date(values["Date"]), "{answer:?}");
     ensure!(values["Content-Length"] == answer.body.len().to_string(), "{answer:?}");
-    // As the wire has them: nothing folded, one blank behind each colon.
+    // On the wire: no folded lines, one blank after each colon.
     let raw = String::from_utf8_lossy(&answer.raw);
     for (name, value) in &answer.headers {
         ensure!(raw.contains(&format!("\r\n{name}: {value}\r\n")), "{name}: {answer:?}");
@@ -91,7 +91,8 @@ fn is_date(text: &str) -> bool {
     shaped(text, "0000-00-00T00:00:00Z")
 }
 
-/// Whether `text` looks like `shape`, in which `0` stands for a digit, `a` and (in `Aaa`) `A` for letters, the rest for itself.
+/// Whether `text` matches `shape`, in which `0` stands for a digit, `a` and (in `Aaa`) `A` for letters, and other
+/// characters for themselves.
 fn shaped(text: &str, shape: &str) -> bool {
     let (literal, fits) = (shape.replace("Aaa", "aaa"), |(c, s): (char, char)| match s {
         '0' => c.is_ascii_digit(),
@@ -101,7 +102,7 @@ fn shaped(text: &str, shape: &str) -> bool {
     text.len() == literal.len() && text.chars().zip(literal.chars()).all(fits)
 }
 
-/// Two blanks, blanks around colons, one key a line in EC2's order, no newline at the end.
+/// Two blanks, blanks around colons, one key per line in EC2's order, no newline at the end.
 fn document(answer: &Response, account: Option<&str>) -> Result<()> {
     let body = answer.json()?;
     let text = |key: &str| body[key].as_str().map(str::to_owned).with_context(|| format!("no {key}: {answer:?}"));
@@ -115,7 +116,7 @@ fn document(answer: &Response, account: Option<&str>) -> Result<()> {
         text("SecretAccessKey")?,
         text("Token")?,
     );
-    ensure!(answer.text() == wanted, "{wanted}\nwas to come, and this did:\n{}", answer.text());
+    ensure!(answer.text() == wanted, "expected:\n{wanted}\ngot:\n{}", answer.text());
     Ok(())
 }
 
@@ -184,7 +185,7 @@ fn refusals() -> Result<()> {
     Ok(())
 }
 
-/// A refusal with a page, which no client reads and people may.
+/// An error response with an HTML page, which people may read and clients do not.
 fn page(answer: &Response, status: u16, title: &str) -> Result<()> {
     ensure!(answer.status == status && answer.text().contains(title), "{status}: {answer:?}");
     headers(answer, &[], "text/html")
@@ -246,13 +247,13 @@ fn facts() -> Result<()> {
     ensure!(document == wanted.map(|(key, value)| (key.to_owned(), value)).into(), "{document:?}");
     let iam = body(app.v4(), "/latest/meta-data/iam/")?;
     ensure!(iam == "info\nsecurity-credentials/", "{iam}");
-    // What a crawler is shown is there, all of it.
+    // Every page that the listings contain exists.
     let mut queue = vec!["/latest/".to_owned()];
     let mut seen = 0;
     while let Some(path) = queue.pop() {
         let listed = body(app.v4(), &path)?;
         seen += 1;
-        ensure!(seen < 100, "the tree does not end");
+        ensure!(seen < 100, "the tree is endless");
         if path.ends_with('/') && !path.ends_with("security-credentials/") {
             queue.extend(listed.lines().map(|name| {
                 let slash = if ["dynamic", "meta-data"].contains(&name) { "/" } else { "" };

@@ -1,8 +1,8 @@
-//! Header lines of a GET of the caller's credentials: hosts, relays, session tokens, and where the request ends.
+//! Headers of a GET request for the caller's credentials: hosts, relays, session tokens, and the end of the request.
 
 use std::iter;
 
-/// Header lines in the place of the right `Host`.
+/// Header lines that replace the right `Host`.
 pub(crate) const HOSTS: &[&[u8]] = &[
     b"",
     b"Host:\r\n",
@@ -16,7 +16,7 @@ pub(crate) const HOSTS: &[&[u8]] = &[
     b"Host: instance-data\r\n",
     b"Host: instance-data.ec2.internal\r\n",
     b"Host: metadata.google.internal\r\n",
-    // names that a resolver of the attacker's points at us
+    // names that an attacker's resolver maps to the metadata address
     b"Host: 169.254.169.254.nip.io\r\n",
     b"Host: 7f000001.a9fea9fe.rbndr.us\r\n",
     b"Host: 169.254.169.254.evil.example\r\n",
@@ -29,7 +29,7 @@ pub(crate) const HOSTS: &[&[u8]] = &[
     b"Host: 169.254.169.254:+80\r\n",
     b"Host: 169.254.169.254:80:80\r\n",
     b"Host: 169.254.169.254:80 \x0b\r\n",
-    // the same number in other words
+    // other notations of the same number
     b"Host: 2852039166\r\n",
     b"Host: 0xa9fea9fe\r\n",
     b"Host: 0xa9.0xfe.0xa9.0xfe\r\n",
@@ -47,12 +47,12 @@ pub(crate) const HOSTS: &[&[u8]] = &[
     b"Host: [fd00:ec2::254]81\r\n",
     b"Host: [fd00:ec2::254]:81\r\n",
     b"Host: [fd00:ec2::254%25eth0]\r\n",
-    // addresses near it
+    // neighboring addresses
     b"Host: 169.254.170.77\r\n",
     b"Host: 169.254.170.2\r\n",
     b"Host: 169.254.169.253\r\n",
     b"Host: 0.0.0.0\r\n",
-    // parts of an URL
+    // parts of a URL
     b"Host: user@169.254.169.254\r\n",
     b"Host: 169.254.169.254@evil.example\r\n",
     b"Host: http://169.254.169.254\r\n",
@@ -72,7 +72,7 @@ pub(crate) const HOSTS: &[&[u8]] = &[
     b"Host: evil.example\r\nX-Forwarded-Host: 169.254.169.254\r\n",
 ];
 
-/// Header lines behind the right `Host`: what a browser or a proxy adds, where somebody talked it into asking us.
+/// Header lines after the right `Host`: what a browser or a proxy adds when an attacker makes it send a request.
 pub(crate) const RELAYED: &[&[u8]] = &[
     b"X-aws-ec2-metadata-token: {token}\r\nOrigin: http://evil.example\r\n",
     b"X-aws-ec2-metadata-token: {token}\r\norigin: http://169.254.169.254\r\n",
@@ -90,7 +90,7 @@ pub(crate) const RELAYED: &[&[u8]] = &[
     b"X-Real-IP: 10.0.0.9\r\n",
 ];
 
-/// Header lines in the place of the session token.
+/// Header lines that replace the session token.
 pub(crate) const TOKENS: &[&[u8]] = &[
     b"",
     b"X-aws-ec2-metadata-token:\r\n",
@@ -124,19 +124,19 @@ pub(crate) const TOKENS: &[&[u8]] = &[
     b"Cookie: X-aws-ec2-metadata-token={token}\r\n",
     b"Metadata-Flavor: Google\r\n",
     b"Metadata: true\r\n",
-    // sealed by nobody: the right length and the right alphabet
+    // never sealed: the right length and the right alphabet
     b"X-aws-ec2-metadata-token: AQAEAIXkhdOR3sIqAVRdg0mVAdHYRr_fkfFDU7SDzH9whlWZJwANKg==\r\n",
     b"X-aws-ec2-metadata-token: ========================================================\r\n",
     b"X-aws-ec2-metadata-token: ../../../../../../../../../../../../../../../../../../..\r\n",
 ];
 
-/// Tokens of many lengths that nobody gave.
+/// Tokens of many lengths that podrole never issued.
 pub(crate) fn garbage_tokens() -> impl Iterator<Item = Vec<u8>> {
     let lengths = [1, 2, 28, 53, 54, 55, 56, 57, 58, 64, 70, 71, 112, 1000, 4000];
     lengths.into_iter().map(|length| format!("X-aws-ec2-metadata-token: {}\r\n", "A".repeat(length)).into_bytes())
 }
 
-/// The rest of a request that has the right host and a good token: headers, the empty line, and what follows it.
+/// The rest of a request that has the right host and a valid token: headers, the empty line, and what follows it.
 pub(crate) const FRAMING: &[&[u8]] = &[
     // lengths
     b"Content-Length: 5\r\n\r\nhello",
@@ -176,7 +176,7 @@ pub(crate) const FRAMING: &[&[u8]] = &[
     // a request inside a request
     b"Content-Length: 43\r\n\r\nGET /latest/user-data HTTP/1.1\r\nHost: x\r\n\r\n",
     b"Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\nGET {creds} HTTP/1.1\r\nX: y",
-    // lines that are no header
+    // lines that are not headers
     b"X: y\r\n folded\r\n\r\n",
     b"X: y\r\n\tTransfer-Encoding: chunked\r\n\r\n",
     b"X : y\r\n\r\n",
@@ -197,7 +197,7 @@ pub(crate) const FRAMING: &[&[u8]] = &[
     b"upgrade: foo\r\n\r\n",
 ];
 
-/// Heads that are too much.
+/// Oversized heads.
 pub(crate) fn oversized() -> impl Iterator<Item = Vec<u8>> {
     let long = iter::once(format!("X: {}\r\n\r\n", "a".repeat(9000)));
     let longer = iter::once(format!("X: {}\r\n\r\n", "a".repeat(100_000)));
@@ -207,15 +207,16 @@ pub(crate) fn oversized() -> impl Iterator<Item = Vec<u8>> {
     long.chain(longer).chain(name).chain(many).chain(same).map(String::into_bytes)
 }
 
-/// Odd requests that may be answered, because what they get is what their sender gets anyway, and why each of them is harmless.
+/// Odd requests that may be answered, because the response contains only what the sender may get anyway; each with the
+/// reason why it is harmless.
 ///
-/// All of them carry the caller's own good token, ask for the one right path in the one right method, and are the last on their
-/// connection: there is nobody else's answer that they could get, and nothing behind us that could read them otherwise. Their number
-/// is pinned here and nowhere else: one more is a decision, not an accident.
+/// All of them carry the caller's own valid token, request the one right path with the right method, and are the last
+/// request on their connection. So no other caller's answer can reach them, and there is no backend that could
+/// interpret them differently. The array's length is fixed here, so that adding a request is a deliberate decision.
 pub(crate) const ACCEPTED: [(&[u8], &str); 17] = [
     (
         b"GET {creds} HTTP/1.1\nHost: 169.254.169.254\nX-aws-ec2-metadata-token: {token}\n\n",
-        "a bare LF ends a line as CRLF does; nothing stands behind us that could see it otherwise",
+        "a bare LF ends a line as CRLF does; no backend could interpret it differently",
     ),
     (
         b"\r\nGET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
@@ -223,15 +224,15 @@ pub(crate) const ACCEPTED: [(&[u8], &str); 17] = [
     ),
     (
         b"GET {creds}#fragment HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
-        "a fragment is no part of what is asked for",
+        "a fragment is not part of the requested resource",
     ),
     (
         b"GET {creds}#/../../user-data HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
-        "a fragment is no part of what is asked for",
+        "a fragment is not part of the requested resource",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254:80\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
-        "port 80 is where it was sent",
+        "it was sent to port 80",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: [fd00:ec2::254]:80\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
@@ -239,46 +240,46 @@ pub(crate) const ACCEPTED: [(&[u8], &str); 17] = [
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token:\t{token}  \r\n\r\n",
-        "blanks around a value are no part of it",
+        "blanks around a value are not part of it",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nX-Forwarded-For: 10.0.0.9\r\n\r\n",
-        "whoever forwards could not have got the token, and nobody is told apart by what a header says",
+        "a forwarder could not have obtained the token, and headers do not identify the caller",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nConnection: X-aws-ec2-metadata-token\r\n\r\n",
-        "there is no hop behind us to strip anything for",
+        "podrole does not forward requests, so it strips nothing",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nConnection: keep-alive\r\n\r\n",
-        "asked, and closed all the same",
+        "keep-alive is requested, but the connection is closed anyway",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nExpect: 100-continue\r\n\r\n",
-        "there is no body to go on with",
+        "there is no body to continue with",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nRange: bytes=0-9\r\nIf-None-Match: *\r\n\r\n",
-        "nothing is cut and nothing is cached",
+        "podrole serves no ranges and caches no responses",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nX-HTTP-Method-Override: PUT\r\nX-Original-URL: /latest/user-data\r\nX-Rewrite-URL: /latest/user-data\r\n\r\n",
-        "what is asked for is in the request line alone",
+        "only the request line determines the resource",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nContent-Length: 0\r\n\r\n",
-        "no body, in so many words",
+        "explicitly no body",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n",
-        "no body, said twice: hyper drops the copy, and nothing behind us could read another one",
+        "explicitly no body, twice: hyper drops the duplicate, and no backend could interpret it differently",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "another header's name; what follows the head is never read",
+        "a different header's name; podrole never reads beyond the head",
     ),
     (
         b"GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\npodns: kube-system\r\npodname: other\r\nX-Client-IP: 10.0.0.9\r\n\r\n",
-        "who asks is never taken from what is sent",
+        "the request never determines the caller's identity",
     ),
 ];

@@ -1,6 +1,6 @@
-//! Request lines: methods, targets and versions, and bytes that are no HTTP/1.1 at all.
+//! Request lines: methods, targets and versions, and bytes that are not HTTP/1.1.
 
-/// Request lines, each sent with the right host and a good token.
+/// Request lines, each sent with the right host and a valid token.
 pub(crate) const LINES: &[&[u8]] = &[
     // methods
     b"POST {creds} HTTP/1.1",
@@ -21,7 +21,7 @@ pub(crate) const LINES: &[&[u8]] = &[
     b"CONNECT 169.254.169.254:80 HTTP/1.1",
     b"CONNECT 169.254.169.254 HTTP/1.1",
     b"CONNECT 127.0.0.1:9441 HTTP/1.1",
-    // targets that are no path
+    // targets that are not paths
     b"GET http://169.254.169.254{creds} HTTP/1.1",
     b"GET HTTP://169.254.169.254{creds} HTTP/1.1",
     b"GET https://169.254.169.254{creds} HTTP/1.1",
@@ -64,7 +64,7 @@ pub(crate) const LINES: &[&[u8]] = &[
 
 /// Whole requests.
 pub(crate) const WHOLE: &[&[u8]] = &[
-    // HTTP/0.9, whose answer would be the bare body
+    // HTTP/0.9, where the response would be the bare body
     b"GET {creds}\r\n\r\n",
     b"GET {creds}\n\n",
     // other protocols
@@ -75,12 +75,12 @@ pub(crate) const WHOLE: &[&[u8]] = &[
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x09\xa9\xfe\xa9\xfe\x10\x92\0\x50GET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
     b"*1\r\n$4\r\nPING\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nHost: 169.254.169.254\r\n\r\n",
-    // line ends that are none
+    // invalid line ends
     b"GET {creds} HTTP/1.1\rHost: 169.254.169.254\rX-aws-ec2-metadata-token: {token}\r\r\r\n\r\n",
     b"GET {creds} HTTP/1.1\n\rHost: 169.254.169.254\n\rX-aws-ec2-metadata-token: {token}\n\r\n\r\r\n\r\n",
     b"GET {creds} HTTP/1.1\0Host: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
-    // a second request line where a header should be
+    // a second request line in place of a header
     b"GET / HTTP/1.1\r\nGET {creds} HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
-    // HTTP/1.0 does without a host, but a wrong one is wrong
+    // HTTP/1.0 does not need a host, but a wrong one is still wrong
     b"GET {creds} HTTP/1.0\r\nHost: evil.example\r\nX-aws-ec2-metadata-token: {token}\r\n\r\n",
 ];

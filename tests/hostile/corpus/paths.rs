@@ -1,6 +1,6 @@
-//! Paths. Every one is sent with the right host and a token that is good.
+//! Paths. Each is sent with the right host and a valid token.
 
-/// Spellings of the path to the caller's own credentials that are not the canonical one.
+/// Spellings of the path to the caller's own credentials other than the canonical one.
 pub(crate) const CREDENTIALS: &[&[u8]] = &[
     // case
     b"/Latest/meta-data/iam/security-credentials/{role}",
@@ -10,7 +10,7 @@ pub(crate) const CREDENTIALS: &[&[u8]] = &[
     b"/latest/meta-data/iam/Security-Credentials/{role}",
     b"/latest/meta-data/iam/security-credentials/WEB-ROLE",
     b"/latest/meta-data/iam/security-credentials/Web-role",
-    // more slashes than there should be, or fewer
+    // too many slashes, or too few
     b"//latest/meta-data/iam/security-credentials/{role}",
     b"///latest/meta-data/iam/security-credentials/{role}",
     b"/latest//meta-data/iam/security-credentials/{role}",
@@ -38,7 +38,7 @@ pub(crate) const CREDENTIALS: &[&[u8]] = &[
     b"/latest/meta-data/iam/security-credentials/..{role}",
     b"/..",
     b"/latest/meta-data/iam/security-credentials/.",
-    // percent, once
+    // percent encoding, once
     b"/%6catest/meta-data/iam/security-credentials/{role}",
     b"/latest/meta%2ddata/iam/security-credentials/{role}",
     b"/latest/meta-data/iam/security-credentials/%77eb-role",
@@ -63,7 +63,7 @@ pub(crate) const CREDENTIALS: &[&[u8]] = &[
     b"/latest/meta-data/iam/security-credentials/{role}%",
     b"/latest/meta-data/iam/security-credentials/{role}%2",
     b"/latest/meta-data/iam/security-credentials/{role}%zz",
-    // percent, twice; and encodings that are none
+    // percent encoding, twice; invalid encodings
     b"/latest%252fmeta-data/iam/security-credentials/{role}",
     b"/latest/%252e%252e/latest/meta-data/iam/security-credentials/{role}",
     b"/latest/meta-data/iam/security-credentials/%2577eb-role",
@@ -104,7 +104,7 @@ pub(crate) const CREDENTIALS: &[&[u8]] = &[
     b"/latest/meta-data/iam/security-credentials/{role}\x1b[2J",
     b"/latest/meta-data/iam/security-credentials/{role}\x7f",
     b"/latest/meta-data/iam/security-credentials/{role}\r",
-    // beyond ASCII
+    // non-ASCII characters
     "/latest/meta-data/iam/security-credentials/{role}\u{e9}".as_bytes(),
     "/latest/meta-data/iam/security-credentials/{role}\u{200b}".as_bytes(),
     "/latest/meta-data/iam/security-credentials/\u{202e}{role}".as_bytes(),
@@ -114,7 +114,7 @@ pub(crate) const CREDENTIALS: &[&[u8]] = &[
     "\u{feff}/latest/meta-data/iam/security-credentials/{role}".as_bytes(),
     b"/latest/meta-data/iam/security-credentials/{role}\xff",
     b"/latest\xc0\xafmeta-data/iam/security-credentials/{role}",
-    // something behind it
+    // additional segments
     b"/latest/meta-data/iam/security-credentials/{role}/x",
     b"/latest/meta-data/iam/security-credentials/{role}/{role}",
     b"/latest/meta-data/iam/security-credentials/{role}.",
@@ -134,7 +134,7 @@ pub(crate) const CREDENTIALS: &[&[u8]] = &[
     b"/latest/meta-data/iam/security-credentials/web-*",
     b"/latest/meta-data/iam/security-credentials/role/{role}",
     b"/latest/meta-data/iam/security-credentials/arn:aws:iam::111122223333:role/{role}",
-    // versions that are none
+    // versions that do not exist
     b"/1/meta-data/iam/security-credentials/{role}",
     b"/1.1/meta-data/iam/security-credentials/{role}",
     b"/v1.0/meta-data/iam/security-credentials/{role}",
@@ -146,7 +146,7 @@ pub(crate) const CREDENTIALS: &[&[u8]] = &[
     b"/latest./meta-data/iam/security-credentials/{role}",
     b"/current/meta-data/iam/security-credentials/{role}",
     b"/*/meta-data/iam/security-credentials/{role}",
-    // trees that are none
+    // trees that do not exist
     b"/meta-data/iam/security-credentials/{role}",
     b"/latest/metadata/iam/security-credentials/{role}",
     b"/latest/meta_data/iam/security-credentials/{role}",
@@ -163,7 +163,7 @@ pub(crate) const CREDENTIALS: &[&[u8]] = &[
     b"{creds}{creds}",
 ];
 
-/// What a node has and no pod may see, ours and other clouds', and what an administrator's port has.
+/// Paths that a node serves and no pod may read: EC2's, other clouds', and those of the admin listener.
 pub(crate) const FORBIDDEN: &[&[u8]] = &[
     b"/latest/user-data",
     b"/latest/user-data/",

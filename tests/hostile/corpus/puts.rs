@@ -1,6 +1,6 @@
-//! The PUT that gives a session token: its lifetime, its path, and requests that came through somebody else.
+//! The PUT request for a session token: its lifetime, its path, and requests that were forwarded.
 
-/// Lifetimes that are none; `None`: no such header.
+/// Invalid lifetimes, including a missing header.
 const LIFETIMES: &[&[u8]] = &[
     b"",
     b"X-aws-ec2-metadata-token-ttl-seconds:\r\n",
@@ -34,7 +34,7 @@ const LIFETIMES: &[&[u8]] = &[
     b"X-Google-Metadata-Request: True\r\n",
 ];
 
-/// Header lines that say: somebody passed this on.
+/// Header lines that show that the request was forwarded.
 const RELAYS: &[&[u8]] = &[
     b"X-Forwarded-For: 10.0.0.9\r\n",
     b"X-Forwarded-For: 127.0.0.1\r\n",
@@ -93,12 +93,12 @@ pub(crate) const WHOLE: &[&[u8]] = &[
     b"PUT /latest/api/token HTTP/1.1\r\nHost: evil.example\r\nX-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n",
 ];
 
-/// PUTs with a lifetime that is none.
+/// PUTs with an invalid lifetime.
 pub(crate) fn lifetimes() -> impl Iterator<Item = Vec<u8>> {
     LIFETIMES.iter().map(|line| put(line))
 }
 
-/// PUTs that would be good but for one header line.
+/// PUTs that would be valid without one header line.
 pub(crate) fn relayed() -> impl Iterator<Item = Vec<u8>> {
     RELAYS.iter().map(|line| put(&[b"X-aws-ec2-metadata-token-ttl-seconds: 60\r\n", *line].concat()))
 }

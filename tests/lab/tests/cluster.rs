@@ -1,12 +1,12 @@
-//! The real control plane does what the tests that stand on it take for granted: it starts without a route, keeps limits, tells
-//! its users apart, and leaves nothing behind.
+//! Tests of the real control plane's properties on which other tests rely: it starts without a route, enforces limits,
+//! distinguishes its users, and leaves nothing behind.
 //!
-//! All share one control plane, in network, pid and mount namespaces of their own, which this program enters by running itself again:
-//! each has namespaces and nodes of its own.
+//! All tests share one control plane. This program runs itself again in new network, pid and mount namespaces for it.
+//! Each test has its own Kubernetes namespaces and nodes.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "real children and real time: the rules for clocks and children are the daemon's"
+    reason = "the lab uses real child processes and real time; these rules apply to the daemon only"
 )]
 
 use std::fs;
@@ -24,14 +24,14 @@ use podrole_lab::proc;
 use podrole_lab::world::skips_fail;
 use serde_json::{Value, json};
 
-/// Set in the copy that runs inside the namespaces: the directory for what came of each test.
+/// Set in the copy that runs inside the namespaces: the directory for the tests' results.
 const INSIDE: &str = "PODROLE_LAB_CLUSTER_TESTS";
-/// In place of a directory: start a control plane, print its address, and wait to be killed.
+/// Instead of a directory: start a control plane, print its address, and wait to be killed.
 const HOLD: &str = "hold";
-/// The bound on all tests, start of the control plane included.
+/// The timeout for all tests, including the start of the control plane.
 const BOUND: Duration = Duration::from_secs(180);
 const SOON: Duration = Duration::from_secs(10);
-/// What a test that holds leaves.
+/// The content of a passed test's file.
 const OK: &str = "ok";
 
 type Test = fn(&Cluster) -> Result<()>;
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         };
     }
     let mut arguments = Arguments::from_args();
-    // The first to run waits for all: the others would only wait for it.
+    // The first test runs all of them; other threads would only wait for it.
     arguments.test_threads = Some(1);
     let missing = Assets::find().err();
     if let Some(reason) = &missing {
@@ -70,20 +70,20 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, TESTS.iter().map(trial).collect()).exit_code()
 }
 
-/// What came of a test. The first that is asked for runs them all.
+/// The result of a test. The first call runs all tests.
 fn result_of(name: &str) -> Result<(), String> {
     static RESULTS: OnceLock<Result<Vec<(&str, String)>, String>> = OnceLock::new();
     let results = RESULTS.get_or_init(|| outside().map_err(|error| format!("{error:#}"))).as_ref()?;
     match results.iter().find(|(known, _)| *known == name) {
         Some((_, said)) if said == OK => Ok(()),
         Some((_, said)) => Err(said.clone()),
-        None => Err("it did not run to its end: see the output above".to_owned()),
+        None => Err("the test did not finish: see the output above".to_owned()),
     }
 }
 
-/// Runs the tests in a copy of this program inside new namespaces, and leaves nothing of it behind.
+/// Runs the tests in a copy of this program inside new namespaces. Leaves no processes or files behind.
 fn outside() -> Result<Vec<(&'static str, String)>> {
-    // One of the tests kills a process that would have removed its files.
+    // One test kills a process that would have removed its files.
     let files = std::env::temp_dir().join(format!("podrole-lab-{}", std::process::id()));
     fs::create_dir(&files).with_context(|| format!("creating {}", files.display()))?;
     let outcome = outside_with(&files);
@@ -108,7 +108,7 @@ fn outside_with(files: &Path) -> Result<Vec<(&'static str, String)>> {
     }
     let said = |name: &&str| fs::read_to_string(files.join(name)).ok();
     let results: Vec<_> = TESTS.iter().filter_map(|(name, _)| Some((*name, said(name)?))).collect();
-    // One that hangs or ends the program is everybody's: what the others said is shown.
+    // If one test hangs or ends the program, all fail; show the results of the others.
     let status = ended.with_context(|| format!("{results:?}"))?;
     ensure!(status.success(), "{status}, see the output above; {results:?}");
     Ok(results)
@@ -131,7 +131,7 @@ fn inside(results: &Path) -> Result<()> {
             Ok(()) => OK.to_owned(),
             Err(error) => format!("{error:#}"),
         };
-        fs::write(results.join(name), said).with_context(|| format!("writing what came of {name}"))?;
+        fs::write(results.join(name), said).with_context(|| format!("writing the result of {name}"))?;
     }
     Ok(())
 }
@@ -139,9 +139,9 @@ fn inside(results: &Path) -> Result<()> {
 fn hold() -> Result<()> {
     let cluster = Cluster::start(ClusterOptions::loopback()?)?;
     println!("{}", cluster.address());
-    // Whoever started us kills us meanwhile: that is the trial.
+    // The trial kills this process meanwhile.
     std::thread::sleep(BOUND);
-    bail!("nobody killed this process");
+    bail!("this process was not killed");
 }
 
 fn a_pod_with_annotations_at_the_limit(cluster: &Cluster) -> Result<()> {
@@ -174,7 +174,7 @@ fn the_limited_user_sees_what_its_role_says(cluster: &Cluster) -> Result<()> {
     for kind in ["Pod", "Namespace", "ServiceAccount"] {
         cluster.list(User::Podrole, kind, "", "").with_context(|| format!("listing {kind}"))?;
     }
-    // A watch that ends by itself, after a second.
+    // A watch that ends by itself after a second.
     cluster.list(User::Podrole, "Pod", "", "watch=1&timeoutSeconds=1").context("watching pods")?;
     for kind in ["Secret", "ConfigMap", "Node"] {
         let error =
@@ -182,7 +182,7 @@ fn the_limited_user_sees_what_its_role_says(cluster: &Cluster) -> Result<()> {
         ensure!(is_status(&error, 403), "{error:#}");
     }
     cluster.grant("podrole-nodes", json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]))?;
-    // RBAC answers from a watch of its own, which needs a moment.
+    // RBAC's own watch needs a moment to see the new role.
     proc::until("the new right", SOON, || match cluster.list(User::Podrole, "Node", "", "") {
         Ok(_) => Ok(Some(())),
         Err(error) if is_status(&error, 403) => Ok(None),
@@ -197,7 +197,7 @@ fn the_limited_user_sees_what_its_role_says(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The name the server knows the bearer of the kubeconfig at `path` by, asked with a client made from that file alone.
+/// The user name that the server sees with the kubeconfig at `path`, requested by a client built from that file.
 fn kubeconfig_user(path: &Path) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -258,7 +258,7 @@ fn status_annotations_and_deletion(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What web identity stands on: a token for the pod's service account, whose issuer and keys a verifier can look up.
+/// The basis of web identity: a token for the pod's service account, whose issuer and keys a verifier can fetch.
 fn a_token_bound_to_a_pod(cluster: &Cluster) -> Result<()> {
     cluster.namespace("tokens", json!({}))?;
     let pod = cluster.pod(json!({
@@ -281,7 +281,8 @@ fn claims(token: &str) -> Result<Value> {
     serde_json::from_slice(&json).context("parsing the claims")
 }
 
-/// A second control plane, on an address of the node, is started beside the first and dropped: its port closes, the first lives on.
+/// Starts a second control plane on another address beside the first and drops it: its port closes, and the first
+/// continues.
 fn the_server_ends_with_its_handle(cluster: &Cluster) -> Result<()> {
     for text in ["10.99.0.1", "fd00:99::1"] {
         ip(&["address", "add", text, "dev", "lo"])?;
@@ -301,7 +302,7 @@ fn the_server_ends_with_its_handle(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// No `Drop` runs in a process that is killed; the control plane must end all the same.
+/// `Drop` does not run in a process that is killed; the control plane must end nevertheless.
 fn the_server_ends_with_a_killed_test(_: &Cluster) -> Result<()> {
     let mut holder = Command::new(std::env::current_exe().context("finding this program")?)
         .env(INSIDE, HOLD)

@@ -1,7 +1,7 @@
-// Command asker is a pod's first and only program in the tests of start-up: it asks the metadata service for credentials in the way
-// of the SDKs, from its first moment on, and prints every answer as a line of JSON. It ends when it was served three times, with 0;
-// with 1 when that takes too long. Whose credentials they are the reader of its lines judges. With --pause it does nothing until it is
-// told to end, as the first process of a pod does that holds the namespaces.
+// Command asker is the only program of a pod in the tests of start-up. From its first moment it requests credentials
+// from the metadata service as SDKs do, and prints every response as a line of JSON. It exits with 0 after it was
+// served three times, and with 1 if that takes too long. The reader of its output checks whose credentials they are.
+// With --pause it sleeps until it is signaled, like the first process of a sandbox.
 package main
 
 import (
@@ -18,13 +18,13 @@ import (
 
 const (
 	base = "http://169.254.169.254/latest/"
-	// How long it asks in vain, and how often it asks again after it was served.
+	// Overall timeout, pause between attempts, and number of successes after which the program exits.
 	patience = 30 * time.Second
 	pause    = 20 * time.Millisecond
 	repeats  = 3
 )
 
-// answer is one line. A status of 0 is no answer at all; `key` is the access key id.
+// answer is one line of output. Status 0 means no response; Key is the access key id.
 type answer struct {
 	Ms     int64  `json:"ms"`
 	What   string `json:"what"`
@@ -58,7 +58,7 @@ func main() {
 	}
 }
 
-// ask goes through the three steps; true when it ends with credentials.
+// ask goes through an SDK's three steps. It reports whether it got credentials.
 func ask(client *http.Client) bool {
 	token, ok := step(client, "token", http.MethodPut, "api/token", "", "")
 	if !ok {

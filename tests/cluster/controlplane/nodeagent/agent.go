@@ -19,10 +19,10 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// relist is how often the runtime is asked which containers changed: containerd 1.6 does not tell by itself.
+// relist is the interval at which the runtime is queried for changed containers: containerd 1.6 has no events for them.
 const relist = 200 * time.Millisecond
 
-// agent holds what all pods' workers share.
+// agent holds the state that the workers of all pods share.
 type agent struct {
 	options
 	client  kubernetes.Interface
@@ -35,7 +35,7 @@ type agent struct {
 	workers map[string]*worker
 }
 
-// run registers the node and serves its pods until the context ends. Pods go on without the agent, as with a kubelet.
+// run registers the node and runs its pods until the context ends. As with a kubelet, pods continue without the agent.
 func (a *agent) run(ctx context.Context) error {
 	if err := a.clear(ctx); err != nil {
 		return fmt.Errorf("remove what an earlier agent left: %w", err)
@@ -66,7 +66,8 @@ func (a *agent) run(ctx context.Context) error {
 	return nil
 }
 
-// see hands a pod to its worker, which is made for a new one. Pods are told apart by UID: a name may be used again.
+// see passes a pod to its worker, which it creates for a new pod. Pods are identified by UID, because a name may be
+// reused.
 func (a *agent) see(ctx context.Context, object any) {
 	pod, ok := object.(*v1.Pod)
 	if !ok {
@@ -79,7 +80,7 @@ func (a *agent) see(ctx context.Context, object any) {
 		known.update(pod)
 		return
 	}
-	// Its work is done, and with no worker there is nothing to take down.
+	// The pod has finished, and without a worker there is nothing to clean up.
 	if finished(pod) && pod.DeletionTimestamp == nil {
 		return
 	}
@@ -93,7 +94,7 @@ func (a *agent) see(ctx context.Context, object any) {
 	}()
 }
 
-// lose ends a pod that is gone from the API without a goodbye: deleted by force.
+// lose ends a pod that vanished from the API without a graceful deletion (a forced one).
 func (a *agent) lose(object any) {
 	if stale, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = stale.Obj
@@ -115,7 +116,7 @@ func (a *agent) watchContainers(ctx context.Context) {
 	every(ctx, relist, func() {
 		answer, err := a.runtime.ListContainers(ctx, &cri.ListContainersRequest{})
 		if err != nil {
-			log.Printf("list containers: %v", err)
+			log.Printf("list containers (will retry): %v", err)
 			return
 		}
 		now := map[string]cri.ContainerState{}
@@ -137,7 +138,7 @@ func (a *agent) wake(uid string) {
 	}
 }
 
-// clear takes down every pod sandbox: their workers' memory is gone.
+// clear removes every pod sandbox, because the workers that knew them are gone.
 func (a *agent) clear(ctx context.Context) error {
 	answer, err := a.runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
 	if err != nil {
@@ -151,15 +152,16 @@ func (a *agent) clear(ctx context.Context) error {
 	return nil
 }
 
-// apiAddress is what pods find in KUBERNETES_SERVICE_HOST and _PORT. There are no services here, so it is the server itself.
+// apiAddress is the value of KUBERNETES_SERVICE_HOST and _PORT in pods. There are no services here, so it is the
+// server's own address.
 func apiAddress(config *rest.Config) (host, port string, err error) {
 	server, err := url.Parse(config.Host)
 	if err != nil {
-		return "", "", fmt.Errorf("the server's address in the kubeconfig: %w", err)
+		return "", "", fmt.Errorf("parse the server's address in the kubeconfig: %w", err)
 	}
 	host, port, err = net.SplitHostPort(server.Host)
 	if err != nil {
-		return "", "", fmt.Errorf("the server's address in the kubeconfig: %w", err)
+		return "", "", fmt.Errorf("parse the server's address in the kubeconfig: %w", err)
 	}
 	return host, port, nil
 }

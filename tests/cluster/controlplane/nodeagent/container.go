@@ -13,16 +13,16 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// A container that ends is started again at once, then after ever longer waits: shorter ones than a kubelet's, for tests' sake.
+// The backoff of container restarts: none at first, then growing. It is shorter than a kubelet's, to keep tests fast.
 const (
 	firstWait = time.Second
 	longWait  = 30 * time.Second
 )
 
-// longestWords is how much of a termination message a kubelet takes.
+// longestWords is the maximum size of a termination message, as in a kubelet.
 const longestWords = 4096
 
-// container is one container of a pod, through all its restarts.
+// container is one container of a pod, across all its restarts.
 type container struct {
 	spec v1.Container
 	// id is empty before the first start.
@@ -31,10 +31,10 @@ type container struct {
 	image   string
 	now     *cri.ContainerStatus
 	last    *cri.ContainerStatus
-	// Why it does not run, in a kubelet's words.
+	// Why it is not running, in a kubelet's terms.
 	reason  string
 	message string
-	// When it may be started, and how long the next wait is.
+	// When it may start next, and the backoff after that.
 	notBefore time.Time
 	wait      time.Duration
 	probes    *probes
@@ -52,12 +52,12 @@ func (c *container) succeeded() bool {
 	return c.exited() && c.now.ExitCode == 0
 }
 
-// again is true for a container that has ended and that its pod's policy starts again.
+// again reports whether a container has ended and the pod's restart policy restarts it.
 func (c *container) again(policy v1.RestartPolicy) bool {
 	return c.exited() && (policy == v1.RestartPolicyAlways || policy == v1.RestartPolicyOnFailure && !c.succeeded())
 }
 
-// start makes and starts the container. What keeps it from it goes into the container's status, and it is tried again.
+// start creates and starts the container. Errors go to the container's status, and the start is retried.
 func (w *worker) start(ctx context.Context, pod *v1.Pod, c *container) {
 	if time.Now().Before(c.notBefore) {
 		return
@@ -112,7 +112,7 @@ func (w *worker) create(ctx context.Context, pod *v1.Pod, c *container) error {
 	}
 	if c.id != "" {
 		c.last = c.now
-		// One before is kept for its log and its status, which the agent has; the runtime need not.
+		// The agent has the log and status of the previous container, so the runtime need not keep it.
 		_, _ = a.runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: c.id})
 	}
 	c.id, c.attempt, c.image = created.ContainerId, attempt, imageID(found.Image)
@@ -165,7 +165,8 @@ func (w *worker) terminationFile(c *container) string {
 	return filepath.Join(w.dir, "termination", c.spec.Name)
 }
 
-// look asks the runtime how a container is, and takes its last words before another one's take their place.
+// look updates a container's state from the runtime, and reads its termination message before the next one overwrites
+// it.
 func (w *worker) look(ctx context.Context, c *container) error {
 	answer, err := w.agent.runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.id})
 	if err != nil {
@@ -173,7 +174,7 @@ func (w *worker) look(ctx context.Context, c *container) error {
 	}
 	c.now = answer.Status
 	if c.exited() && c.now.Message == "" {
-		// A file that is not there is as good as an empty one.
+		// A missing file is treated as empty.
 		words, _ := os.ReadFile(w.terminationFile(c))
 		c.now.Message = string(words[:min(len(words), longestWords)])
 	}

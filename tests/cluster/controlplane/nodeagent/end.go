@@ -11,7 +11,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// end takes the pod down with its grace and removes its object, as a kubelet does last of all.
+// end stops the pod within its grace period, and removes its object last, as a kubelet does.
 func (w *worker) end(ctx context.Context, pod *v1.Pod, gone bool) error {
 	a := w.agent
 	grace := int64(30)
@@ -28,7 +28,7 @@ func (w *worker) end(ctx context.Context, pod *v1.Pod, gone bool) error {
 			continue
 		}
 		group.Go(func() {
-			// A container that cannot be stopped goes with the sandbox.
+			// A container that cannot be stopped is removed with the sandbox.
 			_, _ = a.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: c.id, Timeout: grace})
 			_ = w.look(ctx, c)
 		})

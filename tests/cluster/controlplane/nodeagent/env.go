@@ -12,7 +12,7 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
-// environment is a container's, and the same as a map for $(NAME) in its command and arguments.
+// environment is the environment of a container, also as a map for $(NAME) in its command and arguments.
 func (a *agent) environment(ctx context.Context, pod *v1.Pod, container *v1.Container, ips []string) ([]*cri.KeyValue, map[string]string, error) {
 	list := []*cri.KeyValue{
 		{Key: "KUBERNETES_SERVICE_HOST", Value: []byte(a.apiHost)},
@@ -63,11 +63,11 @@ func (a *agent) value(ctx context.Context, pod *v1.Pod, variable v1.EnvVar, know
 		}
 		return "", fmt.Errorf("secret %s has no key %s", ref.Name, ref.Key)
 	default:
-		return "", fmt.Errorf("a kind of valueFrom that is not supported")
+		return "", fmt.Errorf("unsupported kind of valueFrom")
 	}
 }
 
-// field is a field of the pod by its path in the downward API.
+// field is the value of a field of the pod, by its path in the downward API.
 func (a *agent) field(pod *v1.Pod, ips []string, path string) (string, error) {
 	switch path {
 	case "spec.nodeName":
@@ -90,7 +90,7 @@ func (a *agent) field(pod *v1.Pod, ips []string, path string) (string, error) {
 	}
 }
 
-// expand fills in $(NAME) in words of a command line.
+// expand replaces $(NAME) in the words of a command line.
 func expand(words []string, values map[string]string) []string {
 	var result []string
 	for _, word := range words {

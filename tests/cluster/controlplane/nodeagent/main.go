@@ -1,8 +1,9 @@
-// Command nodeagent is as much of a kubelet as the lab needs: it registers a node, runs the pods that are bound to it by a container
-// runtime (CRI), and reports what they do. What it cannot do it refuses in the pod's status; see supported.go.
+// Command nodeagent is the part of a kubelet that the lab needs: it registers a node, runs the pods that are bound to
+// it through a container runtime (CRI), and reports their status. It rejects unsupported features in the pod's status;
+// see supported.go.
 //
-// It does not manage images (they are there or they are not), resources (requests count for the scheduler and for the class of the
-// pod's cgroup only), logs and exec over the network, volumes other than those in volumes.go.
+// It does not pull images, enforce resources (requests count only for the scheduler and for the QoS class of the pod's
+// cgroup), serve logs and exec over the network, or support volumes other than those in volumes.go.
 package main
 
 import (
@@ -25,7 +26,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// options are the command line.
+// options holds the command line.
 type options struct {
 	kubeconfig string
 	endpoint   string
@@ -54,7 +55,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", opts.kubeconfig, err)
 	}
-	// Fifty pods at once are a few hundred requests; the API server is on this machine.
+	// Fifty pods at once cause a few hundred requests, and the API server is on this machine.
 	config.QPS, config.Burst = 1000, 1000
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -92,12 +93,12 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("nodeagent", flag.ContinueOnError)
 	var opts options
 	var addresses, labels string
-	flags.StringVar(&opts.kubeconfig, "kubeconfig", "", "how to reach the API server, as this node")
+	flags.StringVar(&opts.kubeconfig, "kubeconfig", "", "kubeconfig file with this node's identity")
 	flags.StringVar(&opts.endpoint, "runtime", "", "the runtime's socket (CRI v1)")
 	flags.StringVar(&opts.node, "node-name", "", "the node's name")
 	flags.StringVar(&addresses, "node-ip", "", "the node's own addresses, separated by commas")
-	flags.StringVar(&labels, "node-labels", "", "more labels of the node: KEY=VALUE, separated by commas")
-	flags.StringVar(&opts.root, "root-dir", "", "where volumes and logs of pods are")
+	flags.StringVar(&labels, "node-labels", "", "additional labels of the node: KEY=VALUE, separated by commas")
+	flags.StringVar(&opts.root, "root-dir", "", "directory of the pods' volumes and logs")
 	flags.StringVar(&opts.cgroups, "cgroup-root", "/sys/fs/cgroup", "where cgroup2 is mounted")
 	if err := flags.Parse(args); err != nil {
 		return opts, err

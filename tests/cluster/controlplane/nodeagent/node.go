@@ -14,10 +14,10 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// beat is how often the node says that it lives; the node controller waits 50 s.
+// beat is the interval of the node's heartbeat; the node controller waits 50 s.
 const beat = 10 * time.Second
 
-// register makes the Node object, or takes over one that is there, and says that it is ready.
+// register creates the Node object or adopts an existing one, and reports the node as ready.
 func (a *agent) register(ctx context.Context) error {
 	labels := map[string]string{v1.LabelHostname: a.node, v1.LabelOSStable: "linux", v1.LabelArchStable: runtime.GOARCH}
 	for key, value := range a.labels {
@@ -34,12 +34,12 @@ func (a *agent) register(ctx context.Context) error {
 func (a *agent) heartbeat(ctx context.Context) {
 	every(ctx, beat, func() {
 		if err := a.report(ctx); err != nil {
-			log.Printf("report the node's status: %v", err)
+			log.Printf("report the node's status (will retry): %v", err)
 		}
 	})
 }
 
-// every does it again and again, a pause before each, until the context ends.
+// every calls do repeatedly, with a pause before each call, until the context ends.
 func every(ctx context.Context, pause time.Duration, do func()) {
 	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
@@ -53,7 +53,7 @@ func every(ctx context.Context, pause time.Duration, do func()) {
 	}
 }
 
-// report writes the node's status. The node controller takes the not-ready taint away when it sees the node ready.
+// report writes the node's status. The node controller removes the not-ready taint when it sees the node ready.
 func (a *agent) report(ctx context.Context) error {
 	version, err := a.runtime.Version(ctx, &cri.VersionRequest{})
 	if err != nil {
@@ -64,7 +64,7 @@ func (a *agent) report(ctx context.Context) error {
 		return err
 	}
 	node = node.DeepCopy()
-	// Enough for a node's worth of pods, whatever the machine has: nothing here enforces it.
+	// Enough for a node's pods, regardless of the machine: nothing here enforces it.
 	capacity := v1.ResourceList{
 		v1.ResourceCPU:              resource.MustParse("8"),
 		v1.ResourceMemory:           resource.MustParse("16Gi"),
@@ -103,7 +103,7 @@ func conditions(before []v1.NodeCondition) []v1.NodeCondition {
 	return wanted
 }
 
-// hostIPs are the node's addresses as a pod's status has them; a pod on the host's network has the same.
+// hostIPs are the node's addresses in the format of a pod's status. A pod on the host network has the same addresses.
 func (a *agent) hostIPs() []v1.HostIP {
 	var found []v1.HostIP
 	for _, address := range a.addresses {

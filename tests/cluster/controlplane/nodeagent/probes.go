@@ -14,7 +14,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// probes ask one running container how it is; a restarted one gets new ones.
+// probes checks one running container. A restarted container gets new probes.
 type probes struct {
 	id      string
 	started atomic.Bool
@@ -28,7 +28,7 @@ func (p *probes) stop() {
 	}
 }
 
-// probe sees to it that a container has probes exactly while it runs.
+// probe ensures that a container has probes exactly while it runs.
 func (w *worker) probe(ctx context.Context, pod *v1.Pod, c *container) {
 	if !c.running() {
 		c.probes.stop()
@@ -86,8 +86,8 @@ func (w *worker) probe(ctx context.Context, pod *v1.Pod, c *container) {
 	}()
 }
 
-// watch asks again and again and tells every verdict, thresholds counted in, for as long as `told` wants to hear more; then it gives the
-// last one. A context that ends gives true.
+// watch probes repeatedly and reports every verdict, after thresholds, until `told` returns false. It returns the last
+// verdict, or true if the context ends.
 func watch(ctx context.Context, probe *v1.Probe, ask func(context.Context, *v1.Probe) error, told func(good bool) bool) bool {
 	good, bad := int32(0), int32(0)
 	delay := time.Duration(probe.InitialDelaySeconds) * time.Second
@@ -122,7 +122,7 @@ func watch(ctx context.Context, probe *v1.Probe, ask func(context.Context, *v1.P
 	}
 }
 
-// ask does one probe.
+// ask runs one probe.
 func (a *agent) ask(ctx context.Context, id, host string, probe *v1.Probe, spec *v1.Container) error {
 	if probe.Exec != nil {
 		answer, err := a.runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: probe.Exec.Command})

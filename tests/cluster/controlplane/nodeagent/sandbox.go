@@ -15,7 +15,7 @@ import (
 	"k8s.io/kubernetes/pkg/securitycontext"
 )
 
-// The labels by which tools know whose a container is, as a kubelet sets them.
+// The labels that identify a container's pod, as a kubelet sets them.
 const (
 	labelPod       = "io.kubernetes.pod.name"
 	labelNamespace = "io.kubernetes.pod.namespace"
@@ -23,7 +23,7 @@ const (
 	labelContainer = "io.kubernetes.container.name"
 )
 
-// cgroupOf is the pod's cgroup below the cgroup root, where a kubelet with the cgroupfs driver has it.
+// cgroupOf is the pod's cgroup below the cgroup root, at the place that a kubelet with the cgroupfs driver uses.
 func cgroupOf(pod *v1.Pod) string {
 	class := qos.ComputePodQOS(pod)
 	if class == v1.PodQOSGuaranteed {
@@ -38,7 +38,7 @@ func (a *agent) sandboxConfig(pod *v1.Pod) *cri.PodSandboxConfig {
 		hostname = pod.Name
 	}
 	if pod.Spec.HostNetwork {
-		// The host's own: there is no other to set.
+		// The host's own name applies; the runtime must not set another.
 		hostname = ""
 	}
 	return &cri.PodSandboxConfig{
@@ -76,7 +76,7 @@ func namespaces(pod *v1.Pod) *cri.NamespaceOption {
 	return options
 }
 
-// securityContext is what pod and container together ask for.
+// securityContext merges the settings of pod and container.
 func securityContext(pod *v1.Pod, container *v1.Container, imageUser *int64) (*cri.LinuxContainerSecurityContext, error) {
 	wanted := securitycontext.DetermineEffectiveSecurityContext(pod, container)
 	result := &cri.LinuxContainerSecurityContext{
@@ -92,7 +92,7 @@ func securityContext(pod *v1.Pod, container *v1.Container, imageUser *int64) (*c
 		result.SupplementalGroups = pod.Spec.SecurityContext.SupplementalGroups
 	}
 	profile := wanted.SeccompProfile
-	// Of the pod's only some fields are among those of `wanted`, and this is not.
+	// `wanted` contains only some of the pod's fields, and not this one.
 	if profile == nil && pod.Spec.SecurityContext != nil {
 		profile = pod.Spec.SecurityContext.SeccompProfile
 	}
@@ -126,18 +126,18 @@ func securityContext(pod *v1.Pod, container *v1.Container, imageUser *int64) (*c
 	}
 	if wanted.RunAsGroup != nil {
 		result.RunAsGroup = &cri.Int64Value{Value: *wanted.RunAsGroup}
-		// The runtime takes a group only together with a user.
+		// The runtime accepts a group only together with a user.
 		if result.RunAsUser == nil && user != nil {
 			result.RunAsUser = &cri.Int64Value{Value: *user}
 		}
 	}
 	if wanted.RunAsNonRoot != nil && *wanted.RunAsNonRoot && (user == nil || *user == 0) {
-		return nil, fmt.Errorf("runAsNonRoot is set and the image would run as root, or as a user without a number")
+		return nil, fmt.Errorf("runAsNonRoot is set, but the image runs as root or as a non-numeric user")
 	}
 	return result, nil
 }
 
-// removeSandbox stops and removes a sandbox with all its containers. One that is gone is fine.
+// removeSandbox stops and removes a sandbox with all its containers. A missing sandbox is not an error.
 func (a *agent) removeSandbox(ctx context.Context, id string) error {
 	if _, err := a.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: id}); err != nil && !isGone(err) {
 		return fmt.Errorf("stop sandbox: %w", err)
@@ -148,7 +148,7 @@ func (a *agent) removeSandbox(ctx context.Context, id string) error {
 	return nil
 }
 
-// removeCgroup removes what the runtime leaves: the pod's own cgroup.
+// removeCgroup removes the pod's own cgroup, which the runtime leaves behind.
 func (a *agent) removeCgroup(pod *v1.Pod) error {
 	err := os.Remove(filepath.Join(a.cgroups, cgroupOf(pod)))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -17,13 +17,13 @@ func finished(pod *v1.Pod) bool {
 	return pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
 }
 
-// report writes the pod's status if it is another than the one that was written last.
+// report writes the pod's status if it differs from the one written last.
 func (w *worker) report(ctx context.Context, pod *v1.Pod) error {
 	status := w.status(pod)
 	if w.reported != nil && equality.Semantic.DeepEqual(*w.reported, status) {
 		return nil
 	}
-	// The UID, so that another pod of this name does not get it.
+	// The UID keeps the patch from changing another pod of the same name.
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
 	if err != nil {
 		return err
@@ -37,7 +37,8 @@ func (w *worker) report(ctx context.Context, pod *v1.Pod) error {
 	return nil
 }
 
-// status is the pod's as the worker knows it now. Conditions are merged by type: the scheduler's own stays.
+// status is the pod's status as the worker currently knows it. Conditions are merged by type, so the scheduler's own
+// remain.
 func (w *worker) status(pod *v1.Pod) v1.PodStatus {
 	status := v1.PodStatus{
 		Phase: w.phase(pod), Reason: w.reason, Message: w.message, StartTime: &w.since, HostIP: w.agent.addresses[0],
@@ -87,7 +88,7 @@ func (w *worker) condition(kind v1.PodConditionType, holds bool) v1.PodCondition
 	return condition
 }
 
-// phase is decided as a kubelet does.
+// phase follows a kubelet's rules.
 func (w *worker) phase(pod *v1.Pod) v1.PodPhase {
 	if w.reason != "" {
 		return v1.PodFailed

@@ -10,7 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// container fields that the agent acts on, or that mean nothing to the node.
+// containerFields lists the container fields that the agent implements, or that have no meaning for the node.
 const containerFields = `name image imagePullPolicy command args workingDir terminationMessagePath terminationMessagePolicy stdin
 	ports[].name ports[].containerPort ports[].hostPort ports[].hostIP ports[].protocol
 	env[].name env[].value env[].valueFrom.fieldRef.fieldPath env[].valueFrom.fieldRef.apiVersion
@@ -27,7 +27,7 @@ const containerFields = `name image imagePullPolicy command args workingDir term
 const probeFields = `initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold
 	httpGet.path httpGet.port httpGet.host httpGet.scheme exec.command[]`
 
-// pod fields, likewise. What the scheduler and admission act on is here as well.
+// podFields lists the pod fields likewise, including those for the scheduler and admission.
 const podFields = `nodeName nodeSelector.* affinity.* tolerations[].* topologySpreadConstraints[].* schedulerName schedulingGates[].*
 	priority priorityClassName preemptionPolicy imagePullSecrets[].* enableServiceLinks runtimeClassName.none
 	restartPolicy terminationGracePeriodSeconds dnsPolicy hostNetwork hostPID hostIPC shareProcessNamespace hostname
@@ -61,7 +61,7 @@ func supported() []string {
 	return fields
 }
 
-// unsupported names the fields of a pod that the agent would have to ignore, and values that it cannot do.
+// unsupported lists the fields of a pod that the agent would have to ignore, and unsupported values.
 func unsupported(pod *v1.Pod) []string {
 	text, err := json.Marshal(pod.Spec)
 	if err != nil {
@@ -104,7 +104,8 @@ func unsupportedValues(pod *v1.Pod, container *v1.Container) []string {
 	return found
 }
 
-// leaves calls visit with the path of every value that is neither an object nor a list; empty ones count as their own leaf's absence.
+// leaves calls visit with the path of every value that is neither an object nor a list. Empty objects and lists count
+// as absent.
 func leaves(path string, value any, visit func(string)) {
 	switch value := value.(type) {
 	case map[string]any:
@@ -125,7 +126,7 @@ func isSupported(path string) bool {
 		if open, found := strings.CutSuffix(field, "*"); found {
 			return strings.HasPrefix(path, open)
 		}
-		// A list of words is one leaf to its writer.
+		// A list of scalars may be listed without the final `[]`.
 		return path == field || path == field+"[]"
 	})
 }

@@ -15,7 +15,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// volumes makes a pod's volumes; their places on the node, by name. `renew` is when a token in them is to be replaced.
+// volumes creates a pod's volumes. It returns their paths on the node by name; renew is when a token in them must be
+// replaced.
 func (a *agent) volumes(ctx context.Context, pod *v1.Pod) (places map[string]string, renew time.Time, err error) {
 	places = map[string]string{}
 	for _, volume := range pod.Spec.Volumes {
@@ -31,7 +32,7 @@ func (a *agent) volumes(ctx context.Context, pod *v1.Pod) (places map[string]str
 		case volume.ConfigMap != nil:
 			err = a.configMap(ctx, pod, place, &v1.ConfigMapProjection{LocalObjectReference: volume.ConfigMap.LocalObjectReference})
 		default:
-			err = fmt.Errorf("a kind of volume that is not supported")
+			err = fmt.Errorf("unsupported kind of volume")
 		}
 		if err != nil {
 			return nil, renew, fmt.Errorf("volume %s: %w", volume.Name, err)
@@ -109,7 +110,7 @@ func (a *agent) projected(ctx context.Context, pod *v1.Pod, place string, source
 				}
 			}
 		default:
-			err = fmt.Errorf("a kind of source that is not supported")
+			err = fmt.Errorf("unsupported kind of source")
 		}
 		if err != nil {
 			return renew, err
@@ -118,7 +119,8 @@ func (a *agent) projected(ctx context.Context, pod *v1.Pod, place string, source
 	return renew, nil
 }
 
-// token asks for a token that is bound to the pod, and says when a kubelet would ask anew: at four fifths of its life.
+// token requests a token that is bound to the pod. It returns when a kubelet would renew it: at four fifths of its
+// lifetime.
 func (a *agent) token(ctx context.Context, pod *v1.Pod, place string, source *v1.ServiceAccountTokenProjection) (time.Time, error) {
 	request := &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{
 		ExpirationSeconds: source.ExpirationSeconds,
@@ -159,7 +161,7 @@ func (a *agent) configMap(ctx context.Context, pod *v1.Pod, place string, source
 	return nil
 }
 
-// put writes a file in one step: what reads it meanwhile sees the old one or the new one.
+// put writes a file atomically: readers see the old content or the new content.
 func put(dir, name, content string) error {
 	path := filepath.Join(dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -171,11 +173,11 @@ func put(dir, name, content string) error {
 	return os.Rename(path+".new", path)
 }
 
-// removeVolumes takes down what volumes made. What a host path names is the node's.
+// removeVolumes removes what volumes created. Host paths belong to the node and are kept.
 func (a *agent) removeVolumes(pod *v1.Pod) error {
 	for _, volume := range pod.Spec.Volumes {
 		if volume.EmptyDir != nil && volume.EmptyDir.Medium == v1.StorageMediumMemory {
-			// Not mounted is as good.
+			// An error means that it is not mounted.
 			_ = syscall.Unmount(filepath.Join(a.dir(pod), "volumes", volume.Name), syscall.MNT_DETACH)
 		}
 	}
@@ -192,7 +194,7 @@ func mounts(container *v1.Container, places map[string]string) ([]*cri.Mount, er
 	for _, mount := range container.VolumeMounts {
 		place, known := places[mount.Name]
 		if !known {
-			return nil, fmt.Errorf("there is no volume %s", mount.Name)
+			return nil, fmt.Errorf("pod has no volume %s", mount.Name)
 		}
 		propagation := cri.MountPropagation_PROPAGATION_PRIVATE
 		if mount.MountPropagation != nil {

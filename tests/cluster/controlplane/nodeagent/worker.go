@@ -15,10 +15,10 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// tick is the longest that a worker sleeps: for restarts that are due, tokens to renew, and reports that failed.
+// tick is the maximum sleep of a worker, for restarts that are due, tokens to renew, and failed reports.
 const tick = 500 * time.Millisecond
 
-// worker brings one pod to what its object says, from its first sight to its end. Its own goroutine does everything.
+// worker reconciles one pod with its object, from first sight to end. All its work happens in its own goroutine.
 type worker struct {
 	agent  *agent
 	dir    string
@@ -106,14 +106,14 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// step does whatever can be done now. An error is told and the step taken again.
+// step does everything that can be done now. Errors are reported and the step is repeated.
 func (w *worker) step(ctx context.Context, pod *v1.Pod) error {
 	if w.reason != "" || w.stopped {
 		return nil
 	}
 	if found := unsupported(pod); len(found) > 0 {
 		w.reason = "Unsupported"
-		w.message = "this node's agent cannot do: " + strings.Join(found, "; ")
+		w.message = "this node's agent does not support:  " + strings.Join(found, "; ")
 		return nil
 	}
 	if err := w.prepare(ctx, pod); err != nil {
@@ -132,7 +132,7 @@ func (w *worker) step(ctx context.Context, pod *v1.Pod) error {
 		if c.succeeded() {
 			continue
 		}
-		// One that failed is tried again unless the pod runs once only.
+		// A container that failed to start is retried, unless the pod runs only once.
 		if c.id == "" || c.exited() && policy != v1.RestartPolicyNever {
 			w.start(ctx, pod, c)
 		}
@@ -145,7 +145,7 @@ func (w *worker) step(ctx context.Context, pod *v1.Pod) error {
 		w.probe(ctx, pod, c)
 	}
 	if phase := w.phase(pod); phase == v1.PodSucceeded || phase == v1.PodFailed {
-		// Its network goes with its last process, as with a kubelet.
+		// As with a kubelet, its network ends with its last process.
 		w.stopped = true
 		_, err := w.agent.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: w.sandbox})
 		return err
@@ -153,7 +153,7 @@ func (w *worker) step(ctx context.Context, pod *v1.Pod) error {
 	return nil
 }
 
-// prepare makes volumes and sandbox, once, and renews tokens.
+// prepare creates volumes and sandbox once, and renews tokens.
 func (w *worker) prepare(ctx context.Context, pod *v1.Pod) error {
 	a := w.agent
 	if w.places == nil || !w.renew.IsZero() && time.Now().After(w.renew) {
@@ -174,7 +174,7 @@ func (w *worker) prepare(ctx context.Context, pod *v1.Pod) error {
 	}
 	made, err := a.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: a.sandboxConfig(pod)})
 	if err != nil {
-		return fmt.Errorf("make the sandbox: %w", err)
+		return fmt.Errorf("create the sandbox: %w", err)
 	}
 	w.sandbox = made.PodSandboxId
 	if pod.Spec.HostNetwork {
@@ -189,7 +189,8 @@ func (w *worker) prepare(ctx context.Context, pod *v1.Pod) error {
 	for _, more := range answer.Status.Network.AdditionalIps {
 		w.ips = append(w.ips, more.Ip)
 	}
-	// Like a kubelet's, the report comes after containers were started: they may ask before anybody knows their address.
+	// As with a kubelet, the report follows the containers' start: they may send requests before the API knows their
+	// addresses.
 	return nil
 }
 

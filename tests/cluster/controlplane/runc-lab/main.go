@@ -1,5 +1,6 @@
-// Command runc-lab is runc for machines whose cgroup2 has no controllers, as where cgroup v1 has them all: it takes the limits of
-// processor, memory and the like out of a bundle, which runc would fail to write, and becomes runc. Rules for devices stay.
+// Command runc-lab runs runc on machines whose cgroup2 hierarchy has no controllers, for example because cgroup v1 has
+// them all. It removes processor, memory and similar limits from a bundle, which runc would fail to apply, and then
+// executes runc. Device rules remain.
 package main
 
 import (
@@ -32,7 +33,7 @@ func run(args []string) error {
 	return syscall.Exec(runc, append([]string{"runc"}, args...), os.Environ())
 }
 
-// bundleOf is the directory that `create` and `run` make a container from; empty for other commands.
+// bundleOf is the bundle directory of `create` and `run`, and empty for other commands.
 func bundleOf(args []string) string {
 	for i, arg := range args {
 		if value, ok := strings.CutPrefix(arg, "--bundle="); ok {
@@ -45,7 +46,7 @@ func bundleOf(args []string) string {
 	return ""
 }
 
-// relax rewrites a bundle's configuration. Numbers stay as they are written: some do not fit a float.
+// relax rewrites a bundle's configuration. Numbers are kept as text, because some do not fit into a float.
 func relax(path string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -163,8 +163,8 @@ mod tests {
             "labelSelector=a in b",
             "labelSelector=a b",
         ] {
-            let refused = Selector::parse(&Form::parse(bad), Kind::named("pods").unwrap()).unwrap_err();
-            assert_eq!(refused.code, 400, "{bad}");
+            let error = Selector::parse(&Form::parse(bad), Kind::named("pods").unwrap()).unwrap_err();
+            assert_eq!(error.code, 400, "{bad}");
         }
     }
 }

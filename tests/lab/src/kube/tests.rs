@@ -188,7 +188,7 @@ fn bad_bytes_are_one_line_that_is_not_json() {
 }
 
 #[test]
-fn down_latency_and_refusals() {
+fn down_latency_and_error_statuses() {
     let kube = kube();
     let mut watch = Stream::open(&kube, &format!("{PODS}?watch=true"));
     kube.down(true).unwrap();

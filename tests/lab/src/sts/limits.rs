@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::identity::RoleArn;
 use super::model::Call;
-use super::wire::Refusal;
+use super::wire::ErrorResponse;
 
 /// Maximum duration of a session, and of a chained role's session, in seconds.
 pub(super) const LONGEST: u32 = 43_200;
@@ -17,13 +17,13 @@ const POLICY_CHARS: usize = 2048;
 const PACKED_BYTES: usize = 4096;
 
 /// Checks everything that depends only on the parameters. Returns the requested duration, if any.
-pub(super) fn check(call: &Call) -> Result<Option<u32>, Refusal> {
+pub(super) fn check(call: &Call) -> Result<Option<u32>, ErrorResponse> {
     let role = required(call.role_arn.as_deref(), "roleArn")?;
     let session = required(call.session_name.as_deref(), "roleSessionName")?;
     length(role, "roleArn", 20, 2048)?;
     name(session, "roleSessionName")?;
     if RoleArn::parse(role).is_none() {
-        return Err(Refusal::validation(format!("{role} is invalid")));
+        return Err(ErrorResponse::validation(format!("{role} is invalid")));
     }
     if let Some(id) = &call.external_id {
         length(id, "externalId", 2, 1224)?;
@@ -32,7 +32,7 @@ pub(super) fn check(call: &Call) -> Result<Option<u32>, Refusal> {
     if let Some(source) = &call.source_identity {
         name(source, "sourceIdentity")?;
         if source.starts_with("aws:") {
-            return Err(Refusal::validation("SourceIdentity must not begin with aws:"));
+            return Err(ErrorResponse::validation("SourceIdentity must not begin with aws:"));
         }
     }
     policies(call)?;
@@ -41,26 +41,26 @@ pub(super) fn check(call: &Call) -> Result<Option<u32>, Refusal> {
 }
 
 /// The token of a web identity call. Fails if it is missing or has an illegal size.
-pub(super) fn web_identity_token(call: &Call) -> Result<&str, Refusal> {
+pub(super) fn web_identity_token(call: &Call) -> Result<&str, ErrorResponse> {
     let token = required(call.web_identity_token.as_deref(), "webIdentityToken")?;
     length(token, "webIdentityToken", 4, 20_000)?;
     Ok(token)
 }
 
 /// The percentage of the packed-policy limit that a call uses, or `None` if it packs nothing.
-pub(super) fn packed(call: &Call) -> Result<Option<usize>, Refusal> {
+pub(super) fn packed(call: &Call) -> Result<Option<usize>, ErrorResponse> {
     let tags: usize = call.tags.iter().map(|(key, value)| key.len() + value.len() + 2).sum();
     let arns: usize = call.policy_arns.iter().map(String::len).sum();
     let bytes = tags + arns + call.policy.as_ref().map_or(0, String::len);
     let percent = (bytes * 100).div_ceil(PACKED_BYTES);
     if percent > 100 {
         let message = format!("Packed policy consumes {percent}% of allotted space, please use smaller policy.");
-        return Err(Refusal::new(400, "PackedPolicyTooLarge", message));
+        return Err(ErrorResponse::new(400, "PackedPolicyTooLarge", message));
     }
     Ok((bytes > 0).then_some(percent))
 }
 
-fn policies(call: &Call) -> Result<(), Refusal> {
+fn policies(call: &Call) -> Result<(), ErrorResponse> {
     if call.policy_arns.len() > 10 {
         return Err(invalid("policyArns", "<list>", "Member must have length less than or equal to 10"));
     }
@@ -69,7 +69,7 @@ fn policies(call: &Call) -> Result<(), Refusal> {
         length(arn, "policyArns", 20, 2048)?;
         let own = account.as_deref().is_some_and(|account| arn.contains(&format!(":iam::{account}:policy/")));
         if !own && !arn.contains(":iam::aws:policy/") {
-            return Err(Refusal::validation(format!("PolicyArns contains an ARN of another account: {arn}")));
+            return Err(ErrorResponse::validation(format!("PolicyArns contains an ARN of another account: {arn}")));
         }
     }
     let Some(policy) = &call.policy else { return Ok(()) };
@@ -81,12 +81,12 @@ fn policies(call: &Call) -> Result<(), Refusal> {
     pattern(policy, "policy", "[\\u0009\\u000A\\u000D\\u0020-\\u00FF]+", allowed)?;
     match serde_json::from_str::<serde_json::Value>(policy) {
         Ok(document) if document.get("Statement").is_some() => Ok(()),
-        Ok(_) => Err(Refusal::new(400, "MalformedPolicyDocument", "Syntax errors in policy.")),
-        Err(_) => Err(Refusal::new(400, "MalformedPolicyDocument", "This policy contains invalid Json")),
+        Ok(_) => Err(ErrorResponse::new(400, "MalformedPolicyDocument", "Syntax errors in policy.")),
+        Err(_) => Err(ErrorResponse::new(400, "MalformedPolicyDocument", "This policy contains invalid Json")),
     }
 }
 
-fn tags(call: &Call) -> Result<(), Refusal> {
+fn tags(call: &Call) -> Result<(), ErrorResponse> {
     if call.tags.len() > 50 {
         return Err(invalid("tags", "<list>", "Member must have length less than or equal to 50"));
     }
@@ -114,11 +114,11 @@ fn tags(call: &Call) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn duration(sent: Option<&str>) -> Result<Option<u32>, Refusal> {
+fn duration(sent: Option<&str>) -> Result<Option<u32>, ErrorResponse> {
     let Some(sent) = sent else { return Ok(None) };
     let seconds: u32 = sent
         .parse()
-        .map_err(|_| Refusal::new(400, "MalformedInput", format!("{sent} is not an integer: DurationSeconds")))?;
+        .map_err(|_| ErrorResponse::new(400, "MalformedInput", format!("{sent} is not an integer: DurationSeconds")))?;
     if seconds < SHORTEST {
         return Err(invalid("durationSeconds", sent, "Member must have value greater than or equal to 900"));
     }
@@ -129,11 +129,11 @@ fn duration(sent: Option<&str>) -> Result<Option<u32>, Refusal> {
 }
 
 /// The error for a parameter that has a valid form but an invalid meaning.
-pub(super) fn parameter(message: &str) -> Refusal {
-    Refusal::new(400, "InvalidParameterValue", message)
+pub(super) fn parameter(message: &str) -> ErrorResponse {
+    ErrorResponse::new(400, "InvalidParameterValue", message)
 }
 
-fn name(text: &str, field: &str) -> Result<(), Refusal> {
+fn name(text: &str, field: &str) -> Result<(), ErrorResponse> {
     pattern(text, field, "[\\w+=,.@-]*", word)?;
     length(text, field, 2, 64)
 }
@@ -142,14 +142,14 @@ fn word(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_+=,.@-".contains(c)
 }
 
-fn required<'a>(value: Option<&'a str>, field: &str) -> Result<&'a str, Refusal> {
+fn required<'a>(value: Option<&'a str>, field: &str) -> Result<&'a str, ErrorResponse> {
     let message = format!(
         "1 validation error detected: Value null at '{field}' failed to satisfy constraint: Member must not be null"
     );
-    value.ok_or_else(|| Refusal::validation(message))
+    value.ok_or_else(|| ErrorResponse::validation(message))
 }
 
-fn length(text: &str, field: &str, least: usize, most: usize) -> Result<(), Refusal> {
+fn length(text: &str, field: &str, least: usize, most: usize) -> Result<(), ErrorResponse> {
     let length = text.chars().count();
     if length < least {
         return Err(invalid(field, text, &format!("Member must have length greater than or equal to {least}")));
@@ -160,15 +160,15 @@ fn length(text: &str, field: &str, least: usize, most: usize) -> Result<(), Refu
     Ok(())
 }
 
-fn pattern(text: &str, field: &str, regex: &str, allowed: impl Fn(char) -> bool) -> Result<(), Refusal> {
+fn pattern(text: &str, field: &str, regex: &str, allowed: impl Fn(char) -> bool) -> Result<(), ErrorResponse> {
     if text.chars().all(allowed) {
         return Ok(());
     }
     Err(invalid(field, text, &format!("Member must satisfy regular expression pattern: {regex}")))
 }
 
-fn invalid(field: &str, value: &str, constraint: &str) -> Refusal {
-    Refusal::validation(format!(
+fn invalid(field: &str, value: &str, constraint: &str) -> ErrorResponse {
+    ErrorResponse::validation(format!(
         "1 validation error detected: Value '{value}' at '{field}' failed to satisfy constraint: {constraint}"
     ))
 }

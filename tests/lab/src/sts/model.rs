@@ -60,14 +60,14 @@ impl Call {
     pub fn issued(&self) -> Option<&str> {
         match &self.outcome {
             Outcome::Issued(key) => Some(key),
-            Outcome::Pending | Outcome::Answered | Outcome::Refused(_) | Outcome::Broken(_) => None,
+            Outcome::Pending | Outcome::Answered | Outcome::Rejected(_) | Outcome::Broken(_) => None,
         }
     }
 
     /// The error code returned to this call.
     pub fn error(&self) -> Option<&str> {
         match &self.outcome {
-            Outcome::Refused(code) => Some(code),
+            Outcome::Rejected(code) => Some(code),
             Outcome::Pending | Outcome::Answered | Outcome::Issued(_) | Outcome::Broken(_) => None,
         }
     }
@@ -83,7 +83,7 @@ pub enum Outcome {
     /// Credentials with this access key id were issued.
     Issued(String),
     /// Rejected with this error code.
-    Refused(String),
+    Rejected(String),
     /// Answered by a fault that is not an STS response.
     Broken(Fault),
 }

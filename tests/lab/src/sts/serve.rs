@@ -7,7 +7,7 @@ use hyper::Method;
 
 use super::model::{Call, Fault, Outcome};
 use super::web_identity;
-use super::wire::{self, Refusal, Signature};
+use super::wire::{self, ErrorResponse, Signature};
 use super::{Shared, state::State};
 use crate::http::form::Form;
 use crate::http::{Reply, Request, random};
@@ -41,13 +41,13 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request) -> Reply {
 fn meet(state: &mut State, call: &Call, request: &Request) -> (Reply, Outcome) {
     let now = state.now();
     let respond = |status, xml| Reply::Answer(wire::response(status, xml, &call.request_id, now));
-    let refuse = |refusal: Refusal| {
-        (respond(refusal.status, refusal.xml(&call.request_id)), Outcome::Refused(refusal.code.to_owned()))
+    let reject = |error: ErrorResponse| {
+        (respond(error.status, error.xml(&call.request_id)), Outcome::Rejected(error.code.to_owned()))
     };
     if let Some(fault) = state.take_fault(call) {
         let role = call.role_arn.as_deref().unwrap_or("*");
-        if let Some(refusal) = Refusal::of(fault, call.caller.as_ref(), role) {
-            return refuse(refusal);
+        if let Some(error) = ErrorResponse::of(fault, call.caller.as_ref(), role) {
+            return reject(error);
         }
         let reply = match fault {
             Fault::ConnectionReset => Reply::Reset,
@@ -66,7 +66,7 @@ fn meet(state: &mut State, call: &Call, request: &Request) -> (Reply, Outcome) {
     }
     match state.decide(call, request) {
         Ok(answer) => (respond(200, answer.xml), answer.outcome),
-        Err(refusal) => refuse(refusal),
+        Err(error) => reject(error),
     }
 }
 

@@ -11,7 +11,7 @@ use super::issue::{Issued, Keys};
 use super::limits;
 use super::model::{Call, Fault, Outcome, RoleSpec, Trust};
 use super::web_identity::{self, Claims, Provider};
-use super::wire::{self, Refusal, Signature};
+use super::wire::{self, ErrorResponse, Signature};
 use crate::http::Request;
 
 /// An access key that a test registered.
@@ -101,7 +101,7 @@ impl State {
     }
 
     /// Decides a call.
-    pub(super) fn decide(&mut self, call: &Call, request: &Request) -> Result<Answer, Refusal> {
+    pub(super) fn decide(&mut self, call: &Call, request: &Request) -> Result<Answer, ErrorResponse> {
         if call.action == "AssumeRoleWithWebIdentity" {
             return self.assume_with_token(call);
         }
@@ -113,21 +113,25 @@ impl State {
             "AssumeRole" => self.assume(call, caller),
             other => {
                 let message = format!("Could not find operation {other} for version 2011-06-15");
-                Err(Refusal::new(400, "InvalidAction", message))
+                Err(ErrorResponse::new(400, "InvalidAction", message))
             }
         }
     }
 
-    fn authenticate(&self, request: &Request) -> Result<Caller, Refusal> {
+    fn authenticate(&self, request: &Request) -> Result<Caller, ErrorResponse> {
         let Some(header) = request.header("authorization") else {
-            return Err(Refusal::new(403, "MissingAuthenticationToken", "Request is missing Authentication Token"));
+            return Err(ErrorResponse::new(
+                403,
+                "MissingAuthenticationToken",
+                "Request is missing Authentication Token",
+            ));
         };
         let Some(signature) = Signature::parse(header) else {
             let message = "Authorization header requires existence of Credential, SignedHeaders and Signature";
-            return Err(Refusal::new(400, "IncompleteSignature", message));
+            return Err(ErrorResponse::new(400, "IncompleteSignature", message));
         };
         let unknown = "The security token included in the request is invalid.";
-        let unknown = || Refusal::new(403, "InvalidClientTokenId", unknown);
+        let unknown = || ErrorResponse::new(403, "InvalidClientTokenId", unknown);
         let token = request.header("x-amz-security-token");
         let (caller, expected, expiration) =
             match (self.bases.get(signature.access_key), self.issued.get(signature.access_key)) {
@@ -141,24 +145,28 @@ impl State {
         if signature.service != "sts" {
             let message =
                 format!("Credential should be scoped to correct service: 'sts', not '{}'.", signature.service);
-            return Err(Refusal::new(403, "SignatureDoesNotMatch", message));
+            return Err(ErrorResponse::new(403, "SignatureDoesNotMatch", message));
         }
         let Some(signed) = request.header("x-amz-date").and_then(wire::signed_at) else {
-            return Err(Refusal::new(400, "IncompleteSignature", "Authorization header requires a valid X-Amz-Date."));
+            return Err(ErrorResponse::new(
+                400,
+                "IncompleteSignature",
+                "Authorization header requires a valid X-Amz-Date.",
+            ));
         };
         let now = self.now();
-        if let Some(refusal) = wire::stale(signed, now).filter(|_| self.check_date) {
-            return Err(refusal);
+        if let Some(error) = wire::stale(signed, now).filter(|_| self.check_date) {
+            return Err(error);
         }
         let is_valid = |end: SystemTime| SystemTime::try_from(now).is_ok_and(|now| now < end);
         if expiration.is_some_and(|expiration| !is_valid(expiration)) {
             let message = "The security token included in the request is expired";
-            return Err(Refusal::new(403, "ExpiredToken", message));
+            return Err(ErrorResponse::new(403, "ExpiredToken", message));
         }
         Ok(caller.clone())
     }
 
-    fn assume(&mut self, call: &Call, caller: Caller) -> Result<Answer, Refusal> {
+    fn assume(&mut self, call: &Call, caller: Caller) -> Result<Answer, ErrorResponse> {
         let asked = limits::check(call)?;
         let spec = self.authorize(call, &caller)?;
         let duration = granted(asked, spec.max_duration, caller.chains())?;
@@ -170,7 +178,7 @@ impl State {
 
     /// Decides an AssumeRoleWithWebIdentity call, which is unsigned. Tags, external id and source identity are recorded
     /// but have no effect.
-    fn assume_with_token(&mut self, call: &Call) -> Result<Answer, Refusal> {
+    fn assume_with_token(&mut self, call: &Call) -> Result<Answer, ErrorResponse> {
         let asked = limits::check(call)?;
         let token = limits::web_identity_token(call)?;
         let claims = web_identity::verify(token, &self.providers, self.now())?;
@@ -195,10 +203,10 @@ impl State {
         role_arn: &str,
         session: Session,
         web: Option<&Claims>,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Answer, ErrorResponse> {
         let packed = limits::packed(call)?;
         let (Some(role), Some(session_name)) = (RoleArn::parse(role_arn), &call.session_name) else {
-            return Err(Refusal::validation(format!("{role_arn} is invalid")));
+            return Err(ErrorResponse::validation(format!("{role_arn} is invalid")));
         };
         let keys = Keys::new(self.planted.as_deref());
         let seconds = self.lifetime.map_or(session.duration, |lifetime| lifetime.min(session.duration));
@@ -232,9 +240,9 @@ impl State {
     }
 
     /// Applies the trust policy to a caller with access keys.
-    fn authorize(&self, call: &Call, caller: &Caller) -> Result<RoleSpec, Refusal> {
+    fn authorize(&self, call: &Call, caller: &Caller) -> Result<RoleSpec, ErrorResponse> {
         let role_arn = call.role_arn.as_deref().unwrap_or_default();
-        let denied = || Refusal::denied(Some(caller), role_arn);
+        let denied = || ErrorResponse::denied(Some(caller), role_arn);
         let Some(role) = self.roles.get(role_arn) else {
             let own = RoleArn::parse(role_arn).is_some_and(|role| role.account == caller.account);
             return if self.trust_any_role && own { Ok(RoleSpec::new(role_arn)) } else { Err(denied()) };
@@ -249,9 +257,9 @@ impl State {
     }
 
     /// Applies the trust policy to a web identity.
-    fn authorize_subject(&self, call: &Call, claims: &Claims) -> Result<RoleSpec, Refusal> {
+    fn authorize_subject(&self, call: &Call, claims: &Claims) -> Result<RoleSpec, ErrorResponse> {
         let role_arn = call.role_arn.as_deref().unwrap_or_default();
-        let denied = || Refusal::denied(None, role_arn);
+        let denied = || ErrorResponse::denied(None, role_arn);
         let Some(role) = self.roles.get(role_arn) else {
             return if self.trust_any_role { Ok(RoleSpec::new(role_arn)) } else { Err(denied()) };
         };
@@ -264,7 +272,7 @@ impl State {
     }
 
     /// The tags of the new session: the call's, plus those inherited from the caller's own session.
-    fn inherit_tags(&self, call: &Call) -> Result<Tags, Refusal> {
+    fn inherit_tags(&self, call: &Call) -> Result<Tags, ErrorResponse> {
         let (mut tags, mut transitive) = (call.tags.clone(), call.transitive_tag_keys.clone());
         let Some(parent) = call.access_key.as_ref().and_then(|key| self.issued.get(key)) else {
             return Ok((tags, transitive));
@@ -282,27 +290,27 @@ impl State {
         Ok((tags, transitive))
     }
 
-    fn inherit_source(&self, call: &Call) -> Result<Option<String>, Refusal> {
+    fn inherit_source(&self, call: &Call) -> Result<Option<String>, ErrorResponse> {
         let parent = call.access_key.as_ref().and_then(|key| self.issued.get(key)?.source_identity.clone());
         match (parent, call.source_identity.clone()) {
             (Some(set), Some(asked)) if set != asked => {
                 let message = "The source identity is already set for this assume role session";
-                Err(Refusal::new(403, "AccessDenied", message))
+                Err(ErrorResponse::new(403, "AccessDenied", message))
             }
             (parent, asked) => Ok(parent.or(asked)),
         }
     }
 }
 
-fn granted(asked: Option<u32>, longest: u32, chained: bool) -> Result<u32, Refusal> {
+fn granted(asked: Option<u32>, longest: u32, chained: bool) -> Result<u32, ErrorResponse> {
     let seconds = asked.unwrap_or(limits::LONGEST_CHAINED);
     if chained && seconds > limits::LONGEST_CHAINED {
-        return Err(Refusal::validation(
+        return Err(ErrorResponse::validation(
             "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",
         ));
     }
     if seconds > longest.min(limits::LONGEST) {
-        return Err(Refusal::validation(
+        return Err(ErrorResponse::validation(
             "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.",
         ));
     }

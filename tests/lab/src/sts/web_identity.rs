@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::wire::Refusal;
+use super::wire::ErrorResponse;
 
 /// An OIDC provider that roles trust.
 pub(super) struct Provider {
@@ -33,7 +33,7 @@ struct Token<'a> {
 }
 
 /// Verifies a token against the providers.
-pub(super) fn verify(token: &str, providers: &[Provider], now: Timestamp) -> Result<Claims, Refusal> {
+pub(super) fn verify(token: &str, providers: &[Provider], now: Timestamp) -> Result<Claims, ErrorResponse> {
     let token = parse(token).ok_or_else(|| {
         invalid("The ID Token provided is not a valid JWT. (You may see this error if you sent an Access Token)")
     })?;
@@ -60,7 +60,7 @@ pub(super) fn verify(token: &str, providers: &[Provider], now: Timestamp) -> Res
             "Token expired: current date/time {} must be before the expiration date/time {expires}",
             now.as_second()
         );
-        return Err(Refusal::new(400, "ExpiredTokenException", message));
+        return Err(ErrorResponse::new(400, "ExpiredTokenException", message));
     }
     if token.claims["nbf"].as_i64().is_some_and(|start| start > now.as_second()) {
         return Err(invalid("Token is not yet valid"));
@@ -118,8 +118,8 @@ fn signed_by(token: &Token<'_>, key: &Value) -> bool {
     }
 }
 
-fn invalid(message: &str) -> Refusal {
-    Refusal::new(400, "InvalidIdentityToken", message)
+fn invalid(message: &str) -> ErrorResponse {
+    ErrorResponse::new(400, "InvalidIdentityToken", message)
 }
 
 #[cfg(test)]

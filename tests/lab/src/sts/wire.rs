@@ -14,13 +14,13 @@ const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
 /// An error response, worded as by STS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct ErrorResponse {
     pub(super) status: u16,
     pub(super) code: &'static str,
     pub(super) message: String,
 }
 
-impl Refusal {
+impl ErrorResponse {
     pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
@@ -182,7 +182,7 @@ pub(super) fn signed_at(text: &str) -> Option<Timestamp> {
 }
 
 /// The error if a signature's date is out of range at `now`.
-pub(super) fn stale(signed: Timestamp, now: Timestamp) -> Option<Refusal> {
+pub(super) fn stale(signed: Timestamp, now: Timestamp) -> Option<ErrorResponse> {
     const WINDOW: SignedDuration = SignedDuration::from_mins(5);
     let age = now.duration_since(signed);
     let compact = |time: Timestamp| time.strftime("%Y%m%dT%H%M%SZ").to_string();
@@ -196,7 +196,7 @@ pub(super) fn stale(signed: Timestamp, now: Timestamp) -> Option<Refusal> {
     } else {
         return None;
     };
-    Some(Refusal::new(403, "SignatureDoesNotMatch", message))
+    Some(ErrorResponse::new(403, "SignatureDoesNotMatch", message))
 }
 
 fn stamp(time: Timestamp) -> String {

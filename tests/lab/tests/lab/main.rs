@@ -1,6 +1,6 @@
-//! The lab tests itself: what podrole's tests stand on must hold.
+//! The lab's tests of itself: the properties on which podrole's tests rely.
 //!
-//! Every trial runs in a world of its own; run as root: `cargo test -p podrole-lab --test lab`.
+//! Every trial runs in its own world. Run as root: `cargo test -p podrole-lab --test lab`.
 #![allow(
     clippy::disallowed_methods,
     reason = "rules for the daemon; the lab watches real time pass and starts processes"

@@ -1,4 +1,4 @@
-//! The fake metadata service: what it says, and what it notices.
+//! Tests the double of the metadata service: its responses and its records.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ pub(crate) fn every_port_is_recorded() -> Result<()> {
         ensure!(agent.datagram(&target, b"query")? == b"query");
     }
     ensure!(imds.from_pods().iter().filter(|seen| seen.protocol == Protocol::Udp).count() == 2);
-    // Nobody listens there, but the packets count.
+    // Nothing listens there, but the packets are counted.
     imds.clear()?;
     ensure!(agent.reach((METADATA_V4, 81).into(), SHORT) == Err(Failure::Refused));
     ensure!(imds.from_pods().is_empty() && imds.leaked_packets()? > 0);
@@ -129,7 +129,7 @@ pub(crate) fn session_tokens() -> Result<()> {
     let (node, imds) = node()?;
     let agent = node.agent()?;
     let region = "/latest/meta-data/placement/region";
-    ensure!(agent.get(region, &[])?.status == 200, "v1 is on at first");
+    ensure!(agent.get(region, &[])?.status == 200, "v1 must be on by default");
     imds.set_v1(false);
     ensure!(agent.get(region, &[])?.status == 401);
     ensure!(agent.get(region, &[("X-aws-ec2-metadata-token", "wrong")])?.status == 401);

@@ -1,4 +1,4 @@
-//! Pods, their containers, and the agents in them.
+//! Tests pods, their containers, and the agents in them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ pub(crate) fn sockets_carry_their_containers_cgroup() -> Result<()> {
         for (agent, container, netns) in [
             (pod.agent("app")?, "app", pod.netns()),
             (pod.agent("side")?, "side", pod.netns()),
-            // In another pod's network it is still this pod's container.
+            // A process in another pod's netns still belongs to its own container.
             (pod.agent_in("app", &other)?, "app", other.netns()),
         ] {
             for target in [Target::v4(), Target::v6(), Target::v4().mapped()] {
@@ -53,7 +53,10 @@ pub(crate) fn agents_hold_connections() -> Result<()> {
     let (first, second) = (agent.open(&Target::v4().from_port(41_000))?, agent.open(&Target::v6())?);
     ensure!(first.local() == (pod.v4(), 41_000).into(), "{}", first.local());
     for part in ["GET /latest/meta-data/inst", "ance-type HTTP/1.1\r\nHost: x", "\r\n\r\n"] {
-        ensure!(first.read(Duration::from_millis(20))?.end == End::TimedOut, "an answer before the request is whole");
+        ensure!(
+            first.read(Duration::from_millis(20))?.end == End::TimedOut,
+            "got an answer before the request was complete"
+        );
         first.send(part.as_bytes())?;
     }
     ensure!(first.response(LONG)?.text() == "m5.large");
@@ -63,12 +66,12 @@ pub(crate) fn agents_hold_connections() -> Result<()> {
     ensure!(second.read(LONG)?.end == End::Closed);
     first.close()?;
     second.reset()?;
-    // A port can be had again, and an address of the pod's own choice.
+    // A source port can be reused, and the pod can choose its own address.
     pod.configure(&["ip", "addr", "add", "10.88.1.250/32", "dev", "eth0"])?;
     let target = Target::v4().from_port(41_000).from_address(Ipv4Addr::new(10, 88, 1, 250));
     agent.to(target).get("/", &[])?;
     ensure!(imds.from_pods().iter().any(|seen| seen.peer == "10.88.1.250:41000".parse().expect("an address")));
-    // What cannot be reached is told apart.
+    // Connection failures are distinguished.
     ensure!(agent.reach((pod.v4(), 9).into(), LONG) == Err(Failure::Refused));
     pod.configure(&["ip", "route", "add", "unreachable", "192.0.2.0/24"])?;
     ensure!(agent.reach(([192, 0, 2, 1], 80).into(), LONG) == Err(Failure::Unreachable));
@@ -87,7 +90,7 @@ pub(crate) fn agents_make_load() -> Result<()> {
     ensure!((report.with_status(200), report.failed(), report.bodies.len()) == (1_000, 0, 1), "{report:?}");
     ensure!(report.samples.values().next().map(String::as_str) == Some("m5.large"), "{report:?}");
     ensure!(report.latency.p50 > 0 && report.latency.p50 <= report.latency.p999, "{report:?}");
-    // By time, while the other side changes.
+    // Limited by time, while the test does something else.
     let run = agent.start_load(&Load::new(Target::v4(), &request).workers(2).duration(Duration::from_millis(500)))?;
     imds.set_v1(false);
     let report = run.wait()?;
@@ -115,7 +118,7 @@ pub(crate) fn containers_come_and_go() -> Result<()> {
     ensure!(
         pod.object()["status"]["ephemeralContainerStatuses"][0]["containerID"] == format!("containerd://{}", debug.id)
     );
-    // A command sees nothing of who started it, and its exit code comes back.
+    // A command sees nothing that identifies its starter, and its exit code is returned.
     let output = pod.exec("app", &["env"])?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(!text.contains("AWS_") && !text.contains("HOME=/root") && !text.contains("PODROLE_LAB"), "{text}");

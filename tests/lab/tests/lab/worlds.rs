@@ -1,6 +1,6 @@
-//! Worlds: nothing of them outlives the process that was started, however that ends.
+//! Tests worlds: nothing outlives the process that was started, however it ends.
 //!
-//! The subject is this program once more, started with an argument of its own outside of any world it knows of.
+//! The subject is this program again, started with an argument outside of any world.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,11 +23,11 @@ use podrole_lab::world::{self, Trial, run_trials};
 const SUBJECT: &str = "--subject";
 pub(crate) const LONG: Duration = Duration::from_secs(10);
 
-/// What this program does when it is started as somebody else's subject.
+/// Runs the subject, if this process was started as one.
 pub(crate) fn subject() -> Option<ExitCode> {
     let mut args = std::env::args().skip(1);
     if args.next()? != SUBJECT {
-        // The runner starts its trials with arguments of its own.
+        // The runner starts its trials with its own arguments.
         let is_inner = std::env::var_os("LAB_INNER_TRIALS").is_some();
         return is_inner.then(|| run_trials("inner", inner_trials()));
     }
@@ -46,14 +46,14 @@ pub(crate) fn subject() -> Option<ExitCode> {
     })
 }
 
-/// A world with a pod, processes in it and a server; tells when it stands, then does `act`.
+/// Sets up a world with a pod, processes in it and a server, announces it, then calls `act`.
 fn with_world(act: impl FnOnce(&Node) -> Result<()>) -> Result<()> {
     let _world = world::enter("subject")?;
     let node = Node::new(NodeOptions::default())?;
     let _imds = Imds::start(&node)?;
     let pod = node.pod(PodSpec::new("default", "web"))?;
     let _sleeper = Process::start("sleeper", pod.command("app")?.args(["sleep", "1000"]))?;
-    // One that has left its parent's session and care.
+    // A process that has left its parent's session.
     proc::run(pod.command("app")?.args(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &"]))?;
     let agent = pod.agent("app")?;
     agent.credentials()?;
@@ -61,13 +61,13 @@ fn with_world(act: impl FnOnce(&Node) -> Result<()>) -> Result<()> {
     act(&node)
 }
 
-/// Does not end by itself while a trial looks; a pipe to the trial would break when the trial ends its other side.
+/// Waits for longer than any trial; a pipe to the trial breaks when the trial closes its end.
 fn stay(_: &Node) -> Result<()> {
     thread::sleep(LONG * 3);
     Ok(())
 }
 
-/// Ends hundreds of processes whose parent has gone: none may stay as a zombie.
+/// Ends hundreds of orphans: none may remain as a zombie.
 fn orphans(node: &Node) -> Result<()> {
     proc::run(node.command().args(["sh", "-c", "for i in $(seq 200); do (true &) ; done"]))?;
     until("orphans to be reaped", LONG, || {
@@ -109,7 +109,7 @@ impl Subject {
     }
 }
 
-/// The lab's cgroups that are here now.
+/// The lab's cgroups that currently exist.
 pub(crate) fn cgroups() -> Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(world::CGROUP_ROOT)? {
@@ -135,14 +135,14 @@ pub(crate) fn processes(cgroup: &Path) -> Result<BTreeSet<u32>> {
     Ok(found)
 }
 
-/// The network namespaces that these processes are in.
+/// The network namespaces of these processes.
 pub(crate) fn networks(pids: &BTreeSet<u32>) -> BTreeSet<u64> {
-    // A process may end while it is looked at.
+    // A process may end meanwhile.
     let of = |pid: &u32| fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|namespace| namespace.ino());
     pids.iter().filter_map(of).collect()
 }
 
-/// Every process that this trial can see, those of other trials too.
+/// Every process that this trial can see, including those of other trials.
 pub(crate) fn everybody() -> Result<BTreeSet<u32>> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc")? {
@@ -161,7 +161,7 @@ pub(crate) fn vanish_when_killed() -> Result<()> {
     ensure!(running.len() >= 5, "{running:?}");
     let places = networks(&running);
     ensure!(places.len() == 2 && places.is_disjoint(&networks(&BTreeSet::from([std::process::id()]))), "node and pod");
-    // A run beside it leaves it alone.
+    // A concurrent run leaves it alone.
     let mut beside = Subject::start("wait")?;
     ensure!(cgroups()?.len() == 2 && processes(cgroup)? == running);
     kill(beside.pid()?, Signal::SIGKILL)?;
@@ -172,10 +172,10 @@ pub(crate) fn vanish_when_killed() -> Result<()> {
         let left = running.iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).count();
         Ok((left == 0 && processes(cgroup)?.is_empty()).then_some(()))
     })?;
-    // A namespace lives by its processes and by mounts, and a mount namespace lives by its processes.
-    ensure!(networks(&everybody()?).is_disjoint(&places), "a network outlives its world");
+    // A netns is kept alive by its processes and mounts, and a mount namespace by its processes.
+    ensure!(networks(&everybody()?).is_disjoint(&places), "a network namespace outlived its world");
     ensure!(cgroups()?.contains(cgroup), "a killed owner cannot remove its cgroup");
-    // The next run does, and only what is orphaned.
+    // The next run removes it, and only orphaned cgroups.
     let mut third = Subject::start("wait")?;
     let left = cgroups()?;
     ensure!(left.len() == 1 && !left.contains(cgroup), "{left:?}");
@@ -217,7 +217,7 @@ pub(crate) fn reap_orphans() -> Result<()> {
 }
 
 pub(crate) fn refuse_who_is_not_root() -> Result<()> {
-    // A copy, because others may not be let into the directory the program is in.
+    // A copy, because other users may not be able to enter the program's directory.
     let copy = Path::new("/run/lab-copy");
     fs::copy(std::env::current_exe()?, copy)?;
     let mut command = Command::new("setpriv");
@@ -225,16 +225,16 @@ pub(crate) fn refuse_who_is_not_root() -> Result<()> {
     let output = proc::output(world::forget(&mut command), b"", LONG)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(!output.status.success() && said.contains("sudo"), "{said}");
-    // A machine without one of the tools is told what to install.
+    // On a machine without one of the tools, the error says what to install.
     let mut command = Command::new(std::env::current_exe()?);
     let output = proc::output(world::forget(&mut command).args([SUBJECT, "wait"]).env("PATH", "/nowhere"), b"", LONG)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(!output.status.success() && said.contains("iproute2"), "{said}");
-    // And a mark in the environment does not make the machine a lab.
+    // A stray variable in the environment does not make the machine a lab.
     let mut command = Command::new(std::env::current_exe()?);
     command.args([SUBJECT, "wait"]).env("PODROLE_LAB_STAGE", "inside 1");
     let output = proc::output(&mut command, b"", LONG)?;
-    ensure!(!output.status.success(), "it took this for its own world");
+    ensure!(!output.status.success(), "the program accepted this as its own world");
     Ok(())
 }
 
@@ -258,7 +258,7 @@ fn inner(args: &[&str]) -> Result<(Option<i32>, String)> {
     inner_with(args, "0")
 }
 
-/// What is set for these trials is not what is set for this one.
+/// These trials do not inherit this trial's environment.
 fn inner_with(args: &[&str], no_skip: &str) -> Result<(Option<i32>, String)> {
     let mut command = Command::new(std::env::current_exe()?);
     world::forget(&mut command).args(args).env("LAB_INNER_TRIALS", "1").env("PODROLE_NO_SKIP", no_skip);
