@@ -42,7 +42,7 @@ fn goes() -> Result<()> {
         set(&api, role, &all.iter().filter(|right| !is_it(right)).cloned().collect::<Vec<_>>())?;
         proc::until(&what, SOON, || Ok((!may(&kubectl, "", resource, verb)?).then_some(())))?;
         rig.launch(&flags)?;
-        let sign = if resource == "nodes" { "Cannot remove the node's taint" } else { "cannot list resource" };
+        let sign = if resource == "nodes" { "Cannot remove the startup taint" } else { "cannot list resource" };
         proc::until(sign, SOON, || Ok(rig.daemon()?.logs().contains(sign).then_some(())))?;
         ensure!(taints(&kubectl, "node-1")? == ["keep", TAINT, TAINT], "it is gone without the right to {what}");
         ensure!(rig.daemon()?.is_ready() == (resource == "nodes"), "a taint that stays is no reason to serve nobody");
