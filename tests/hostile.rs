@@ -3,7 +3,10 @@
 //!
 //! Tables (`hostile/corpus`) list the requests and the permitted responses. Every check that asserts "never" has a
 //! control that must fail the same check. Run as root: `cargo test -p podrole --test hostile`.
-#![allow(clippy::disallowed_methods, reason = "rules for the daemon; tests watch real time pass and start processes")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these rules are for the daemon; tests use real time and start processes"
+)]
 
 #[path = "hostile/audit.rs"]
 mod audit;

@@ -17,11 +17,11 @@ pub(crate) const TRIALS: &[Trial] = &[
 ];
 
 const PASSWORD: &str = "correct-horse-battery-staple";
-/// More debug lines than a pipe and the queue before it hold: 64 KiB and 4,096 lines.
+/// More debug lines than a pipe (64 KiB) and the queue before it (4,096 lines) hold.
 const REQUESTS: usize = 6_000;
 
-/// kube's client logs an answer that it cannot parse. Its control, what would be logged without the filter, is a unit test of
-/// `telemetry`.
+/// kube's client logs a response that it cannot parse. The control, which shows what would be logged without the
+/// filter, is a unit test of `telemetry`.
 fn unparsable_list() -> Result<()> {
     let mut rig = rig()?;
     let pod = web(&rig)?;
@@ -43,8 +43,8 @@ fn unparsable_list() -> Result<()> {
     secrets::none_got_out(&rig, &[Planted::new("a pod's environment", PASSWORD)?])
 }
 
-/// Standard error is a pipe that stays open and is never read. What a writer without a queue does is the control in the unit test of
-/// `line_writer`.
+/// Standard error is a pipe that stays open and is never read. The control, a writer without a queue, is in the unit
+/// test of `line_writer`.
 fn full_pipe() -> Result<()> {
     let mut rig = rig()?;
     let pipe = world::scratch().join("nobody-reads");

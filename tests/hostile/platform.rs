@@ -80,8 +80,8 @@ fn applied(rig: &Rig) -> Result<(bool, bool)> {
     let run = |line: &str| proc::run(rig.node.command().args(line.split(' ')));
     let tables = run("nft list tables")?;
     let rules = run("ip -4 rule show")? + &run("ip -6 rule show")?;
-    let locked = rules.contains("169.254.169.254") || rules.contains("fd00:ec2::254");
-    Ok((tables.contains("podrole"), locked))
+    let routing_guard = rules.contains("169.254.169.254") || rules.contains("fd00:ec2::254");
+    Ok((tables.contains("podrole"), routing_guard))
 }
 
 fn another_cloud() -> Result<()> {
@@ -93,13 +93,13 @@ fn another_cloud() -> Result<()> {
     let guard = rig.podrole(&["guard"])?;
     let said = String::from_utf8_lossy(&guard.stderr).into_owned();
     ensure!(!guard.status.success() && said.contains("Google"), "{guard:?}");
-    ensure!(applied(&rig)? == (false, false), "guard has applied something");
+    ensure!(applied(&rig)? == (false, false), "guard has changed the node");
     rig.launch(&[])?;
     let status = rig.daemon_mut()?.wait(SOON)?;
     ensure!(!status.success(), "run on another cloud: {status}");
     let logs = rig.daemon()?.logs();
     ensure!(logs.contains("Google"), "{logs}");
-    ensure!(applied(&rig)? == (false, false), "run has applied something");
+    ensure!(applied(&rig)? == (false, false), "run has changed the node");
     // The pod's access is unchanged.
     google(&app)
 }

@@ -31,7 +31,7 @@ fn unknown() -> Result<()> {
     let app = pod.agent("app")?;
     let token = app.v4().token()?;
     for path in [path_of(WEB), path_of(""), "/latest/meta-data/iam/".into(), "/latest/meta-data/iam/info".into()] {
-        come_again(&app, &token, &path)?;
+        not_ready(&app, &token, &path)?;
     }
     rig.kube.freeze(false);
     ensure!(app.credentials()?.role == WEB);
@@ -39,7 +39,7 @@ fn unknown() -> Result<()> {
 }
 
 /// Expects an empty 503 with `Retry-After`, before SDKs time out.
-fn come_again(app: &Agent, token: &str, path: &str) -> Result<()> {
+fn not_ready(app: &Agent, token: &str, path: &str) -> Result<()> {
     let begin = Instant::now();
     let answer = get(app.v4(), token, path)?;
     let took = begin.elapsed();
@@ -141,10 +141,10 @@ fn later() -> Result<()> {
     }
     // Each takes nearly as long as a client waits, so all run at once.
     thread::scope(|scope| -> Result<()> {
-        let come_again = |(app, token, role): &(Agent, String, String)| come_again(app, token, &path_of(role));
-        let threads: Vec<_> = asking.iter().map(|one| scope.spawn(move || come_again(one))).collect();
+        let not_ready = |(app, token, role): &(Agent, String, String)| not_ready(app, token, &path_of(role));
+        let threads: Vec<_> = asking.iter().map(|one| scope.spawn(move || not_ready(one))).collect();
         for thread in threads {
-            thread.join().map_err(|_| anyhow::anyhow!("an asking thread panicked"))??;
+            thread.join().map_err(|_| anyhow::anyhow!("a client thread panicked"))??;
         }
         Ok(())
     })

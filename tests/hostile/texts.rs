@@ -125,7 +125,7 @@ fn pod(rig: &Rig, place: &str, name: &str, text: &str) -> Result<Pod> {
         "container" => web(TEAM).annotation("podrole.dev/role.app", text),
         "list" => listed(ALLOWED_ROLES, &json!([text]).to_string())?,
         "regex" => listed("iam.amazonaws.com/permitted", &format!("({text}"))?,
-        other => bail!("no annotation is called {other}"),
+        other => bail!("unknown annotation {other}"),
     };
     rig.pod(spec).context(name)
 }

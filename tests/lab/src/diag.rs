@@ -33,11 +33,11 @@ impl SockDiag {
         let fd = thread::scope(|scope| {
             scope
                 .spawn(|| -> Result<OwnedFd> {
-                    setns(File::open(netns)?, CloneFlags::CLONE_NEWNET).context("enter the pod's namespace")?;
+                    setns(File::open(netns)?, CloneFlags::CLONE_NEWNET).context("enter the pod's network namespace")?;
                     Ok(socket(AddressFamily::NETLINK, SocketType::RAW, Some(SOCK_DIAG))?)
                 })
                 .join()
-                .map_err(|_| anyhow!("the thread that opens it panicked"))?
+                .map_err(|_| anyhow!("the thread that opens the socket panicked"))?
         })?;
         // An unconnected netlink socket sends to the kernel.
         Ok(Self { kernel: File::from(fd), answer: vec![0; 16 * 1024] })
@@ -46,7 +46,7 @@ impl SockDiag {
     /// The id of the cgroup that opened the TCP socket `local` -> `remote`.
     pub fn cgroup_id(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<u64> {
         let answer = self.ask(&question(local, remote))?;
-        ensure!(answer.len() > HEADER + MESSAGE, "the kernel knows no such socket: {answer:?}");
+        ensure!(answer.len() > HEADER + MESSAGE, "the kernel does not know the socket: {answer:?}");
         let mut attributes = &answer[HEADER + MESSAGE..];
         while let Some((head, _)) = attributes.split_at_checked(4) {
             let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
@@ -72,7 +72,7 @@ impl SockDiag {
     }
 
     fn ask(&mut self, question: &[u8]) -> Result<&[u8]> {
-        self.kernel.write_all(question).context("ask the kernel")?;
+        self.kernel.write_all(question).context("query the kernel")?;
         let count = self.kernel.read(&mut self.answer).context("read the kernel's answer")?;
         Ok(&self.answer[..count])
     }

@@ -11,7 +11,7 @@ pub(crate) fn hex(bytes: usize) -> Result<String> {
     let mut raw = vec![0; bytes];
     File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut raw)).context("read /dev/urandom")?;
     Ok(raw.iter().fold(String::with_capacity(bytes * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes every write");
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
         text
     }))
 }

@@ -180,7 +180,7 @@ impl Kube {
     /// from the existing object's deletes and recreates it. If nothing changes, there is no event, as on a real server.
     pub fn apply(&self, object: Value) -> Result<Value> {
         let kind = Kind::of(&object)
-            .ok_or_else(|| anyhow!("unsupported kind:  {} {}", object["apiVersion"], object["kind"]))?;
+            .ok_or_else(|| anyhow!("unsupported kind: {} {}", object["apiVersion"], object["kind"]))?;
         let mut state = self.shared.state();
         let stored =
             state.store.put(kind, object, None, Instant::now()).map_err(|status| anyhow!("{}", status.message))?;
@@ -364,7 +364,7 @@ impl Kube {
 }
 
 fn key(kind: &str, namespace: &str, name: &str) -> Result<Key> {
-    let kind = Kind::named(kind).ok_or_else(|| anyhow!("unsupported kind:  {kind}"))?;
+    let kind = Kind::named(kind).ok_or_else(|| anyhow!("unsupported kind: {kind}"))?;
     Ok(Key::new(kind, namespace, name))
 }
 

@@ -23,7 +23,7 @@
 //! container.
 #![allow(
     clippy::disallowed_methods,
-    reason = "rules for the daemon; the lab watches real time pass and starts processes"
+    reason = "these rules are for the daemon; the lab uses real time and starts processes"
 )]
 
 pub mod agent;
@@ -51,7 +51,7 @@ mod netns;
 pub fn hook() {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == agent::FLAG) {
         let code = agent::become_agent();
-        #[expect(clippy::exit, reason = "the process is an agent and nothing else: `main` must not go on")]
+        #[expect(clippy::exit, reason = "this process is only an agent: `main` must not continue")]
         std::process::exit(code);
     }
 }

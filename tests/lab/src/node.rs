@@ -79,7 +79,7 @@ impl Node {
         let wan = world::scratch().join("wan");
         netns::create(&wan)?;
         netns::batch(None, &uplink(&wan)).context("set up the node's network")?;
-        netns::batch(Some(&wan), &far_side()).context("set up what is behind the uplink")?;
+        netns::batch(Some(&wan), &far_side()).context("set up the machine behind the uplink")?;
         for dir in [
             "kubepods/burstable",
             "kubepods/besteffort",

@@ -4,7 +4,7 @@
 //! agent (`nodeagent`, a Go program) runs them in containerd and writes their status. Tests create objects and check
 //! the results.
 
-mod look;
+mod query;
 
 use std::fmt;
 use std::fs;

@@ -12,8 +12,8 @@
 //! # }
 //! ```
 
+mod assertions;
 mod control_plane;
-mod judge;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -116,7 +116,7 @@ func (w *worker) create(ctx context.Context, pod *v1.Pod, c *container) error {
 		_, _ = a.runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: c.id})
 	}
 	c.id, c.attempt, c.image = created.ContainerId, attempt, imageID(found.Image)
-	return w.look(ctx, c)
+	return w.refresh(ctx, c)
 }
 
 func (w *worker) config(ctx context.Context, pod *v1.Pod, c *container, image *cri.Image) (*cri.ContainerConfig, error) {
@@ -165,9 +165,9 @@ func (w *worker) terminationFile(c *container) string {
 	return filepath.Join(w.dir, "termination", c.spec.Name)
 }
 
-// look updates a container's state from the runtime, and reads its termination message before the next one overwrites
+// refresh updates a container's state from the runtime, and reads its termination message before the next one overwrites
 // it.
-func (w *worker) look(ctx context.Context, c *container) error {
+func (w *worker) refresh(ctx context.Context, c *container) error {
 	answer, err := w.agent.runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.id})
 	if err != nil {
 		return err

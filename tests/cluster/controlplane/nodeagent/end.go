@@ -30,7 +30,7 @@ func (w *worker) end(ctx context.Context, pod *v1.Pod, gone bool) error {
 		group.Go(func() {
 			// A container that cannot be stopped is removed with the sandbox.
 			_, _ = a.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: c.id, Timeout: grace})
-			_ = w.look(ctx, c)
+			_ = w.refresh(ctx, c)
 		})
 	}
 	group.Wait()

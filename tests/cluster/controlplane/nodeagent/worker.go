@@ -122,7 +122,7 @@ func (w *worker) step(ctx context.Context, pod *v1.Pod) error {
 	}
 	for _, c := range slices.Concat(w.inits, w.mains) {
 		if c.id != "" && !c.exited() {
-			if err := w.look(ctx, c); err != nil {
+			if err := w.refresh(ctx, c); err != nil {
 				return err
 			}
 		}

@@ -53,7 +53,7 @@ impl<'a> Client<'a> {
         };
         let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
         for (name, value) in headers {
-            write!(text, "{name}: {value}\r\n").expect("a String takes every write");
+            write!(text, "{name}: {value}\r\n").expect("writing to a String cannot fail");
         }
         text.push_str("\r\n");
         text.into_bytes()

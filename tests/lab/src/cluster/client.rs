@@ -57,7 +57,7 @@ impl Session {
         let kubeconfig: Kubeconfig = serde_json::from_value(document).context("reading our own kubeconfig")?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
-            .context("understanding our own kubeconfig")?;
+            .context("parsing our own kubeconfig")?;
         config.connect_timeout = Some(Duration::from_secs(5));
         // Tests must see a 429 or 503 instead of having it retried.
         config.default_retry = false;

@@ -42,7 +42,7 @@ impl Child {
             }
             None => Command::new(program),
         };
-        // The environment is empty, so that the user's proxy, GODEBUG or ETCD_* settings do not affect the control
+        // The environment contains only PATH, so that the user's proxy, GODEBUG or ETCD_* settings do not affect the control
         // plane.
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         let child = command

@@ -72,7 +72,7 @@ pub(super) fn rsa_key_pem() -> Result<String> {
 /// A random token of cryptographic strength.
 pub(super) fn random_token() -> Result<String> {
     let mut bytes = [0_u8; 24];
-    aws_lc_rs::rand::fill(&mut bytes).context("drawing a token")?;
+    aws_lc_rs::rand::fill(&mut bytes).context("generating a token")?;
     Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
 }
 

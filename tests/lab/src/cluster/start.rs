@@ -90,7 +90,7 @@ fn free_ports(bind: IpAddr) -> Result<Ports> {
     let hold = |address: IpAddr| -> Result<(TcpListener, u16)> {
         let listener = TcpListener::bind((address, 0))
             .with_context(|| format!("{address} cannot be bound in this network namespace (is the interface up?)"))?;
-        let port = listener.local_addr().context("asking for the port")?.port();
+        let port = listener.local_addr().context("reading the port")?.port();
         Ok((listener, port))
     };
     let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);

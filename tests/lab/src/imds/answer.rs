@@ -125,7 +125,7 @@ impl Reply {
     fn render(&self, google: bool) -> Vec<u8> {
         let mut text = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         let mut header = |name: &str, value: &str| {
-            write!(text, "{name}: {value}\r\n").expect("a String takes every write");
+            write!(text, "{name}: {value}\r\n").expect("writing to a String cannot fail");
         };
         if let Some(ttl) = self.ttl {
             header("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", &ttl.to_string());

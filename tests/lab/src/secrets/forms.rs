@@ -92,7 +92,7 @@ fn json(secret: &str, coded: impl Fn(char) -> bool, slashed: impl Fn(char) -> bo
     for c in secret.chars() {
         if coded(c) || c.is_control() {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                write!(text, "\\u{unit:04x}").expect("a String takes every write");
+                write!(text, "\\u{unit:04x}").expect("writing to a String cannot fail");
             }
         } else {
             if matches!(c, '"' | '\\') || slashed(c) {

@@ -28,9 +28,9 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request) -> Reply {
     // A test may have cleared the record meanwhile. The call is answered nevertheless.
     let Some(call) = state.calls.iter().find(|call| call.request_id == at).cloned() else {
         let call = Call { request_id: at, ..read(&state, &request) };
-        return meet(&mut state, &call, &request).0;
+        return handle(&mut state, &call, &request).0;
     };
-    let (reply, outcome) = meet(&mut state, &call, &request);
+    let (reply, outcome) = handle(&mut state, &call, &request);
     if let Some(call) = state.calls.iter_mut().find(|call| call.request_id == at) {
         call.outcome = outcome;
     }
@@ -38,7 +38,7 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request) -> Reply {
     reply
 }
 
-fn meet(state: &mut State, call: &Call, request: &Request) -> (Reply, Outcome) {
+fn handle(state: &mut State, call: &Call, request: &Request) -> (Reply, Outcome) {
     let now = state.now();
     let respond = |status, xml| Reply::Answer(wire::response(status, xml, &call.request_id, now));
     let reject = |error: ErrorResponse| {

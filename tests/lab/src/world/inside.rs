@@ -20,7 +20,7 @@ pub(super) fn init(cgroup: &Path) -> Result<i32> {
     // The kernel kills a pid namespace together with its process 1. This ties process 1 to the process that the user started.
     set_parent_process_death_signal(Some(Signal::KILL)).context("ask to die with the parent")?;
     // The parent may have died before the previous call. It holds a lock while it is alive.
-    ensure!(cgroup::is_locked(cgroup)?, "the process that started this one is gone");
+    ensure!(cgroup::is_locked(cgroup)?, "the parent process is gone");
     // The parent waits for signals with all of them blocked, and a mask survives fork and exec. Without this call no daemon under
     // test would receive SIGTERM.
     SigSet::empty().thread_set_mask().context("unblock signals")?;

@@ -3,7 +3,7 @@
 //! Every trial runs in its own world. Run as root: `cargo test -p podrole-lab --test lab`.
 #![allow(
     clippy::disallowed_methods,
-    reason = "rules for the daemon; the lab watches real time pass and starts processes"
+    reason = "these rules are for the daemon; the lab uses real time and starts processes"
 )]
 
 mod demo;
