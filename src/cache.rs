@@ -22,8 +22,8 @@ use crate::issuer::{IssueError, IssueRequest, Issuer};
 use crate::metrics::{CacheLookup, Metrics};
 use crate::types::{Credentials, PodUid};
 
-/// Far more keys than one node's pods use: a few hundred pods with one to a few keys each. Beyond it the least recently used key
-/// goes, and its pods cause one more call to STS.
+/// Far more keys than one node's pods use: a few hundred pods with one to a few keys each. When the cache is full, the least
+/// recently used key is evicted, and its pods cause one more call to STS.
 const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Credentials that expire sooner than this are not served: they would expire before the client's own request arrives.
 const MIN_LEFT: Duration = Duration::from_secs(1);
@@ -133,7 +133,7 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         };
         self.metrics.cache_lookup(match &cached {
             Cached::Ready(_) => CacheLookup::Hit,
-            Cached::Denied(_) => CacheLookup::Refused,
+            Cached::Denied(_) => CacheLookup::Denied,
             Cached::Pending(_) => CacheLookup::Wait,
         });
         match &cached {

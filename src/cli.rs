@@ -46,7 +46,7 @@ enum Command {
 /// The flag of subcommands that may keep running when they are done.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Hold {
-    /// Stay until SIGTERM when done: for a DaemonSet, whose containers must not end
+    /// When done, keep running until SIGTERM (for a DaemonSet, whose containers must not exit)
     #[arg(long)]
     hold: bool,
 }

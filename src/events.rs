@@ -103,11 +103,11 @@ impl Events {
                 warn!(pod = %report.name, namespace = %report.namespace, %error, "Event rejected; not retrying");
             }
             SinkError::Forbidden(_) | SinkError::Retry(_) if *failing => {
-                debug!(%error, "Cannot write an Event yet; retrying")
+                debug!(%error, "Still cannot write Events; retrying with backoff")
             }
             SinkError::Forbidden(_) => error!(
                 %error,
-                "Cannot write Events of denied pods, no permission; pods are served regardless. Grant podrole's service account the verbs \
+                "Cannot write Events of denied pods: no permission; retrying with backoff, pods are served regardless. Grant podrole's service account the verbs \
                  create and patch on events in the API group events.k8s.io, or set --events=false"
             ),
             SinkError::Retry(_) => {

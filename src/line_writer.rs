@@ -51,7 +51,7 @@ impl LineWriter {
     /// Waits until everything queued so far has been written, `patience` at most. Blocks.
     pub fn flush(&self, patience: Duration) {
         let (done, wait) = sync_channel(1);
-        // Waiting for a place in the queue may take as long as the writer is stuck, so it happens on a thread that may outlive us.
+        // The send blocks while the queue is full, so it runs on its own thread, which may outlive this call.
         let queue = self.queue.clone();
         let sent = std::thread::Builder::new().spawn(move || drop(queue.send(Item::Flush(done))));
         if sent.is_ok() {

@@ -40,7 +40,7 @@ pub enum RedirectError {
     #[error("nft failed: {0}")]
     Failed(String),
     /// The table does not have the expected form: another program has added a rule that podrole never writes.
-    #[error("cannot read the table inet podrole back: {0}")]
+    #[error("cannot read back the table inet podrole: {0}")]
     Unreadable(#[source] serde_json::Error),
     /// `nft` did not print valid JSON.
     #[error("nft did not print valid JSON: {0}")]

@@ -52,7 +52,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
             match accepted {
                 Ok(stream) => self.clone().admit(&listener, stream),
                 Err(error) => {
-                    warn!(%error, retry_in = ?ACCEPT_PAUSE, "Cannot accept a connection; trying again");
+                    warn!(%error, retry_in = ?ACCEPT_PAUSE, "Cannot accept a connection; retrying");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

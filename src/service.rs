@@ -96,10 +96,10 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         let started = self.deps.clock.boot();
         let (route, outcome) = match classify(head) {
             Ok(classified) => (classified.route.name(), self.outcome(connection, head, classified).await),
-            Err(rejection) => ("refused", Err(rejection.into())),
+            Err(rejection) => ("rejected", Err(rejection.into())),
         };
         self.report(head, &outcome);
-        debug!(peer = %connection.peer, route, why = outcome::detail(&outcome), "Answered");
+        debug!(peer = %connection.peer, route, outcome = outcome::name(&outcome), why = outcome::detail(&outcome), "Answered a request");
         let (name, reply) = outcome::render(outcome, self.deps.clock.wall());
         self.deps.metrics.request(route, name, self.deps.clock.boot().saturating_sub(started));
         reply
@@ -191,8 +191,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         Ok(Answer::Credentials { granted, issued, extended, ttl })
     }
 
-    /// Tells the audit log, the metrics, the pod's owner and the operator what came of a request. Nothing else on the request path
-    /// reports a denial or a delivery.
+    /// Reports the outcome of a request to the audit log, the metrics and the pod's Events. Nothing else on the request path reports a
+    /// denial or a delivery.
     fn report(&self, head: &Parts, outcome: &Outcome) {
         match outcome {
             // A HEAD request has been given nothing.
@@ -208,7 +208,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             Ok(Answer::Credentials { .. } | Answer::Token { .. } | Answer::Text { .. }) => {}
             Err(Failure::Denied(denied)) => self.report_denial(denied),
             Err(Failure::Unidentified(IdentityError::Kernel(error))) => {
-                error!(%error, "Cannot ask the kernel who is calling; the client is told to retry");
+                error!(%error, "Cannot identify a caller, the kernel lookup failed; telling the client to retry");
             }
             Err(
                 Failure::Rejected(_)

@@ -63,7 +63,7 @@ impl Denials {
         lines
     }
 
-    /// The same for one pod, immediately. Forgets the pod.
+    /// Returns the unwritten lines of one pod, whatever their age, and forgets the pod.
     pub(super) fn forget(&self, pod: &PodUid) -> Vec<(Map<String, Value>, u64)> {
         let mut lines = Vec::new();
         self.lock().retain(|(of, _), entry| {

@@ -235,13 +235,13 @@ impl ScanState {
         }
         let mut open = match self.open.remove(&id).map_or_else(|| self.enter(id, file, host), Ok) {
             Ok(open) => open,
-            // Warned about once; every scan tries again.
+            // The first failure was logged as a warning; every scan tries again.
             Err(error) if self.pending.contains_key(path) => {
-                debug!(netns = %path.display(), %error, "Still cannot open sockets in a network namespace");
+                debug!(netns = %path.display(), %error, "Still cannot open sockets in a network namespace; retrying at the next scan");
                 return false;
             }
             Err(error) => {
-                warn!(netns = %path.display(), %error, "Cannot open sockets in a network namespace; its pods are not served");
+                warn!(netns = %path.display(), %error, "Cannot open sockets in a network namespace; its pods are not served until a retry succeeds");
                 return false;
             }
         };
@@ -250,7 +250,7 @@ impl ScanState {
         let mut complete = true;
         if pass.scan == Scan::Full || open.addresses.is_empty() {
             let listing = addresses::list(&open.route).unwrap_or_else(|error| {
-                debug!(netns = %path.display(), %error, "Cannot list the addresses of a network namespace");
+                debug!(netns = %path.display(), %error, "Cannot list the addresses of a network namespace; retrying at the next scan");
                 addresses::Listing::default()
             });
             complete = listing.complete;

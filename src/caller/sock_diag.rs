@@ -128,7 +128,7 @@ fn put_address(bytes: &mut [u8], address: IpAddr) {
 
 /// Parses an answer. `None` if it answers an earlier request.
 fn parse(bytes: &[u8], sequence: u32) -> io::Result<Option<Lookup>> {
-    let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "short sock_diag answer");
+    let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "truncated or unexpected sock_diag answer");
     let header = bytes.get(..HEADER).ok_or_else(short)?;
     let (kind, answered) = (u16_at(header, 4), u32_at(header, 8));
     if answered != sequence {

@@ -30,7 +30,7 @@ const MAX_FILE: u64 = 64 * 1024 * 1024;
 pub struct ExplainArgs {
     /// Pod to explain; with --file a pod or workload (NAME or KIND/NAME) [default with --file: everything in the files]
     pub pod: Option<String>,
-    /// Namespace of the pod [default: the kubeconfig's; with --file: default]
+    /// Namespace of the pod [default: the kubeconfig's namespace; with --file, "default"]
     #[arg(short, long)]
     pub namespace: Option<String>,
     /// Only this container

@@ -53,7 +53,7 @@ pub struct RunArgs {
     /// Directory for the session token keys; must be on a tmpfs and accessible only to root
     #[arg(long, env = "PODROLE_STATE_DIR", default_value = "/run/podrole")]
     pub state_dir: String,
-    /// Directory in which the container runtime names network namespaces
+    /// Directory where the container runtime mounts its named network namespaces
     #[arg(long, env = "PODROLE_NETNS_DIR", default_value = "/run/netns")]
     pub netns_dir: String,
     /// The host's cgroup2 mount
@@ -62,7 +62,7 @@ pub struct RunArgs {
     /// Whether to write Kubernetes Events about denied pods: true | false
     #[arg(long, env = "PODROLE_EVENTS", default_value = "true")]
     pub events: String,
-    /// Name of podrole's own pod, the reporting instance of Events [default: --node-name]
+    /// Name of podrole's own pod, shown as the reporting instance of Events [default: --node-name]
     #[arg(long, env = "PODROLE_POD_NAME")]
     pub pod_name: Option<String>,
     /// AWS region [default: AWS_REGION, then the region that the metadata service reports]

@@ -24,10 +24,10 @@ pub struct PolicyArgs {
     /// Scope of an STS session: pod | service-account | role (one for each role and node)
     #[arg(long, env = "PODROLE_SESSION_SCOPE", default_value = "pod")]
     pub session_scope: String,
-    /// Roles that a namespace may use in addition to its annotation: NAMESPACE=GLOB[,GLOB]; can be repeated
+    /// Roles that a namespace may use in addition to those in its annotations: NAMESPACE=GLOB[,GLOB]; can be repeated
     #[arg(long, env = "PODROLE_ALLOW", value_delimiter = ';')]
     pub allow: Vec<String>,
-    /// Whether a namespace without an allow list allows no roles: true | false
+    /// Roles of a namespace without an allow list: true (none) | false (all within the ceiling)
     #[arg(long, env = "PODROLE_REQUIRE_ALLOW", default_value = "true")]
     pub require_allow: String,
     /// Per-container roles in pods with a container that can read its siblings' packets: shared (allowed) | strict (denied)

@@ -51,7 +51,7 @@ pub enum TokenBinding<'a> {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum TokenError {
     /// Not a token that podrole issues.
-    #[error("not a token of this node")]
+    #[error("not a podrole session token")]
     Malformed,
     /// Sealed with a key that this node does not have, or has no longer.
     #[error("sealed with an unknown key")]

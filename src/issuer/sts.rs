@@ -195,7 +195,7 @@ impl<C: Clock + Clone> Sts<C> {
 
     /// Converts `code`. If STS does not accept the signing credentials, the next call fetches new ones.
     fn failed(&self, code: Code) -> IssueError {
-        // Not for `NoCredentials`: STS has not rejected the cached credentials then.
+        // `NoCredentials` is left out because STS has not rejected the cached credentials in that case.
         if matches!(code, Code::ExpiredToken | Code::InvalidClientToken) {
             self.credentials.iter().for_each(|credentials| credentials.invalidate());
         }
@@ -243,7 +243,7 @@ impl<C: Clock + Clone> ProvideCredentials for Hop<C> {
         future::ProvideCredentials::new(async {
             let hop = self.sts.assume(&self.role, &self.session, None, HOP_DURATION).await.map_err(|error| {
                 // The SDK hides this error from the outer call, which only reports that it has no credentials.
-                warn!(role = %self.role, %error, "Cannot assume the first hop role; pods' credentials cannot be issued or refreshed");
+                warn!(role = %self.role, %error, "Cannot assume the first hop role; pods get no new credentials until a retry succeeds");
                 hop_failed(error)
             })?;
             Ok(aws_credential_types::Credentials::new(

@@ -18,7 +18,7 @@ closed_set! {
         /// The caller waited for STS.
         Wait = "wait",
         /// It had a recent denial by STS.
-        Refused = "refused",
+        Denied = "denied",
     }
 }
 

@@ -54,7 +54,8 @@ impl Access {
         let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
         let reviews = Api::<SelfSubjectAccessReview>::all(self.client.clone());
         let answer = reviews.create(&PostParams::default(), &review).await?;
-        let SubjectAccessReviewStatus { allowed, .. } = answer.status.context("the review has no status")?;
+        let SubjectAccessReviewStatus { allowed, .. } =
+            answer.status.context("the API server's access review has no status")?;
         Ok(allowed)
     }
 

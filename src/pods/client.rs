@@ -57,8 +57,9 @@ impl Reach {
         let Some((first, rest)) = self.kubeconfigs.split_first() else {
             return kube::Config::incluster().context(nowhere);
         };
-        let read =
-            |path: &PathBuf| Kubeconfig::read_from(path).with_context(|| format!("cannot use {}", path.display()));
+        let read = |path: &PathBuf| {
+            Kubeconfig::read_from(path).with_context(|| format!("cannot read kubeconfig {}", path.display()))
+        };
         let merged = rest.iter().try_fold(read(first)?, |merged, path| {
             merged
                 .merge(read(path)?)

@@ -95,7 +95,7 @@ impl Reader {
 
     async fn request(&self, object: Object<'_>, path: &str) -> Result<Value, ReadError> {
         let request = http::Request::get(path).header(http::header::ACCEPT, "application/json").body(Vec::new());
-        let request = request.context("cannot make a request")?;
+        let request = request.context("cannot build the request to the API server")?;
         let answer = tokio::time::timeout(PATIENCE, self.client.request::<Value>(request)).await;
         let answer = answer.map_err(|_| anyhow::anyhow!("the API server gave no answer within {PATIENCE:?}"))?;
         answer.map_err(|error| {

@@ -36,8 +36,8 @@ impl Store {
         self.version.subscribe()
     }
 
-    /// Replaces the snapshot by one to which `update` has been applied; `update` returns what it means for pods. Nothing is published
-    /// if nothing changed.
+    /// Applies `update` to a copy of the snapshot and publishes the copy, unless nothing has changed. `update` returns the resulting
+    /// changes of pods.
     pub fn update(&self, update: impl FnOnce(&mut Index) -> Vec<PodChange>) {
         let (index, changes) = {
             let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);

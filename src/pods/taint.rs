@@ -33,7 +33,7 @@ pub async fn remove_when_ready(client: Client, node: Arc<str>, key: Arc<str>, re
             Err(error) => {
                 failures += 1;
                 let pause = RETRY.pause(failures);
-                warn!(taint = %key, error = %format_args!("{error:#}"), retry_in = ?pause, "Cannot remove the startup taint; trying again");
+                warn!(taint = %key, error = %format_args!("{error:#}"), retry_in = ?pause, "Cannot remove the startup taint; retrying");
                 tokio::time::sleep(pause).await;
             }
         }

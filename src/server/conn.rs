@@ -50,7 +50,7 @@ pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(LIFETIME, serve).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(peer = %connection.peer, %error, "Connection ended early"),
-        Err(_) => debug!(peer = %connection.peer, "Connection took too long; closed"),
+        Ok(Err(error)) => debug!(peer = %connection.peer, %error, "Connection ended before the answer was sent"),
+        Err(_) => debug!(peer = %connection.peer, "Connection took too long; closing it"),
     }
 }

@@ -69,7 +69,7 @@ pub(super) enum Failure {
 pub type Reply = Response<Full<Bytes>>;
 
 /// The stable name of an outcome: a label of `podrole_http_requests_total`.
-fn name(outcome: &Outcome) -> &'static str {
+pub(super) fn name(outcome: &Outcome) -> &'static str {
     match outcome {
         Ok(Answer::Token { .. } | Answer::Credentials { .. } | Answer::Text { .. }) => "ok",
         Err(Failure::Rejected(rejection)) => rejection.name(),
@@ -98,8 +98,8 @@ pub(super) fn detail(outcome: &Outcome) -> Option<String> {
     }
 }
 
-/// The stable name of an outcome and the reply to the client. The bodies of failures are fixed texts that tell a caller nothing about others; only a denial by STS names the
-/// caller's own role, in the error document that SDKs show.
+/// The stable name of an outcome and the reply to the client. The bodies of failures are fixed texts that tell a caller nothing about
+/// others; only a denial by STS names the caller's own role, in the error document that SDKs show.
 pub(super) fn render(outcome: Outcome, now: SystemTime) -> (&'static str, Reply) {
     (name(&outcome), reply(outcome, now))
 }

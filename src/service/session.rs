@@ -55,7 +55,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         match &request.caller {
             Caller::Address => Ok(None),
             Caller::Kernel(Proofs::One(proof)) => Ok(Some(proof.identity.clone())),
-            // Only the watch can tell which of the claimants calls; without its word, none of them gets a token.
+            // Only the watch can tell which claimant is calling; until it does, no claimant gets a token.
             Caller::Kernel(Proofs::Several(_)) => {
                 let index = self.deps.store.snapshot();
                 let owner = resolve_owner(&index, &request.caller, request.peer())?;

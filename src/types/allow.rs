@@ -46,7 +46,7 @@ pub enum AllowListError {
     #[error("has an empty pattern, or one with characters that no role ARN has")]
     Pattern,
     /// It is not a regular expression, or the expression is too large.
-    #[error("is not a regular expression that can be used, or has more than {MAX_REGEX} characters")]
+    #[error("is not a valid regular expression, or has more than {MAX_REGEX} characters")]
     Regex,
 }
 

@@ -150,9 +150,9 @@ denials! {
         hint: &'static str,
     } => {
         class: AssumeRoleFailed,
-        outcome: "issuer_error",
-        why: "STS refuses role {role} ({code}): {hint}",
-        meaning: "STS refused to give podrole this role. AWS sends the same error if the role does not exist, if its trust policy does \
+        outcome: "issuer_denied",
+        why: "STS denies podrole the role {role} ({code}): {hint}",
+        meaning: "STS denied podrole this role. AWS sends the same error if the role does not exist, if its trust policy does \
                   not name podrole's own role, and if podrole's role may not call sts:AssumeRole.",
         fix: "Check that the role exists in the account of its ARN, that its trust policy allows sts:AssumeRole to podrole's role, that \
               podrole's role may assume it, and that the external id is the one that the trust policy requires.",
@@ -298,7 +298,7 @@ mod tests {
         let reason = DenialReason::AssumeRoleRefused { role, code: "AccessDenied", hint: "look there" };
         assert_eq!(
             reason.to_string(),
-            "STS refuses role arn:aws:iam::111122223333:role/web (AccessDenied): look there"
+            "STS denies podrole the role arn:aws:iam::111122223333:role/web (AccessDenied): look there"
         );
         assert_eq!((reason.denial(), DenialReason::NoRole.denial()), (Denial::AssumeRoleRefused, Denial::NoRole));
     }

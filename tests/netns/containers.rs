@@ -40,7 +40,7 @@ fn never_crossed(target: Target) -> Result<()> {
             served(&rig, agent.to(target), role)?;
         }
     }
-    // At the same time, while each also requests the other's role.
+    // Then both at once, while each also requests the other's role.
     let mut loads = Vec::new();
     let tokens = [web.to(target).token()?, batch.to(target).token()?];
     for ((agent, own, other), token) in all.into_iter().zip(&tokens) {

@@ -36,7 +36,7 @@ fn fresh() -> Result<()> {
     ensure!(again.status.success(), "{}", said(&again));
     closed(&rig)?;
     no_leak(&rig)?;
-    // Each guard by itself is enough; the table guard is removed first.
+    // The table guard alone is enough: remove the routing guard.
     remove_routing_guard(&rig)?;
     closed(&rig)?;
     no_leak(&rig)?;

@@ -112,7 +112,7 @@ fn has_cgroup_v1(root: &Path) -> bool {
     is_cgroup_v1(root) || below.take(64).any(|path| is_cgroup_v1(&path))
 }
 
-/// Makes a check that needs the cgroup2 mount, or skips it.
+/// Runs a check that needs the cgroup2 mount; skips it if there is no mount.
 fn after_mount(root: &Path, check: fn(&Path) -> Outcome) -> Outcome {
     match self_test::check_mount(root) {
         Ok(()) => check(root),

@@ -7,8 +7,8 @@ mod kubernetes;
 mod node;
 mod redirect;
 
-/// Declares an enum together with `ALL`, the list of its variants, and a function that gives each variant its value. A variant can
-/// be declared only with a value, and is then in the list.
+/// Declares an enum together with `ALL`, the list of its variants, and a function that gives each variant its value. Every variant
+/// must be declared with a value, and every declared variant is in the list.
 macro_rules! enum_with_table {
     (
         $(#[$enum_attribute:meta])* enum $name:ident;

@@ -201,7 +201,7 @@ impl Daemon {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// The latest log and audit lines, for the report of a failure. Lines that libraries logged are left out.
+    /// The last lines of the log without TRACE lines, for failure reports.
     pub fn recently(&self) -> String {
         let logs = self.logs();
         let own: Vec<&str> = logs.lines().filter(|line| !line.contains("TRACE")).collect();
