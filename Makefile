@@ -1,8 +1,9 @@
 # make demo          a node in a box: the real daemon and real SDKs, what they get and what they cannot reach
-# make test          all tests except those of the image; installs and builds what they need on a fresh Debian with Rust and Go
+# make test          all tests at small size except those of the image; installs and builds what they need on a fresh Debian with Rust and Go
 # make image         the container image; ARCH=arm64 for another architecture
 # make image-check   builds the image a second time, compares the two, and tests what is in it
-# make bench         measures every published figure
+# make soak          all tests and the image with loops and matrices at full size; SEED=... TRIAL=... replays a failure
+# make bench         measures every published figure; BASE=<commit> compares with the binary of another commit
 # make lint          formatting and clippy, as in CI
 # make clean         removes what was built
 #
@@ -18,11 +19,14 @@ RUNNER := target."cfg(unix)".runner = ["$(AS_ROOT)"]
 # Debian's name of the architecture.
 ARCH ?= $(shell dpkg --print-architecture)
 
-.PHONY: demo test image image-check bench lint clean prepare build
+.PHONY: demo test soak image image-check bench lint clean prepare build
 .DEFAULT_GOAL := test
 
 test: build
-	cargo test --workspace --locked --no-fail-fast --config '$(RUNNER)'
+	cargo test --workspace --locked --no-fail-fast --config '$(RUNNER)' $(if $(TRIAL),-- '$(TRIAL)')
+
+soak:
+	@SEED='$(SEED)' .ci/soak '$(TRIAL)'
 
 demo:
 	@.ci/packages
@@ -42,8 +46,10 @@ image-check: image
 
 bench:
 	@.ci/packages
-	cargo build -p podrole -p podrole-bench --bins --locked --release
-	@"$(AS_ROOT)" "$$CARGO_TARGET_DIR/release/podrole-bench"
+	cargo build -p podrole --bin podrole --locked --release
+	cargo build -p podrole-bench --locked --release
+	@base=; [ -z '$(BASE)' ] || base=$$(bench/base.sh '$(BASE)') && \
+		"$(AS_ROOT)" "$$CARGO_TARGET_DIR/release/podrole-bench" $${base:+--base "$$base"}
 
 lint:
 	cargo fmt --all --check

@@ -13,10 +13,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// The first argument that makes this program the bare server; the address and a file with the answer follow.
+/// The first argument that makes this program the bare server. The address and a file with the answer follow.
 pub(crate) const ARGUMENT: &str = "--bare-server";
 
-/// Becomes the bare server if it is asked to.
+/// Runs the bare server if the first argument asks for it.
 pub(crate) fn main() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(ARGUMENT) {
@@ -50,14 +50,14 @@ fn serve(address: Option<String>, answer: Option<String>) -> Result<()> {
                 });
                 let mut http = http1::Builder::new();
                 http.keep_alive(false).title_case_headers(true);
-                // A client that goes away early is no event.
+                // A client may close the connection early.
                 let _ = http.serve_connection(TokioIo::new(stream), service).await;
             });
         }
     })
 }
 
-/// Those that hyper does not write by itself.
+/// The headers that hyper does not add by itself.
 fn headers(head: &str) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for line in head.lines().skip(1) {

@@ -1,4 +1,4 @@
-//! What was measured, beside what was promised.
+//! The measured figures beside their budgets.
 
 use std::process::ExitCode;
 
@@ -16,28 +16,28 @@ struct Figure {
     bound: Bound,
 }
 
-/// What was promised.
+/// The budget of a figure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
     /// No more than this.
     AtMost(f64),
     /// No less than this.
     AtLeast(f64),
-    /// Nothing: it is there to read the others by.
+    /// No budget; the figure explains the others.
     None,
 }
 
 // === impl Report ===
 
 impl Report {
-    /// Notes one figure, and shows it.
+    /// Records a figure and prints it.
     pub(crate) fn add(&mut self, what: impl Into<String>, value: f64, unit: &'static str, bound: Bound) {
         let figure = Figure { what: what.into(), value, unit, bound };
         show(&figure.line());
         self.figures.push(figure);
     }
 
-    /// A summary, and the exit code.
+    /// Prints a summary and returns the exit code.
     pub(crate) fn finish(&self) -> ExitCode {
         let missed: Vec<&Figure> = self.figures.iter().filter(|figure| !figure.holds()).collect();
         let bounded = self.figures.iter().filter(|figure| !matches!(figure.bound, Bound::None)).count();
@@ -69,7 +69,7 @@ impl Figure {
     }
 }
 
-/// The middle one.
+/// The median; NaN if there are no values.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

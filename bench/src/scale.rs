@@ -1,4 +1,4 @@
-//! Two hundred and fifty pods: time to ready, memory, idle cost; and the herd that asks for one identity at once.
+//! A node with 250 pods: time to ready, memory, idle cost, and many simultaneous requests for one identity.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -11,27 +11,24 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use podrole_lab::agent::{Load, Target};
-use podrole_lab::pod::PodSpec;
+use podrole_lab::pod::{Pod, PodSpec};
 use podrole_lab::proc;
 use podrole_lab::rig::{Rig, RigOptions};
 use serde_json::{Value, json};
 
 use super::report::{Bound, Report};
 
-const PODS: usize = 250;
+/// The number of pods on a full node.
+pub(crate) const PODS: usize = 250;
 const HERD: u64 = 500;
 const IDLE: Duration = Duration::from_secs(10);
 
-/// A node with its pods, the daemon on it, each pod with its credentials.
+/// Starts a node with its pods and the daemon, and fetches credentials in every pod.
 pub(crate) fn start(report: &mut Report) -> Result<Rig> {
     let mut rig = Rig::new(RigOptions::default())?;
     rig.options_mut().wrapper = ["taskset", "-c", "0"].map(str::to_owned).into();
     rig.namespace("shop", &["*"])?;
-    let mut pods = Vec::with_capacity(PODS);
-    for n in 0..PODS {
-        let spec = PodSpec::new("shop", &format!("web-{n}")).annotation("iam.amazonaws.com/role", &format!("role-{n}"));
-        pods.push(rig.pod(spec)?);
-    }
+    let pods = pods(&rig)?;
     let begin = Instant::now();
     rig.launch(&["--log", "info"])?;
     rig.daemon_mut()?.wait_ready(Duration::from_secs(20))?;
@@ -44,22 +41,29 @@ pub(crate) fn start(report: &mut Report) -> Result<Rig> {
     }
     ensure!(rig.sts.assume_calls().len() == PODS, "{} calls for {PODS} pods", rig.sts.assume_calls().len());
     let daemon = rig.daemon()?;
-    // nft runs for some milliseconds at a time; a container's memory limit counts it at its peak all the same.
+    // nft runs only for milliseconds at a time, but a container's memory limit counts its peak.
     let (own, nft) = (mib(daemon.rss_kib()?), mib(nft_peak()? / 1024));
     report.add(format!("resident, {PODS} pods with credentials"), own, "MiB", Bound::None);
     report.add("    and with its nft child at its peak", own + nft, "MiB", Bound::AtMost(32.0));
 
     let before = daemon.usage()?.cpu;
-    // This is what is measured: time in which nobody asks.
+    // The measured time without requests.
     thread::sleep(IDLE);
     let idle = (daemon.usage()?.cpu - before).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
     report.add(format!("idle, {PODS} pods: share of a core"), idle, "%", Bound::AtMost(0.1));
-    // The pods' namespaces outlive their handles: they end with the world.
+    // The pods stay until the world ends.
     std::mem::forget(pods);
     Ok(rig)
 }
 
-/// Many cold requests for one identity, from four containers of a pod at once, are one call.
+/// [`PODS`] pods in the namespace `shop`, each with its own role.
+pub(crate) fn pods(rig: &Rig) -> Result<Vec<Pod>> {
+    let spec =
+        |n: usize| PodSpec::new("shop", &format!("web-{n}")).annotation("iam.amazonaws.com/role", &format!("role-{n}"));
+    (0..PODS).map(|n| rig.pod(spec(n))).collect()
+}
+
+/// Many simultaneous cold requests for one identity from four containers of a pod result in one call to STS.
 pub(crate) fn herd(report: &mut Report, rig: &Rig) -> Result<()> {
     let spec =
         PodSpec::new("shop", "herd").annotation("iam.amazonaws.com/role", "herd").containers(&["a", "b", "c", "d"]);
@@ -101,8 +105,8 @@ pub(crate) fn herd(report: &mut Report, rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// The most memory that nft takes of all that the daemon has it do: reading the table, and applying it where there is none and over
-/// one. That is done in a network namespace of its own: the node's table stays as it is.
+/// The peak memory of nft over everything that the daemon runs it for: reading the table, and applying it with and without an existing
+/// one. This runs in a separate network namespace, so that the node's table does not change.
 fn nft_peak() -> Result<u64> {
     let listed = proc::run(Command::new("nft").args(["-j", "list", "table", "inet", "podrole"]))?;
     let transaction = transaction(&listed)?;
@@ -120,14 +124,14 @@ fn nft_peak() -> Result<u64> {
     })
 }
 
-/// Runs `nft -j -f -` and tells how much memory it took at most, in bytes. The kernel stops it where it ends, while it still has it
-/// all: what a parent is told afterwards has the parent's own memory in it, from before the child became nft.
+/// Runs `nft -j -f -` and returns its peak memory in bytes. The kernel stops nft just before it exits, while its counters still exist.
+/// The peak that `wait4` reports afterwards would include the parent's memory from before the exec.
 fn nft(input: &str) -> Result<u64> {
     let mut command = Command::new("nft");
     let mut child = command.args(["-j", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT)?;
-    // Closed at once, or nft would wait for more.
+    // The temporary is dropped, which closes the pipe; otherwise nft would wait for more input.
     child.stdin.take().context("a pipe")?.write_all(input.as_bytes())?;
     let mut peak = None;
     loop {
@@ -144,7 +148,7 @@ fn nft(input: &str) -> Result<u64> {
     }
 }
 
-/// What makes the table be as it was listed, whatever it was before: add, delete, add again, then all that is in it.
+/// The transaction that replaces any existing table with the listed one: add, delete, add again, then all its contents.
 fn transaction(listed: &str) -> Result<Value> {
     let mut listed: Value = serde_json::from_str(listed)?;
     let objects = listed["nftables"].as_array_mut().context("a list of objects")?;

@@ -115,6 +115,8 @@ pub struct Process {
 pub struct Usage {
     /// Resident memory, in bytes.
     pub resident: u64,
+    /// Resident memory that is not backed by a file, in bytes.
+    pub anonymous: u64,
     /// Peak resident memory, in bytes.
     pub peak: u64,
     /// Processor time, user and system.
@@ -226,6 +228,7 @@ pub fn usage(pid: u32) -> Result<Usage> {
     let files = fs::read_dir(dir.join("fd")).with_context(|| format!("list the files of {pid}"))?.count();
     Ok(Usage {
         resident: field("VmRSS:")? * 1024,
+        anonymous: field("RssAnon:")? * 1024,
         peak: field("VmHWM:")? * 1024,
         cpu,
         threads: field("Threads:")?,
