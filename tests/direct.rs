@@ -6,6 +6,8 @@
 mod denials;
 #[path = "direct/explain.rs"]
 mod explain;
+#[path = "direct/grants.rs"]
+mod grants;
 #[path = "direct/support.rs"]
 mod support;
 

@@ -108,12 +108,12 @@ pub fn pod_entry(pod: &SlimPod) -> Option<PodEntry> {
         role: annotations.role(AnnotationKey::Role),
         external_id: annotations.external_id(),
         session_name: annotations.get(AnnotationKey::SessionName).map(|text| match ExternalId::parse(text) {
-            // Only the length is limited here, to bound the memory. The rules of session names need the UID and are checked where the
-            // name is built.
+            // Only the length is limited here, to bound the memory. The rules of session names need the namespace and the UID, and are
+            // checked where the name is built.
             Err(error @ SessionNameError::Length) => {
                 Err(BadAnnotation::Session { key: AnnotationKey::SessionName.name().into(), error })
             }
-            Err(SessionNameError::Character) | Ok(_) => Ok(text.into()),
+            Err(SessionNameError::Character | SessionNameError::NameTooLong { .. }) | Ok(_) => Ok(text.into()),
         }),
         container_roles: annotations.container_roles(),
         containers: status.container_ids().collect(),

@@ -245,7 +245,7 @@ impl Rules {
     fn session_name(&self, pod: &PodEntry) -> Result<SessionName, DenialReason> {
         if let Some(custom) = &pod.session_name {
             let text = custom.as_ref().map_err(|bad| DenialReason::BadSessionName { bad: bad.clone() })?;
-            return SessionName::custom(text, &pod.uid).map_err(|error| {
+            return SessionName::custom(&pod.namespace, text, &pod.uid).map_err(|error| {
                 let bad = BadAnnotation::Session { key: AnnotationKey::SessionName.name().into(), error };
                 DenialReason::BadSessionName { bad }
             });

@@ -200,8 +200,10 @@ denials! {
         class: RoleInvalid,
         outcome: "denied",
         why: "the session name is invalid: {bad}",
-        meaning: "The session name that the pod asks for is not one that STS accepts.",
-        fix: "Use 2 to 55 characters of letters, digits and +=,.@_- for iam.amazonaws.com/session-name.",
+        meaning: "The session name that the pod asks for is not one that STS accepts, or it is too long: the whole name, \
+                  NAMESPACE.NAME.UID with the first 8 characters of the UID, has at most 64 characters. podrole never shortens it.",
+        fix: "Use letters, digits and +=,.@_- for iam.amazonaws.com/session-name: at least 2 characters, and with the name of the \
+              namespace at most 54.",
     }
     /// `--container-roles=strict` is set, and a container of the pod has `NET_RAW`.
     ContainerRolesRefused => {

@@ -90,7 +90,7 @@ pub struct PodEntry {
     pub role: Option<Annotation<RoleRef>>,
     /// The external id it asks for.
     pub external_id: Option<Annotation<ExternalId>>,
-    /// The session name it asks for. Only its length is checked so far; the other rules need the UID.
+    /// The session name it asks for. Only its length is checked so far; the other rules need the namespace and the UID.
     pub session_name: Option<Annotation<Arc<str>>>,
     /// The roles of single containers, at most one for each.
     pub container_roles: Box<[ContainerRole]>,

@@ -13,8 +13,8 @@ use super::PodUid;
 const MAX: usize = 64;
 /// How many characters of the pod's UID end a name.
 const UID_CHARS: usize = 8;
-/// The longest text a user may choose, so that `.` and the UID still fit.
-const MAX_CUSTOM: usize = MAX - 1 - UID_CHARS;
+/// The shortest text a user may choose. It is also STS's minimum for a whole name.
+const MIN: usize = 2;
 
 /// A valid `RoleSessionName`: 2 to 64 characters of `[A-Za-z0-9_+=,.@-]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,8 +28,14 @@ pub struct ExternalId(Arc<str>);
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum SessionNameError {
     /// It is too short or too long.
-    #[error("has a length that STS does not allow (session name 2 to {MAX_CUSTOM}, external id 2 to 1224 characters)")]
+    #[error("has a length that STS does not allow (session name at least {MIN}, external id {MIN} to 1224 characters)")]
     Length,
+    /// It is too long for a session name, which also contains the namespace and a part of the UID.
+    #[error("is too long: STS allows {MAX} characters, of which the namespace and the pod's UID leave {left} here")]
+    NameTooLong {
+        /// How many characters fit.
+        left: usize,
+    },
     /// It has a character that STS does not allow.
     #[error("has a character that STS does not allow")]
     Character,
@@ -69,10 +75,17 @@ impl SessionName {
         Self(format!("{}={hash}{suffix}", &name[..keep]).into())
     }
 
-    /// A name that the pod's owner chose, followed by the pod's UID so that no other pod can have it: `<custom>.<uid8>`.
-    pub fn custom(text: &str, uid: &PodUid) -> Result<Self, SessionNameError> {
-        check(text, 2..=MAX_CUSTOM, b"_+=,.@-")?;
-        Ok(Self([text, ".", uid8(uid)].concat().into()))
+    /// A name that the pod's owner chose, between the pod's namespace and its UID: `<namespace>.<custom>.<uid8>`. No namespace
+    /// contains a dot, so the text before the first dot is the namespace, and trust policies may rely on it. Such a name is never
+    /// shortened: if it does not fit, that is an error.
+    pub fn custom(namespace: &str, text: &str, uid: &PodUid) -> Result<Self, SessionNameError> {
+        check(text, MIN..=usize::MAX, b"_+=,.@-")?;
+        let uid = uid8(uid);
+        let left = MAX.saturating_sub(namespace.len() + uid.len() + 2);
+        if text.len() > left {
+            return Err(SessionNameError::NameTooLong { left });
+        }
+        Ok(Self([namespace, ".", text, ".", uid].concat().into()))
     }
 
     /// The name.
@@ -86,7 +99,7 @@ impl SessionName {
 impl ExternalId {
     /// Checks `text` against STS's rules.
     pub fn parse(text: &str) -> Result<Self, SessionNameError> {
-        check(text, 2..=1224, b"_+=,.@:/-")?;
+        check(text, MIN..=1224, b"_+=,.@:/-")?;
         Ok(Self(text.into()))
     }
 
@@ -151,18 +164,85 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_name_cannot_be_another_pods() {
+    fn a_custom_name_begins_with_its_namespace() {
         let own = uid("aaaaaaaa-1111-2222-3333-444455556666");
-        assert_eq!(SessionName::custom("shop.web.3f0c9a52", &own).unwrap().as_str(), "shop.web.3f0c9a52.aaaaaaaa");
+        let custom = |text: &str| SessionName::custom("evil", text, &own);
+        assert_eq!(custom("shop.web.3f0c9a52").unwrap().as_str(), "evil.shop.web.3f0c9a52.aaaaaaaa");
         for (text, why) in [
             ("", SessionNameError::Length),
             ("a", SessionNameError::Length),
             ("a b", SessionNameError::Character),
             ("a/b", SessionNameError::Character),
         ] {
-            assert_eq!(SessionName::custom(text, &own), Err(why));
+            assert_eq!(custom(text), Err(why));
         }
-        assert_eq!(SessionName::custom(&"a".repeat(56), &own), Err(SessionNameError::Length));
+    }
+
+    #[test]
+    fn a_custom_name_is_never_cut() {
+        let own = uid("aaaaaaaa-1111-2222-3333-444455556666");
+        for (namespace, left) in [("n", 53), ("shop", 50), (&*"n".repeat(52), 2)] {
+            let fits = SessionName::custom(namespace, &"x".repeat(left), &own).unwrap();
+            assert_eq!(fits.as_str().len(), MAX);
+            let too_long = SessionName::custom(namespace, &"x".repeat(left + 1), &own);
+            assert_eq!(too_long, Err(SessionNameError::NameTooLong { left }));
+        }
+        for (length, left) in [(53, 1), (54, 0), (63, 0)] {
+            let none = SessionName::custom(&"n".repeat(length), "xx", &own);
+            assert_eq!(none, Err(SessionNameError::NameTooLong { left }), "{length}");
+        }
+    }
+
+    /// What a pod in `evil` may choose to look like a pod of `shop`, or like a pod of its own namespace.
+    #[test]
+    fn a_custom_name_is_never_another_pods() {
+        let (own, other) = (uid("aaaaaaaa-1111-2222-3333-444455556666"), uid("3f0c9a52-1111-2222-3333-444455556666"));
+        let long = "a".repeat(60);
+        for account in ["web", "web.aaaaaaaa", long.as_str()] {
+            for victim in ["shop", "evil"] {
+                let theirs = SessionName::of_pod(victim, account, &other);
+                let beginning = theirs.as_str().strip_suffix(".3f0c9a52").unwrap();
+                let without_namespace = beginning.strip_prefix(&format!("{victim}.")).unwrap();
+                for text in [account, theirs.as_str(), beginning, without_namespace] {
+                    let forged = SessionName::custom("evil", text, &own);
+                    assert!(forged.as_ref() != Ok(&theirs), "{text}");
+                    assert!(forged.is_ok_and(|name| !name.as_str().starts_with("shop.")) || text.len() > 50, "{text}");
+                }
+            }
+        }
+    }
+
+    /// The name of a service account's session ends with its name or, if shortened, with sixteen digits of a hash. A custom name ends
+    /// with the pod's UID, which its owner cannot choose.
+    #[test]
+    fn a_custom_name_is_never_a_service_accounts() {
+        let own = uid("aaaaaaaa-1111-2222-3333-444455556666");
+        let long = "a".repeat(60);
+        for account in ["web", "web.api", "web.3f0c9a52", long.as_str()] {
+            for victim in ["shop", "evil"] {
+                let theirs = SessionName::of_service_account(victim, account);
+                let without_namespace = theirs.as_str().strip_prefix(&format!("{victim}.")).unwrap();
+                let cut = theirs.as_str().len().saturating_sub(".aaaaaaaa".len());
+                for text in [account, theirs.as_str(), without_namespace, &theirs.as_str()[..cut]] {
+                    assert!(SessionName::custom("evil", text, &own).as_ref() != Ok(&theirs), "{text}");
+                }
+            }
+        }
+    }
+
+    /// A node's session begins with `podrole`, so only a namespace of this name comes near. The UID at the end tells them apart.
+    #[test]
+    fn a_custom_name_is_never_a_nodes() {
+        let own = uid("aaaaaaaa-1111-2222-3333-444455556666");
+        let long = "a".repeat(60);
+        for node in ["node-1", "ip-10-0-0-1.ec2.internal", long.as_str()] {
+            let theirs = SessionName::of_node(node);
+            for namespace in ["podrole", "podrole-system", "evil"] {
+                for text in [node, theirs.as_str(), theirs.as_str().strip_prefix("podrole.").unwrap()] {
+                    assert!(SessionName::custom(namespace, text, &own).as_ref() != Ok(&theirs), "{namespace} {text}");
+                }
+            }
+        }
     }
 
     proptest! {
@@ -186,6 +266,34 @@ mod tests {
                         && inputs[a].2[..UID_CHARS] == inputs[b].2[..UID_CHARS];
                     prop_assert!(all[a] != all[b] || same_pod, "{:?} {:?}", inputs[a], inputs[b]);
                 }
+            }
+        }
+
+        /// No form of any namespace begins with another namespace and a dot, and custom names are injective.
+        #[test]
+        fn only_a_namespace_itself_begins_with_its_name(
+            ns in proptest::collection::vec("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", 2),
+            sa in "[a-z0-9]([a-z0-9.-]{0,120}[a-z0-9])?",
+            text in proptest::collection::vec("[A-Za-z0-9_+=,.@-]{2,60}", 2),
+            ids in proptest::collection::vec("[0-9a-f]{8}-0000-4000-8000-[0-9a-f]{12}", 2),
+        ) {
+            prop_assume!(ns[0] != ns[1]);
+            let custom = |i: usize, j: usize, k: usize| SessionName::custom(&ns[i], &text[j], &uid(&ids[k])).ok();
+            let own = [
+                Some(SessionName::of_pod(&ns[0], &sa, &uid(&ids[0]))),
+                Some(SessionName::of_service_account(&ns[0], &sa)),
+                custom(0, 0, 0),
+                custom(0, 1, 0),
+                custom(0, 0, 1),
+            ];
+            let beginning = format!("{}.", ns[1]);
+            for name in own.iter().flatten() {
+                prop_assert!((MIN..=MAX).contains(&name.as_str().len()));
+                prop_assert!(!name.as_str().starts_with(&beginning), "{:?}", name);
+            }
+            if let [_, _, Some(name), Some(other_text), Some(other_pod)] = &own {
+                prop_assert_eq!(name == other_text, text[0] == text[1]);
+                prop_assert_eq!(name == other_pod, ids[0][..UID_CHARS] == ids[1][..UID_CHARS]);
             }
         }
     }

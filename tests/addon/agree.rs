@@ -87,7 +87,7 @@ fn pod_problem(key: &str, value: &str) -> Result<Option<Problem>> {
         None => None,
         Some(Err(bad)) => Some(named(bad)),
         Some(Ok(text)) => {
-            let custom = SessionName::custom(text, &entry.uid);
+            let custom = SessionName::custom(&entry.namespace, text, &entry.uid);
             custom.err().map(|_| Problem { reason: None, beyond_cel: false })
         }
     };
@@ -124,7 +124,7 @@ fn values(runner: &mut TestRunner) -> Result<Values> {
         "[!-~\u{80}-\u{ff}\\x00-\\x20]{1,8}".into(),
         "\\PC{0,12}".into(),
     ];
-    let text = ["[A-Za-z0-9_+=,.@:/ -]{0,4}".to_owned(), "[A-Za-z0-9_+=,.@-]{53,58}".into(), "\\PC{0,3}".into()];
+    let text = ["[A-Za-z0-9_+=,.@:/ -]{0,4}".to_owned(), "[A-Za-z0-9_+=,.@-]{48,53}".into(), "\\PC{0,3}".into()];
     let long = ["[a:/]{1222,1227}".to_owned(), "[a-z]{2,5}[\\x00-\\x20\u{e9}]?".into()];
     let list = [
         "[ \\n]?\\[[ ]?(\"[!#-\\[\\]-~]{1,5}\"[ ]?,[ ]?){0,2}\"[!#-\\[\\]-~]{0,4}\"[ ]?\\][ ]?".to_owned(),

@@ -79,7 +79,7 @@ fn good_cases() -> Vec<Case> {
         ("Pod", vec![(ROLE, "web".to_owned()), (EXTERNAL_ID, "ab".to_owned())], ""),
         ("Pod", vec![(ROLE, "web".to_owned()), (EXTERNAL_ID, format!("{}:/", "x".repeat(1222)))], ""),
         ("CronJob", vec![(ROLE, "web".to_owned()), (SESSION_NAME, "ab".to_owned())], ""),
-        ("Pod", vec![(ROLE, "web".to_owned()), (SESSION_NAME, "s".repeat(55))], ""),
+        ("Pod", vec![(ROLE, "web".to_owned()), (SESSION_NAME, "s".repeat(50))], ""),
         one("Namespace", ALLOWED_ROLES, "[]", ""),
         one("Namespace", ALLOWED_ROLES, r#"["*"]"#, ""),
         one("Namespace", ALLOWED_ROLES, "[ \"web-*\" ,\n\t\"arn:aws:iam::111122223333:role/team/*\" ]\n", ""),
@@ -107,7 +107,7 @@ fn bad_cases() -> Vec<Case> {
     const NOT_AN_ARN: &str = "iam.amazonaws.com/role is not a role ARN (arn:PARTITION:iam::ACCOUNT:role/NAME)";
     const ACCOUNT: &str = "iam.amazonaws.com/role has an account that is not twelve digits";
     const ID: &str = "iam.amazonaws.com/external-id must be 2 to 1224 characters";
-    const SESSION: &str = "iam.amazonaws.com/session-name must be 2 to 55 characters";
+    const SESSION: &str = "iam.amazonaws.com/session-name must be 2 or more characters";
     const NOT_JSON: &str = "iam.amazonaws.com/allowed-roles is not a JSON array of strings, such as [\"web-*\"]";
     const PATTERN: &str =
         "iam.amazonaws.com/allowed-roles has an empty pattern, or one with characters that no role ARN has";
@@ -138,7 +138,7 @@ fn bad_cases() -> Vec<Case> {
         ("ReplicaSet", vec![(ROLE, "web".to_owned()), (EXTERNAL_ID, "a".to_owned())], ID),
         ("Pod", vec![(EXTERNAL_ID, "x".repeat(1225))], ID),
         ("Pod", vec![(ROLE, "web".to_owned()), (SESSION_NAME, "a/b".to_owned())], SESSION),
-        ("CronJob", vec![(ROLE, "web".to_owned()), (SESSION_NAME, "s".repeat(56))], SESSION),
+        ("CronJob", vec![(ROLE, "web".to_owned()), (SESSION_NAME, "s".repeat(51))], SESSION),
         one("Namespace", ALLOWED_ROLES, "web-*", NOT_JSON),
         one("Namespace", ALLOWED_ROLES, r#"["web-*", 7]"#, NOT_JSON),
         one("Namespace", ALLOWED_ROLES, r#"["web-*",]"#, NOT_JSON),

@@ -162,7 +162,7 @@ fn session_scope() -> Result<()> {
         }
         // A session name from an annotation applies to its pod only, in every scope.
         for pod in [&first, &second] {
-            ensure!(session(&rig, pod)? == own(pod, "mine"), "{scope}: {}", pod.name());
+            ensure!(session(&rig, pod)? == own(pod, &format!("{TEAM}.mine")), "{scope}: {}", pod.name());
         }
         let mut names: Vec<_> = rig.sts.assume_calls().into_iter().filter_map(|call| call.session_name).collect();
         let calls = names.len();

@@ -212,7 +212,7 @@ fn external_id_and_session_name() {
     };
     let ns = namespace(Some(r#"["*"]"#));
     let own = grant(&asked, &ns);
-    assert_eq!((own.external_id, own.session_name.as_str()), (ext("pods-own").unwrap().ok(), "mine.3f0c9a52"));
+    assert_eq!((own.external_id, own.session_name.as_str()), (ext("pods-own").unwrap().ok(), "shop.mine.3f0c9a52"));
     let over = NamespaceEntry { external_id: ext("namespaces"), ..ns.clone() };
     assert_eq!(grant(&asked, &over).external_id, ext("namespaces").unwrap().ok());
     assert_eq!(grant(&pod("web"), &ns).session_name.as_str(), "shop.web.3f0c9a52");
