@@ -147,6 +147,9 @@ impl Admin {
                 body.push_str(&format!("[{}] {name}\n", if holds { '+' } else { '-' }));
             }
         }
+        for name in self.readiness.degradations() {
+            body.push_str(&format!("[!] {name}\n"));
+        }
         body.push_str(if ready { "ready\n" } else { "not ready\n" });
         text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
     }

@@ -26,6 +26,7 @@ use crate::audit::Audit;
 use crate::caller::netns::{self, NodeKernel};
 use crate::caller::resolver::Resolver;
 use crate::caller::self_test;
+use crate::caller::shortages::Shortages;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, IdentityMode};
 use crate::events::Events;
@@ -35,7 +36,7 @@ use crate::imds::{Facts, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::pods::store::Store;
 use crate::pods::{client, taint, watch};
-use crate::readiness::{BlockReady, Readiness};
+use crate::readiness::{self, BlockReady, Readiness};
 use crate::server::Server;
 use crate::service::{Deps, Identity, MetadataService, on_pod_change};
 use crate::state;
@@ -72,18 +73,35 @@ pub fn run(config: Config, logs: Logs) -> anyhow::Result<()> {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         warn!("A TLS provider was already installed; using that one");
     }
-    let identity = prove_identity(&config)?;
+    let health = Health::new(&config);
+    let identity = prove_identity(&config, &health)?;
     let control = Builder::new_multi_thread().worker_threads(1).thread_name("podrole-control").enable_all().build();
     let control = control.context("cannot start the control runtime")?;
     let data = Builder::new_current_thread().enable_all().build().context("cannot start the data runtime")?;
-    let result = data.block_on(serve(config, logs, identity, control.handle()));
+    let result = data.block_on(serve(config, logs, health, identity, control.handle()));
     // Do not wait for control tasks: the drain has waited for everything that matters.
     control.shutdown_background();
     result
 }
 
+/// Where the parts report how they are.
+struct Health {
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    start: readiness::Start,
+}
+
+// === impl Health ===
+
+impl Health {
+    fn new(config: &Config) -> Self {
+        let (readiness, start) = Readiness::new(config.policy.service_account_roles);
+        Self { metrics: Arc::new(Metrics::new()), readiness, start }
+    }
+}
+
 /// Checks that this node supports the configured identity mode. The error lists everything that is missing.
-fn prove_identity(config: &Config) -> anyhow::Result<Identity<NodeKernel>> {
+fn prove_identity(config: &Config, health: &Health) -> anyhow::Result<Identity<NodeKernel>> {
     match config.identity {
         IdentityMode::Ip => {
             let missing: Vec<String> = self_test::missing_capabilities(false).map(|error| error.to_string()).collect();
@@ -101,7 +119,9 @@ fn prove_identity(config: &Config) -> anyhow::Result<Identity<NodeKernel>> {
             }
             let settings =
                 netns::Settings { netns_dir: config.netns_dir.clone(), cgroup_root: config.cgroup_root.clone() };
-            let kernel = NodeKernel::start(&settings).context("cannot watch network namespaces")?;
+            let shortages = Shortages::new(health.metrics.clone(), health.readiness.clone());
+            let kernel =
+                NodeKernel::start(&settings, Arc::new(shortages)).context("cannot watch network namespaces")?;
             info!(netns = kernel.netns_count(), "Identifying callers through the kernel");
             Ok(Identity::Kernel(Resolver::new(kernel)))
         }
@@ -109,12 +129,18 @@ fn prove_identity(config: &Config) -> anyhow::Result<Identity<NodeKernel>> {
 }
 
 /// Starts every part in order, waits for the end, and drains.
-async fn serve(config: Config, logs: Logs, identity: Identity<NodeKernel>, control: &Handle) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    logs: Logs,
+    health: Health,
+    identity: Identity<NodeKernel>,
+    control: &Handle,
+) -> anyhow::Result<()> {
     // Before anything else: a signal that arrives during the start is remembered, not ignored.
     let signals = Signals::new()?;
-    let (readiness, start) = Readiness::new(config.policy.service_account_roles);
+    let Health { metrics, readiness, start } = health;
     let (supervisor, mut ended) = Supervisor::new(control.clone());
-    let shared = Shared::build(config, readiness, supervisor)?;
+    let shared = Shared::build(config, metrics, readiness, supervisor)?;
 
     // Bind every socket before starting any task: a conflict stops the start while nothing depends on it yet.
     let sockets = Sockets::bind(&shared.config, control).await?;
@@ -161,9 +187,13 @@ struct Shared {
 // === impl Shared ===
 
 impl Shared {
-    fn build(config: Config, readiness: Readiness, supervisor: Supervisor) -> anyhow::Result<Self> {
+    fn build(
+        config: Config,
+        metrics: Arc<Metrics>,
+        readiness: Readiness,
+        supervisor: Supervisor,
+    ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let metrics = Arc::new(Metrics::new());
         let audit = Audit::new(std::io::stdout(), config.node.clone(), clock.clone(), metrics.clone());
         let audit = Arc::new(audit.context("cannot start the audit log")?);
         let events = config.events.then(|| Events::new(Limits::default(), clock.clone(), metrics.clone()));

@@ -9,10 +9,12 @@
 
 pub mod cgroup_path;
 pub mod cgroup_tree;
+mod dir_watch;
 pub mod netns;
 pub mod resolver;
 mod scanner;
 pub mod self_test;
+pub mod shortages;
 pub mod sock_diag;
 
 use std::future::Future;
@@ -67,6 +69,15 @@ pub struct Sockets {
     pub unowned: bool,
 }
 
+/// What a scan has covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// Only what has changed, or not everything could be read: an object that a lookup does not find may still exist.
+    Partial,
+    /// Everything: an object that a lookup does not find does not exist.
+    Complete,
+}
+
 /// What identification needs from the kernel. [`netns::NodeKernel`] is the real implementation.
 pub trait Kernel: Send + Sync + 'static {
     /// Asks every network namespace that is known to hold the peer's address. Takes a few microseconds and never blocks.
@@ -80,8 +91,8 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Scans for network namespaces and addresses that are not known yet. Rate-limited: returns when a scan that began after the
     /// call has ended.
-    fn rescan_netns(&self) -> impl Future<Output = ()> + Send;
+    fn rescan_netns(&self) -> impl Future<Output = Coverage> + Send;
 
     /// Scans for cgroups that are not known yet. Rate-limited in the same way.
-    fn rescan_cgroups(&self) -> impl Future<Output = ()> + Send;
+    fn rescan_cgroups(&self) -> impl Future<Output = Coverage> + Send;
 }

@@ -8,7 +8,7 @@
 //!  L4    service                                the use case: (connection, request) -> reply; the one Outcome enum
 //!  L3    cache  caller::resolver  audit  events  explain
 //!  L2    issuer::{base,sts}  pods::{access,client,read,store,taint,watch}  redirect::{nft,routing}
-//!        caller::{netns,sock_diag,cgroup_tree,scanner,self_test}
+//!        caller::{netns,sock_diag,cgroup_tree,scanner,dir_watch,shortages,self_test}
 //!        upstream::client  events::api  state   <- all external I/O
 //!  L1    policy  imds  pods::{index,convert}  redirect::ruleset  cache::slot  caller::cgroup_path
 //!        events::schedule                         <- pure

@@ -5,7 +5,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The conditions of the daemon. Clones share state.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, usize>>>);
+pub struct Readiness {
+    conditions: Counts,
+    /// What works less well than it should. It is shown, and does not make the daemon unready.
+    degradations: Counts,
+}
+
+/// How many guards there are of each name.
+type Counts = Arc<Mutex<BTreeMap<&'static str, usize>>>;
+
+/// Guard of one degradation: it is shown until the guard is dropped.
+#[derive(Debug)]
+pub struct Degraded {
+    counts: Counts,
+    name: &'static str,
+}
 
 /// The conditions of the start. Each is unmet until its guard is dropped.
 #[derive(Debug)]
@@ -40,7 +54,7 @@ impl Readiness {
     /// conditions registered so far could hold before that, and the daemon would report that it is ready too early.
     #[must_use = "dropping the guards marks all conditions as met"]
     pub fn new(service_accounts: bool) -> (Self, Start) {
-        let readiness = Self(Arc::default());
+        let readiness = Self { conditions: Arc::default(), degradations: Arc::default() };
         let start = Start {
             listener: readiness.block("listener"),
             redirect: readiness.block("redirect"),
@@ -56,31 +70,53 @@ impl Readiness {
     /// Makes the daemon not ready until the guard is dropped.
     #[must_use = "dropping the guard marks the condition as met"]
     pub fn block(&self, name: &'static str) -> BlockReady {
-        *self.lock().entry(name).or_default() += 1;
+        *lock(&self.conditions).entry(name).or_default() += 1;
         BlockReady { readiness: self.clone(), name }
+    }
+
+    /// Shows a degradation until the guard is dropped.
+    #[must_use = "dropping the guard ends the degradation"]
+    pub fn degrade(&self, name: &'static str) -> Degraded {
+        *lock(&self.degradations).entry(name).or_default() += 1;
+        Degraded { counts: self.degradations.clone(), name }
+    }
+
+    /// The current degradations.
+    pub fn degradations(&self) -> Vec<&'static str> {
+        lock(&self.degradations).iter().filter(|(_, guards)| **guards > 0).map(|(name, _)| *name).collect()
     }
 
     /// Whether every condition holds.
     pub fn is_ready(&self) -> bool {
-        self.lock().values().all(|pending| *pending == 0)
+        lock(&self.conditions).values().all(|pending| *pending == 0)
     }
 
     /// Every registered condition, and whether it holds.
     pub fn conditions(&self) -> Vec<(&'static str, bool)> {
-        self.lock().iter().map(|(name, pending)| (*name, *pending == 0)).collect()
+        lock(&self.conditions).iter().map(|(name, pending)| (*name, *pending == 0)).collect()
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(counts: &Counts) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl BlockReady ===
 
 impl Drop for BlockReady {
     fn drop(&mut self) {
-        if let Some(pending) = self.readiness.lock().get_mut(self.name) {
+        if let Some(pending) = lock(&self.readiness.conditions).get_mut(self.name) {
             *pending -= 1;
+        }
+    }
+}
+
+// === impl Degraded ===
+
+impl Drop for Degraded {
+    fn drop(&mut self) {
+        if let Some(guards) = lock(&self.counts).get_mut(self.name) {
+            *guards -= 1;
         }
     }
 }
@@ -107,6 +143,19 @@ mod tests {
         assert!(!readiness.is_ready(), "a condition may stop holding");
         drop(again);
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn degradations_are_shown_and_block_nothing() {
+        let (readiness, start) = Readiness::new(false);
+        drop(start);
+        let (one, other) = (readiness.degrade("netns_watch"), readiness.degrade("netns_watch"));
+        assert_eq!(readiness.degradations(), ["netns_watch"]);
+        assert!(readiness.is_ready());
+        drop(one);
+        assert_eq!(readiness.degradations(), ["netns_watch"]);
+        drop(other);
+        assert!(readiness.degradations().is_empty());
     }
 
     #[test]

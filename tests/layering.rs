@@ -49,6 +49,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "caller::sock_diag",
             "caller::cgroup_tree",
             "caller::scanner",
+            "caller::dir_watch",
+            "caller::shortages",
             "caller::self_test",
             "upstream::client",
             "events::api",

@@ -10,6 +10,8 @@ mod answers;
 mod attacks;
 #[path = "netns/by_address.rs"]
 mod by_address;
+#[path = "netns/cgroups.rs"]
+mod cgroups;
 #[path = "netns/claims.rs"]
 mod claims;
 #[path = "netns/clients.rs"]
@@ -38,6 +40,8 @@ mod relist;
 mod reuse;
 #[path = "netns/rewrites.rs"]
 mod rewrites;
+#[path = "netns/shortages.rs"]
+mod shortages;
 #[path = "netns/support.rs"]
 mod support;
 #[path = "netns/tokens.rs"]
@@ -51,10 +55,11 @@ use podrole_lab::world::{Trial, run_trials};
 
 fn main() -> ExitCode {
     podrole_lab::hook();
-    let modules: [&[Trial]; 18] = [
+    let modules: [&[Trial]; 20] = [
         answers::TRIALS,
         attacks::TRIALS,
         by_address::TRIALS,
+        cgroups::TRIALS,
         claims::TRIALS,
         clients::TRIALS,
         connections::TRIALS,
@@ -68,6 +73,7 @@ fn main() -> ExitCode {
         rewrites::TRIALS,
         relist::TRIALS,
         reuse::TRIALS,
+        shortages::TRIALS,
         tokens::TRIALS,
         two_guards::TRIALS,
     ];

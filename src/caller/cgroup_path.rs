@@ -4,12 +4,16 @@
 //! count. A container that may create cgroups below its own can give one the name of another pod's cgroup, and must gain nothing
 //! from that.
 
-use crate::types::{ContainerId, PodUid};
+use crate::types::{ContainerId, KernelIdentity, PodUid};
 
 /// Length of a container id of containerd, CRI-O and docker.
 const CONTAINER_ID_LEN: usize = 64;
 /// What the runtimes put before the id in a container's scope with the systemd cgroup driver.
 const SCOPE_PREFIXES: [&str; 3] = ["cri-containerd-", "crio-", "docker-"];
+/// The runtimes as they name themselves in `<slice>:<runtime>:<id>`.
+const RUNTIMES: [&str; 3] = ["cri-containerd", "crio", "docker"];
+/// Directories whose children belong to users, virtual machines and other containers.
+const FOREIGN: [&str; 4] = ["user.slice", "machine.slice", "machine", "docker"];
 
 /// Whether a directory is the root of all pods: `kubepods`, `kubepods.slice`, or the same below the kubelet's `--cgroup-root`
 /// (`kubelet-kubepods.slice`).
@@ -45,8 +49,58 @@ pub fn container_id(name: &str) -> Option<ContainerId> {
         Some(scope) => SCOPE_PREFIXES.iter().find_map(|prefix| scope.strip_prefix(prefix))?,
         None => name.strip_prefix("crio-").unwrap_or(name),
     };
-    let is_id = id.len() == CONTAINER_ID_LEN && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    is_id.then(|| ContainerId::parse(id)).flatten()
+    is_container_id(id).then(|| ContainerId::parse(id)).flatten()
+}
+
+/// The pod and container of a directory `<slice of the pod>:<runtime>:<id>`. A kubelet with the systemd cgroup driver asks for this
+/// name, and a runtime with the cgroupfs driver takes it literally and puts the directory beside or under its own unit.
+pub fn container_in_unit(name: &str) -> Option<KernelIdentity> {
+    let (slice, rest) = name.split_once(':')?;
+    let (runtime, id) = rest.split_once(':')?;
+    if !slice.ends_with(".slice") || !RUNTIMES.contains(&runtime) || !is_container_id(id) {
+        return None;
+    }
+    Some(KernelIdentity { pod: pod_uid(slice)?, container: ContainerId::parse(id)? })
+}
+
+/// What a directory above the kubepods root is. Directories in which a container may create others are [`Place::Foreign`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The kubepods root.
+    Kubepods,
+    /// A slice of systemd.
+    Slice,
+    /// A service of systemd.
+    Service,
+    /// Any other directory of the node: a component of the kubelet's `--cgroup-root`.
+    Plain,
+    /// A container, a virtual machine or a user's session.
+    Foreign,
+}
+
+/// What the directory `name` is.
+pub fn place(name: &str) -> Place {
+    if is_kubepods_root(name) {
+        return Place::Kubepods;
+    }
+    let contained = FOREIGN.contains(&name)
+        || name.starts_with("lxc")
+        || name.ends_with(".scope")
+        || name.contains(':')
+        || name.split(|c: char| !c.is_ascii_hexdigit()).any(is_container_id);
+    if contained {
+        Place::Foreign
+    } else if name.ends_with(".slice") {
+        if after_kubepods(name).is_some() { Place::Foreign } else { Place::Slice }
+    } else if name.ends_with(".service") {
+        Place::Service
+    } else {
+        Place::Plain
+    }
+}
+
+fn is_container_id(id: &str) -> bool {
+    id.len() == CONTAINER_ID_LEN && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn after_kubepods(slice: &str) -> Option<&str> {
@@ -119,10 +173,61 @@ mod tests {
         }
     }
 
+    #[test]
+    fn containers_beside_their_slices() {
+        let underscored = UID.replace('-', "_");
+        for slice in [
+            format!("kubepods-pod{underscored}.slice"),
+            format!("kubepods-besteffort-pod{underscored}.slice"),
+            format!("kubelet-kubepods-burstable-pod{underscored}.slice"),
+        ] {
+            for runtime in ["cri-containerd", "crio", "docker"] {
+                let found = container_in_unit(&format!("{slice}:{runtime}:{ID}")).unwrap();
+                assert_eq!((found.pod.to_string(), found.container.to_string()), (UID.into(), ID.into()));
+            }
+        }
+        let slice = format!("kubepods-pod{underscored}.slice");
+        for name in [
+            format!("{slice}:cri-containerd:"),
+            format!("{slice}:cri-containerd:{ID}:"),
+            format!("{slice}:other:{ID}"),
+            format!("{slice}::{ID}"),
+            format!("{slice}:{ID}"),
+            format!("pod{UID}:cri-containerd:{ID}"),
+            format!("kubepods.slice:cri-containerd:{ID}"),
+        ] {
+            assert_eq!(container_in_unit(&name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn places() {
+        for (name, expected) in [
+            ("kubepods.slice", Place::Kubepods),
+            ("kubelet.slice", Place::Slice),
+            ("system.slice", Place::Slice),
+            ("runtime.slice", Place::Slice),
+            ("containerd.service", Place::Service),
+            ("kubelet", Place::Plain),
+            ("k3s", Place::Plain),
+            (ID, Place::Foreign),
+            (&format!("docker-{ID}.scope"), Place::Foreign),
+            (&format!("libpod-{ID}"), Place::Foreign),
+            (&format!("kubepods-podx.slice:cri-containerd:{ID}"), Place::Foreign),
+            ("kubepods-besteffort.slice", Place::Foreign),
+            ("lxc.payload.web", Place::Foreign),
+            ("init.scope", Place::Foreign),
+            ("user.slice", Place::Foreign),
+        ] {
+            assert_eq!(place(name), expected, "{name}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn total(name in "\\PC{0,40}") {
             let _ = (is_kubepods_root(&name), is_qos_class(&name), pod_uid(&name), container_id(&name));
+            let _ = (container_in_unit(&name), place(&name));
         }
     }
 }

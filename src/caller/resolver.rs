@@ -2,9 +2,8 @@
 
 use std::io;
 
-use super::{ClientSocket, Connection, Kernel, Proof};
+use super::{ClientSocket, Connection, Coverage, Kernel, Proof};
 use crate::deadline::Deadline;
-use crate::types::KernelIdentity;
 
 /// Identifies callers by asking a [`Kernel`].
 #[derive(Debug)]
@@ -17,8 +16,8 @@ pub struct Resolver<K> {
 pub enum Proofs {
     /// One socket: the normal case.
     One(Proof),
-    /// Several network namespaces hold the peer's address, and each has a matching socket. The pods' published addresses must
-    /// decide between them.
+    /// Several network namespaces hold the peer's address and have a matching socket; these are the ones whose owners are known. The
+    /// pods' published addresses must decide, also if there is only one.
     Several(Vec<Proof>),
 }
 
@@ -58,13 +57,15 @@ impl<K: Kernel> Resolver<K> {
     /// scan and waits for it, until `deadline` at the latest.
     pub async fn prove(&self, connection: &Connection, deadline: &mut Deadline) -> Result<Proofs, IdentityError> {
         let sockets = self.sockets(connection, deadline).await?;
-        let mut proofs = Vec::with_capacity(sockets.len());
-        for socket in sockets {
-            proofs.push(Proof { identity: self.identity(&socket, deadline).await?, socket });
-        }
-        match <[Proof; 1]>::try_from(proofs) {
-            Ok([proof]) => Ok(Proofs::One(proof)),
-            Err(proofs) => Ok(Proofs::Several(proofs)),
+        let only = sockets.len() == 1;
+        let mut proofs = self.proofs(sockets, deadline).await?;
+        match proofs.pop() {
+            None => Err(IdentityError::NotAContainer),
+            Some(proof) if only => Ok(Proofs::One(proof)),
+            Some(proof) => {
+                proofs.push(proof);
+                Ok(Proofs::Several(proofs))
+            }
         }
     }
 
@@ -78,25 +79,34 @@ impl<K: Kernel> Resolver<K> {
         connection: &Connection,
         deadline: &mut Deadline,
     ) -> Result<Vec<ClientSocket>, IdentityError> {
-        let mut sockets = self.kernel.sockets(connection).map_err(IdentityError::Kernel)?;
-        if sockets.found.is_empty() {
-            deadline.wait(self.kernel.rescan_netns()).await.map_err(|_| IdentityError::TimedOut)?;
-            sockets = self.kernel.sockets(connection).map_err(IdentityError::Kernel)?;
-        }
-        match sockets.owners {
-            _ if !sockets.found.is_empty() => Ok(sockets.found),
-            _ if sockets.unowned => Err(IdentityError::Unowned),
-            0 => Err(IdentityError::NoNetns),
-            _ => Err(IdentityError::SocketNotInPod),
+        let mut coverage = Coverage::Partial;
+        loop {
+            let sockets = self.kernel.sockets(connection).map_err(IdentityError::Kernel)?;
+            match sockets.owners {
+                _ if !sockets.found.is_empty() => return Ok(sockets.found),
+                _ if coverage == Coverage::Partial => {}
+                _ if sockets.unowned => return Err(IdentityError::Unowned),
+                0 => return Err(IdentityError::NoNetns),
+                _ => return Err(IdentityError::SocketNotInPod),
+            }
+            coverage = deadline.wait(self.kernel.rescan_netns()).await.map_err(|_| IdentityError::TimedOut)?;
         }
     }
 
-    async fn identity(&self, socket: &ClientSocket, deadline: &mut Deadline) -> Result<KernelIdentity, IdentityError> {
-        if let Some(identity) = self.kernel.identity(socket.cgroup) {
-            return Ok(identity);
+    /// The owners of `sockets`. A socket whose cgroup belongs to no container is left out: where several match, it is one more claim
+    /// to the address, and no reason to deny the others.
+    async fn proofs(&self, sockets: Vec<ClientSocket>, deadline: &mut Deadline) -> Result<Vec<Proof>, IdentityError> {
+        let mut coverage = Coverage::Partial;
+        loop {
+            let known = sockets.iter().filter_map(|socket| {
+                self.kernel.identity(socket.cgroup).map(|identity| Proof { socket: *socket, identity })
+            });
+            let known: Vec<Proof> = known.collect();
+            if known.len() == sockets.len() || coverage == Coverage::Complete {
+                return Ok(known);
+            }
+            coverage = deadline.wait(self.kernel.rescan_cgroups()).await.map_err(|_| IdentityError::TimedOut)?;
         }
-        deadline.wait(self.kernel.rescan_cgroups()).await.map_err(|_| IdentityError::TimedOut)?;
-        self.kernel.identity(socket.cgroup).ok_or(IdentityError::NotAContainer)
     }
 }
 

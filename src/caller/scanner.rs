@@ -1,15 +1,20 @@
 //! A thread that scans on request: concurrent requests share one scan, and the rate of scans is bounded.
 
+use std::future::pending;
+use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::Coverage;
 use crate::clock::{Clock as _, SystemClock};
 use crate::token_bucket::{Rate, TokenBucket};
 
-/// Shortest time between two scans caused by kernel notifications: a burst of notifications causes one scan.
+/// Shortest time between the end of a scan and the next one that notifications cause: a burst of notifications causes one scan.
 const SETTLE: Duration = Duration::from_millis(10);
+/// The same as a multiple of the scan's own duration, so that scans never take more than a fifth of a core.
+const SETTLE_FACTOR: u32 = 4;
 
 /// A handle to the thread, which ends when its last handle is dropped.
 #[derive(Clone, Debug)]
@@ -17,146 +22,185 @@ pub(super) struct Scanner {
     requests: mpsc::Sender<Request>,
 }
 
+/// The thread's end of the channel, before the thread is started.
+#[derive(Debug)]
+pub(super) struct Requests(mpsc::Receiver<Request>);
+
 #[derive(Debug)]
 enum Request {
-    /// Run a full scan and answer when it has ended. Rate-limited, because any pod can cause lookups of things that do not exist.
-    Rescan(oneshot::Sender<()>),
-    /// The kernel reported a change.
+    /// A lookup found nothing. Answered when a scan that begins from now on has ended.
+    Miss(oneshot::Sender<Coverage>),
+    /// Something has changed.
     Changed,
+    /// Notifications were lost, so anything may have changed.
+    Lost,
 }
 
 /// How much one scan must read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
-    /// New objects only; results for known ones may be reused. Runs whenever pods come and go, so it must be cheap.
+    /// What has changed; results for the rest may be reused. Runs whenever pods come and go, so it must be cheap.
     Incremental,
-    /// Everything, as it is now: a lookup found nothing.
+    /// Everything, as it is now. Any pod can cause lookups of things that do not exist, so each of these takes a token.
     Full,
+}
+
+/// The result of one scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scanned {
+    /// For a full scan, whether everything could be read.
+    pub(super) coverage: Coverage,
+    /// The delay after which the scan wants to run again without a request.
+    pub(super) again: Option<Duration>,
+}
+
+/// What the thread has been asked for and has not done yet.
+#[derive(Debug)]
+struct Queue {
+    received: mpsc::Receiver<Request>,
+    bucket: TokenBucket,
+    /// Requesters to answer after the next scan.
+    waiting: Vec<oneshot::Sender<Coverage>>,
+    /// Whether notifications were lost since the last full scan.
+    lost: bool,
+    /// When an incremental scan is due.
+    incremental_at: Option<Duration>,
+    /// The earliest time for a scan that notifications cause.
+    settled_at: Duration,
 }
 
 // === impl Scanner ===
 
 impl Scanner {
-    /// Starts the thread `name`, which runs `scan` once at the start and then on request. `scan` returns the delay after which it
-    /// wants to run again without a request. `rate` limits how often requests may cause a full scan. Returns after the first scan
-    /// has ended.
-    pub(super) fn spawn(
-        name: &str,
-        rate: Rate,
-        mut scan: impl FnMut(Scan) -> Option<Duration> + Send + 'static,
-    ) -> std::io::Result<Self> {
+    /// A handle and the requests that are made through it.
+    pub(super) fn new() -> (Self, Requests) {
         let (requests, received) = mpsc::channel();
-        let (first_done, first) = mpsc::channel();
-        let thread = std::thread::Builder::new().name(name.into());
-        thread.spawn(move || {
-            let mut again = scan(Scan::Full);
-            let _ = first_done.send(());
-            let mut bucket = TokenBucket::full(rate);
-            let mut last_scan = SystemClock.boot();
-            while let Some(waiting) = next_scan(&received, &mut bucket, again, last_scan) {
-                again = scan(if waiting.is_empty() { Scan::Incremental } else { Scan::Full });
-                last_scan = SystemClock.boot();
-                for done in waiting {
-                    // Fails if the requester has given up meanwhile.
-                    let _ = done.send(());
-                }
-            }
-        })?;
-        let _ = first.recv();
-        Ok(Self { requests })
+        (Self { requests }, Requests(received))
     }
 
-    /// Returns when a full scan that began after the call has ended.
-    pub(super) async fn rescan(&self) {
+    /// Returns when a scan that began after the call has ended, and says what it has covered. After an incremental scan the caller
+    /// looks again, and asks again if it still finds nothing: it must not take a token for what a notification has brought.
+    pub(super) async fn rescan(&self) -> Coverage {
         let (done, wait) = oneshot::channel();
-        if self.requests.send(Request::Rescan(done)).is_ok() {
-            let _ = wait.await;
+        if self.requests.send(Request::Miss(done)).is_ok()
+            && let Ok(coverage) = wait.await
+        {
+            return coverage;
         }
+        // The thread has ended, so nothing more will be found. The caller's deadline ends the wait.
+        pending().await
     }
 
     /// Requests an incremental scan soon.
     pub(super) fn changed(&self) {
         let _ = self.requests.send(Request::Changed);
     }
+
+    /// Requests a full scan as soon as there is a token for it.
+    pub(super) fn lost(&self) {
+        let _ = self.requests.send(Request::Lost);
+    }
 }
 
-/// Waits until a scan is due. Returns the requesters to notify after it, or `None` when every handle is gone.
-fn next_scan(
-    received: &mpsc::Receiver<Request>,
-    bucket: &mut TokenBucket,
-    again: Option<Duration>,
-    last_scan: Duration,
-) -> Option<Vec<oneshot::Sender<()>>> {
-    let mut waiting = Vec::new();
-    let mut due = again.map(|again| last_scan + again);
-    loop {
-        let now = SystemClock.boot();
-        if due.is_some_and(|due| due <= now) {
-            // The scan also answers every request that was queued before it begins.
-            waiting.extend(received.try_iter().filter_map(|request| match request {
-                Request::Rescan(done) => Some(done),
-                Request::Changed => None,
-            }));
-            return Some(waiting);
-        }
-        let request = match due {
-            None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(due) => received.recv_timeout(due - now),
-        };
-        let at = match request {
-            Ok(Request::Changed) => (last_scan + SETTLE).max(SystemClock.boot()),
-            Ok(Request::Rescan(done)) => {
-                waiting.push(done);
-                // The first requester takes a token; the others share its scan.
-                if waiting.len() == 1 { bucket.take(SystemClock.boot()) } else { continue }
+// === impl Requests ===
+
+impl Requests {
+    /// Starts the thread `name`, which runs a full scan at the start and then scans on request. `rate` limits the full scans.
+    /// Returns after the first scan has ended.
+    pub(super) fn run(
+        self,
+        name: &str,
+        rate: Rate,
+        mut scan: impl FnMut(Scan) -> Scanned + Send + 'static,
+    ) -> io::Result<()> {
+        let mut queue = Queue::new(self.0, rate);
+        let (first_done, first) = mpsc::channel();
+        let thread = std::thread::Builder::new().name(name.into());
+        thread.spawn(move || {
+            queue.run(Scan::Full, &mut scan);
+            let _ = first_done.send(());
+            while let Some(next) = queue.next() {
+                queue.run(next, &mut scan);
             }
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return None,
+        })?;
+        let _ = first.recv();
+        Ok(())
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn new(received: mpsc::Receiver<Request>, rate: Rate) -> Self {
+        Self {
+            received,
+            bucket: TokenBucket::full(rate),
+            waiting: Vec::new(),
+            lost: false,
+            incremental_at: None,
+            settled_at: Duration::ZERO,
+        }
+    }
+
+    /// Waits until a scan is due. A token is taken only for a full scan, and only when it runs: a requester that another scan has
+    /// answered, or that has given up, costs nothing. `None` when every handle is gone.
+    fn next(&mut self) -> Option<Scan> {
+        loop {
+            while let Ok(request) = self.received.try_recv() {
+                self.add(request);
+            }
+            self.waiting.retain(|requester| !requester.is_closed());
+            let now = SystemClock.boot();
+            let full_at = (self.lost || !self.waiting.is_empty()).then(|| self.bucket.next_at(now));
+            if full_at.is_some_and(|at| at <= now) {
+                self.bucket.take(now);
+                return Some(Scan::Full);
+            }
+            if self.incremental_at.is_some_and(|at| at <= now) {
+                return Some(Scan::Incremental);
+            }
+            let request = match full_at.into_iter().chain(self.incremental_at).min() {
+                None => self.received.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => self.received.recv_timeout(due - now),
+            };
+            match request {
+                Ok(request) => self.add(request),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn add(&mut self, request: Request) {
+        match request {
+            Request::Miss(done) => self.waiting.push(done),
+            Request::Changed => {
+                let at = self.settled_at.max(SystemClock.boot());
+                self.incremental_at = Some(self.incremental_at.map_or(at, |other| other.min(at)));
+            }
+            Request::Lost => self.lost = true,
+        }
+    }
+
+    fn run(&mut self, next: Scan, scan: &mut impl FnMut(Scan) -> Scanned) {
+        let begin = SystemClock.boot();
+        let scanned = scan(next);
+        let end = SystemClock.boot();
+        self.settled_at = end + SETTLE.max((end - begin) * SETTLE_FACTOR);
+        self.incremental_at = scanned.again.map(|again| end + again);
+        let coverage = match next {
+            Scan::Incremental => Coverage::Partial,
+            Scan::Full => {
+                self.lost = scanned.coverage == Coverage::Partial && self.lost;
+                scanned.coverage
+            }
         };
-        due = Some(due.map_or(at, |due| due.min(at)));
+        for done in self.waiting.drain(..) {
+            // Fails if the requester has given up meanwhile.
+            let _ = done.send(coverage);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn requesters_share_a_scan_that_begins_after_their_request() {
-        let scans = Arc::new(AtomicUsize::new(0));
-        let counted = scans.clone();
-        let rate = Rate { burst: 1, every: Duration::from_millis(50) };
-        let scan = move |_| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            None
-        };
-        let scanner = Scanner::spawn("test", rate, scan).unwrap();
-        assert_eq!(scans.load(Ordering::SeqCst), 1, "the first scan ends before the handle is returned");
-        scanner.rescan().await;
-        assert_eq!(scans.load(Ordering::SeqCst), 2);
-        // The bucket is empty now, so these fifty requests share one scan.
-        futures_util::future::join_all((0..50).map(|_| scanner.rescan())).await;
-        assert_eq!(scans.load(Ordering::SeqCst), 3);
-    }
-
-    #[tokio::test]
-    async fn only_a_request_causes_a_full_scan() {
-        let (sent, scans) = mpsc::channel();
-        let rate = Rate { burst: 1, every: Duration::from_millis(50) };
-        let scan = move |scan| {
-            let _ = sent.send(scan);
-            None
-        };
-        let scanner = Scanner::spawn("test", rate, scan).unwrap();
-        assert_eq!(scans.recv(), Ok(Scan::Full), "the first scan");
-        scanner.changed();
-        assert_eq!(scans.recv(), Ok(Scan::Incremental));
-        scanner.changed();
-        scanner.rescan().await;
-        let all: Vec<Scan> = scans.try_iter().collect();
-        assert_eq!(all.last(), Some(&Scan::Full), "{all:?}");
-    }
-}
+mod tests;

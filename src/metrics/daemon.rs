@@ -17,6 +17,14 @@ closed_set! {
         LogLost = "log_lost",
         /// A metadata listener could not be bound.
         MetadataListener = "metadata_listener",
+        /// The directory of netns names is not watched; it is scanned at intervals.
+        NetnsWatch = "netns_watch",
+        /// A netns, or the directory of their names, could not be read; the last scan's are kept.
+        NetnsScan = "netns_scan",
+        /// Some cgroup is not watched; all are scanned at intervals.
+        CgroupWatch = "cgroup_watch",
+        /// Some cgroup could not be read; the last scan's are kept.
+        CgroupScan = "cgroup_scan",
     }
 }
 

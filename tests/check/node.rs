@@ -105,7 +105,14 @@ fn kubepods() -> Result<()> {
     passes(&rig, &[], Check::KubepodsTree)?;
     // This part of the tree contains the check's own socket but no cgroup of the kubelet.
     let services = format!("{CGROUP_ROOT}/system.slice");
-    fails(&rig, &["--cgroup-root", &services], Check::KubepodsTree, &[]).map(drop)
+    fails(&rig, &["--cgroup-root", &services], Check::KubepodsTree, &[])?;
+    // Pods, but no container that podrole recognizes.
+    let pod = format!("{services}/kubepods/burstable/pod3f0c9a52-1111-2222-3333-444455556666");
+    fs::create_dir_all(format!("{pod}/container-of-an-unknown-runtime"))?;
+    let said = fails(&rig, &["--cgroup-root", &services], Check::KubepodsTree, &[])?;
+    ensure!(said.found(Check::KubepodsTree)?.contains("1 pods, but no cgroup"), "{}", said.found(Check::KubepodsTree)?);
+    fs::create_dir(format!("{pod}/crio-{}", ["8f2c1b0a"; 8].concat()))?;
+    passes(&rig, &["--cgroup-root", &services], Check::KubepodsTree)
 }
 
 fn netns_dir() -> Result<()> {

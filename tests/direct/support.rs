@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use podrole::audit::Audit;
 use podrole::cache::CredentialCache;
 use podrole::caller::resolver::Resolver;
-use podrole::caller::{ClientSocket, Connection, Kernel, NetnsId, Sockets};
+use podrole::caller::{ClientSocket, Connection, Coverage, Kernel, NetnsId, Sockets};
 use podrole::clock::Clock;
 use podrole::events::Events;
 use podrole::events::schedule::Limits;
@@ -60,8 +60,12 @@ impl Kernel for FakeKernel {
     fn identity(&self, cgroup: u64) -> Option<KernelIdentity> {
         self.0.lock().unwrap().iter().find(|(socket, _)| socket.cgroup == cgroup).map(|(_, identity)| identity.clone())
     }
-    async fn rescan_netns(&self) {}
-    async fn rescan_cgroups(&self) {}
+    async fn rescan_netns(&self) -> Coverage {
+        Coverage::Complete
+    }
+    async fn rescan_cgroups(&self) -> Coverage {
+        Coverage::Complete
+    }
 }
 
 #[derive(Clone)]

@@ -8,7 +8,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 
 /// The most addresses that are read of one netns. A pod has a handful; one that adds thousands must not make podrole store them.
 const MAX_ADDRESSES: usize = 64;
@@ -27,6 +28,14 @@ pub(super) struct Listing {
     pub(super) complete: bool,
     /// Interfaces that have only link-local addresses.
     link_local: Vec<u32>,
+}
+
+/// Opens a routing socket in the calling thread's netns.
+pub(super) fn socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    Ok(socket)
 }
 
 /// Lists the addresses of the socket's netns. Reading stops at [`MAX_ADDRESSES`], so that a pod with a hundred thousand addresses

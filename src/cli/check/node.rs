@@ -1,10 +1,11 @@
 //! Checks the node: kernel, cgroups, capabilities, directories.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use crate::caller::cgroup_tree::{self, Survey};
+use crate::caller::netns;
 use crate::caller::self_test::{self, SelfTestError};
-use crate::caller::{cgroup_tree, netns};
 use crate::config::{Config, IdentityMode};
 use crate::state;
 
@@ -133,11 +134,23 @@ fn socket(root: &Path) -> Outcome {
 }
 
 fn kubepods(root: &Path) -> Outcome {
-    let roots: Vec<PathBuf> = cgroup_tree::roots(root);
-    if roots.is_empty() {
+    let survey = match cgroup_tree::survey(root) {
+        Ok(survey) => survey,
+        Err(error) => return Outcome::failed(format!("cannot read the cgroups below {}: {error}", root.display())),
+    };
+    if survey.roots.is_empty() {
         return Outcome::failed(format!("no cgroup of the kubelet below {}", root.display()));
     }
-    Outcome::ok(roots.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))
+    let roots = survey.roots.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    match survey {
+        Survey { pods: 0, containers: 0, .. } => Outcome::ok(format!("{roots}: no pod runs here yet")),
+        Survey { pods, containers: 0, .. } => {
+            Outcome::failed(format!("{roots}: {pods} pods, but no cgroup that podrole recognizes as a container's"))
+        }
+        Survey { pods, containers, .. } => {
+            Outcome::ok(format!("{roots}: {pods} pods, {containers} containers' cgroups"))
+        }
+    }
 }
 
 fn netns_dir(directory: &Path) -> Outcome {

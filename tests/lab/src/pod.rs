@@ -18,6 +18,7 @@ use crate::agent::Agent;
 use crate::node::{NODE_V4, NODE_V6, Node, Place, command};
 use crate::{ids, proc, world};
 
+use spec::MIXED_UNIT;
 pub use spec::{Driver, PodSpec, Qos, Shape};
 use wiring::Link;
 
@@ -96,6 +97,7 @@ impl Pod {
     pub fn delete_all(pods: impl IntoIterator<Item = Self>) -> Result<()> {
         let pods: Vec<Self> = pods.into_iter().collect();
         for pod in &pods {
+            pod.remove_containers_in_unit()?;
             world::remove_cgroup(&pod.cgroup)?;
         }
         let links: Vec<&Link> = pods.iter().filter_map(|pod| pod.link.as_ref()).collect();
@@ -176,7 +178,7 @@ impl Pod {
 
     /// A container's cgroup.
     pub fn container_cgroup(&self, name: &str) -> Result<PathBuf> {
-        Ok(self.cgroup.join(self.spec.driver.leaf(&self.container(name)?.id)))
+        Ok(self.container_path(&self.container(name)?.id))
     }
 
     /// The kernel's id of a container's cgroup.
@@ -250,8 +252,32 @@ impl Pod {
     }
 
     fn make_cgroup(&self, id: &str) -> Result<()> {
-        let path = self.cgroup.join(self.spec.driver.leaf(id));
+        let path = self.container_path(id);
+        if let Some(parent) = path.parent() {
+            // The runtime's unit, the first time.
+            fs::create_dir_all(parent).with_context(|| format!("create the cgroup {}", parent.display()))?;
+        }
         fs::create_dir(&path).with_context(|| format!("create the cgroup {}", path.display()))
+    }
+
+    fn container_path(&self, id: &str) -> PathBuf {
+        self.spec.driver.container(Path::new(world::CGROUP_ROOT), &self.cgroup, id)
+    }
+
+    /// Removes the cgroups of containers that are not below the pod's.
+    fn remove_containers_in_unit(&self) -> Result<()> {
+        if self.spec.driver != Driver::Mixed {
+            return Ok(());
+        }
+        let prefix = format!("{}:", self.cgroup.file_name().unwrap_or_default().display());
+        let unit = Path::new(world::CGROUP_ROOT).join(MIXED_UNIT);
+        for entry in fs::read_dir(&unit).with_context(|| format!("list {}", unit.display()))? {
+            let entry = entry.with_context(|| format!("list {}", unit.display()))?;
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                world::remove_cgroup(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Container>> {

@@ -42,8 +42,9 @@ pub(super) const KUBEPODS_TREE: About = error(
     "PR-N05",
     "the kubelet's cgroups exist",
     "podrole looks for pods' cgroups below a directory named kubepods, kubepods.slice or kubelet-kubepods.slice, at most three levels \
-     below --cgroup-root. There is none, so podrole cannot identify the pod of any request.",
-    "Check the kubelet's --cgroup-root and cgroup driver, and that podrole sees the host's hierarchy.",
+     below --cgroup-root, and for containers' cgroups below the pods' or, if kubelet and runtime have different cgroup drivers, below \
+     a systemd slice or the runtime's unit. Where it finds none, it cannot identify the pod of any request.",
+    "Check the kubelet's --cgroup-root, that kubelet and runtime use the same cgroup driver, and that podrole sees the host's hierarchy.",
 );
 pub(super) const NETNS_DIR: About = error(
     Area::Node,

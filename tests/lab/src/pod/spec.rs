@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::ContainerKind;
 
@@ -23,14 +23,41 @@ pub enum Driver {
     Cgroupfs,
     /// `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<uid>.slice/cri-containerd-<id>.scope`
     Systemd,
+    /// CRI-O's names with the systemd driver: `crio-<id>.scope`.
+    CrioSystemd,
+    /// CRI-O's names with the cgroupfs driver: `crio-<id>`.
+    CrioCgroupfs,
+    /// cri-dockerd's names with the systemd driver: `docker-<id>.scope`.
+    DockerSystemd,
+    /// The kubelet uses systemd, containerd cgroupfs: `system.slice/containerd.service/<slice of the pod>:cri-containerd:<id>`.
+    Mixed,
 }
 
+/// The unit in which [`Driver::Mixed`] puts containers.
+pub(super) const MIXED_UNIT: &str = "system.slice/containerd.service";
+
 impl Driver {
-    /// The directory of a container within its pod's cgroup.
-    pub(super) fn leaf(self, id: &str) -> String {
+    /// Every driver.
+    pub const ALL: [Self; 6] =
+        [Self::Cgroupfs, Self::Systemd, Self::CrioSystemd, Self::CrioCgroupfs, Self::DockerSystemd, Self::Mixed];
+
+    /// Whether the kubelet names slices.
+    fn has_slices(self) -> bool {
+        !matches!(self, Self::Cgroupfs | Self::CrioCgroupfs)
+    }
+
+    /// The directory of a container of the pod whose cgroup is `pod`.
+    pub(super) fn container(self, root: &Path, pod: &Path, id: &str) -> PathBuf {
         match self {
-            Self::Cgroupfs => id.to_owned(),
-            Self::Systemd => format!("cri-containerd-{id}.scope"),
+            Self::Cgroupfs => pod.join(id),
+            Self::Systemd => pod.join(format!("cri-containerd-{id}.scope")),
+            Self::CrioSystemd => pod.join(format!("crio-{id}.scope")),
+            Self::CrioCgroupfs => pod.join(format!("crio-{id}")),
+            Self::DockerSystemd => pod.join(format!("docker-{id}.scope")),
+            Self::Mixed => {
+                let slice = pod.file_name().unwrap_or_default().display();
+                root.join(MIXED_UNIT).join(format!("{slice}:cri-containerd:{id}"))
+            }
         }
     }
 }
@@ -194,12 +221,12 @@ impl PodSpec {
 
     /// The path of the pod's cgroup, relative to the cgroup root.
     pub(super) fn cgroup_of(&self, uid: &str) -> PathBuf {
-        match (self.driver, self.qos.directory()) {
-            (Driver::Cgroupfs, None) => format!("kubepods/pod{uid}").into(),
-            (Driver::Cgroupfs, Some(qos)) => format!("kubepods/{qos}/pod{uid}").into(),
+        match (self.driver.has_slices(), self.qos.directory()) {
+            (false, None) => format!("kubepods/pod{uid}").into(),
+            (false, Some(qos)) => format!("kubepods/{qos}/pod{uid}").into(),
             // A dash in a slice's name means nesting, so dashes are replaced.
-            (Driver::Systemd, None) => format!("kubepods.slice/kubepods-pod{}.slice", uid.replace('-', "_")).into(),
-            (Driver::Systemd, Some(qos)) => {
+            (true, None) => format!("kubepods.slice/kubepods-pod{}.slice", uid.replace('-', "_")).into(),
+            (true, Some(qos)) => {
                 let uid = uid.replace('-', "_");
                 format!("kubepods.slice/kubepods-{qos}.slice/kubepods-{qos}-pod{uid}.slice").into()
             }

@@ -1,0 +1,105 @@
+//! Reads the cgroups of one pod or container.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::super::cgroup_path::{container_id, container_in_unit, pod_uid};
+use super::layout::list;
+use crate::types::{KernelIdentity, PodUid};
+
+/// The most directories that are read of one container. systemd or docker in a pod makes a few dozen; a pod that makes more may
+/// intend to slow the walk down. Cgroups beyond the limit have no identity.
+const MAX_PER_CONTAINER: usize = 512;
+/// The most levels that are read below a container, for the same reason.
+const MAX_DEPTH: usize = 8;
+
+/// A directory that contains the cgroups of many pods or containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GroupKind {
+    /// A kubepods root: pods of the class Guaranteed, and the other classes.
+    Root,
+    /// One of the other classes of pods.
+    Class,
+    /// A systemd unit: containers of a runtime with another cgroup driver than the kubelet's.
+    Unit,
+}
+
+/// A directory of a group that belongs to one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Member {
+    /// A pod's cgroup, whose children are its containers.
+    Pod(PodUid),
+    /// A container's cgroup.
+    Container(KernelIdentity),
+}
+
+/// Cgroup ids and their owner.
+pub(super) type Ids = Vec<(u64, KernelIdentity)>;
+
+// === impl GroupKind ===
+
+impl GroupKind {
+    /// What the directory `name` of the group is; `None` for a directory that belongs to no pod.
+    pub(super) fn member(self, name: &str) -> Option<Member> {
+        match self {
+            Self::Root | Self::Class => pod_uid(name).map(Member::Pod),
+            Self::Unit => container_in_unit(name).map(Member::Container),
+        }
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Reads the ids of all its cgroups that belong to a container.
+    pub(super) fn read(&self, path: &Path, inode: u64) -> io::Result<Ids> {
+        let mut ids = Vec::new();
+        match self {
+            Self::Container(identity) => read_container(identity, path, inode, &mut ids)?,
+            Self::Pod(pod) => {
+                for dir in list(path)? {
+                    if let Some(container) = container_id(&dir.name) {
+                        let identity = KernelIdentity { pod: pod.clone(), container };
+                        read_container(&identity, &dir.path, dir.inode, &mut ids)?;
+                    }
+                }
+            }
+        }
+        Ok(ids)
+    }
+}
+
+/// Directories below a container belong to it, whatever their names.
+fn read_container(identity: &KernelIdentity, path: &Path, inode: u64, ids: &mut Ids) -> io::Result<()> {
+    ids.push((inode, identity.clone()));
+    let mut budget = MAX_PER_CONTAINER;
+    read_below(identity, path, 0, &mut budget, ids)
+}
+
+fn read_below(
+    identity: &KernelIdentity,
+    path: &Path,
+    depth: usize,
+    budget: &mut usize,
+    ids: &mut Ids,
+) -> io::Result<()> {
+    if is_leaf(path) {
+        return Ok(());
+    }
+    for dir in list(path)? {
+        if depth < MAX_DEPTH && *budget > 0 {
+            *budget -= 1;
+            ids.push((dir.inode, identity.clone()));
+            read_below(identity, &dir.path, depth + 1, budget, ids)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a cgroup has no children. A link count of two says so, and is much cheaper to read than the directory with its files. File
+/// systems that do not count directories as links report one.
+fn is_leaf(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.nlink() == 2)
+}
