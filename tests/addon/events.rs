@@ -158,7 +158,7 @@ fn no_storm() -> Result<()> {
     // All pods are served; nothing has been denied yet.
     proc::until("the watch to show them", WAIT, || Ok((ask("")? == [200; 5]).then_some(())))?;
     // From here on the API server rejects every request, like an overloaded one. Open streams continue.
-    rig.kube.refuse(Some(503));
+    rig.kube.fail_all(Some(503));
     rig.kube.clear();
     let begin = Instant::now();
     let mut asked = 0;
@@ -179,7 +179,7 @@ fn no_storm() -> Result<()> {
     rig.delete(gone)?;
     let dropped = || Ok((rig.daemon()?.metric(EVENTS, &[("result", "dropped")])? == 1.0).then_some(()));
     proc::until("the daemon to forget the pod", WAIT, dropped)?;
-    rig.kube.refuse(None);
+    rig.kube.fail_all(None);
     let told = |uid: &str| rig.kube.list("Event").iter().any(|event| event["regarding"]["uid"] == uid);
     proc::until("the Events", Duration::from_secs(150), || Ok(pods.iter().all(|pod| told(pod.uid())).then_some(())))?;
     ensure!(!told(&uid), "an Event of a pod that was gone");

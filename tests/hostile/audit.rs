@@ -15,10 +15,10 @@ use serde_json::Value;
 use crate::support::{SOON, TEAM, TOKEN, WEB, arn, audit_lines, path_of, ready, rig, web};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("every_sts_call_has_its_audit_line_and_back", calls),
+    Trial::new("every_sts_call_has_an_audit_line_and_vice_versa", calls),
     Trial::new("control_a_call_without_a_line_is_noticed", unnoted_call),
     Trial::new("the_last_lines_before_the_end_are_written", last_lines),
-    Trial::new("every_first_delivery_has_its_audit_line_and_back", deliveries),
+    Trial::new("every_first_delivery_has_an_audit_line_and_vice_versa", deliveries),
     Trial::new("two_hops_are_audited_and_end_after_an_hour", hops),
     Trial::new("a_first_hop_that_fails_is_audited", failing_hop),
     Trial::new("denials_are_one_line_in_ten_seconds_with_their_number", denials),

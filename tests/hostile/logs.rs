@@ -13,7 +13,7 @@ use crate::support::{SOON, TEAM, TOKEN, WEB, path_of, rig, web};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("a_list_that_cannot_be_parsed_is_not_logged", unparsable_list),
-    Trial::new("a_log_that_nobody_reads_stops_nobody", full_pipe),
+    Trial::new("a_log_that_is_not_read_blocks_nothing", full_pipe),
 ];
 
 const PASSWORD: &str = "correct-horse-battery-staple";

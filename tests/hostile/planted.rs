@@ -16,10 +16,10 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, TOKEN, WEB, arn, path_of, rig, web};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("planted_secrets_are_in_nothing_a_tracing_daemon_says", as_text),
-    Trial::new("planted_secrets_are_in_nothing_a_tracing_daemon_says_in_json", as_json),
-    Trial::new("control_a_secret_that_is_put_there_is_found", found),
-    Trial::new("control_a_secret_that_another_daemon_said_is_found", found_in_another),
+    Trial::new("planted_secrets_do_not_leak_at_trace_level", as_text),
+    Trial::new("planted_secrets_do_not_leak_at_trace_level_in_json", as_json),
+    Trial::new("control_a_leaked_secret_is_found", found),
+    Trial::new("control_a_secret_leaked_by_another_daemon_is_found", found_in_another),
     Trial::new("control_a_secret_on_the_admin_address_is_found", found_on_the_admin_address),
     Trial::new("control_a_secret_that_a_subcommand_printed_is_found", found_in_a_subcommand),
 ];
@@ -79,25 +79,25 @@ fn work(rig: &Rig, pod: &Pod, more: &mut Vec<Planted>, said: &mut Vec<Vec<u8>>) 
     ensure!(own.secret_access_key.contains(MARKER) && own.token.contains(MARKER), "nothing is planted");
     let token = app.v4().token()?;
     more.push(Planted::new("a session token", &token)?);
-    let mut refused = |answer: Response| {
+    let mut record = |answer: Response| {
         // Some responses rightly contain a secret: a session token, or the caller's own credentials.
         if !(answer.status == 200 && answer.text().contains("Success")) {
             said.push(answer.raw);
         }
     };
     for path in [path_of("other-role"), "/latest/user-data".into(), "/x?".into(), path_of(WEB) + "?x", path_of("")] {
-        refused(app.get(&path, &[(TOKEN, &token)])?);
+        record(app.get(&path, &[(TOKEN, &token)])?);
     }
     for bad in [token.replace(|c: char| c.is_ascii_digit(), "x"), format!("{token}{token}"), own.token.clone()] {
-        refused(app.get(&path_of(WEB), &[(TOKEN, &bad)])?);
+        record(app.get(&path_of(WEB), &[(TOKEN, &bad)])?);
     }
     // If a caller sends a secret in the wrong place, no response repeats it.
     for secret in [own.secret_access_key.replace('+', "-"), own.secret_access_key.clone()] {
-        refused(app.get(&path_of(&secret), &[(TOKEN, &token)])?);
-        refused(app.get("/", &[(TOKEN, &token), ("Host", &secret)])?);
+        record(app.get(&path_of(&secret), &[(TOKEN, &token)])?);
+        record(app.get("/", &[(TOKEN, &token), ("Host", &secret)])?);
     }
     let raw = format!("GET /\0{} HTTP/1.1\r\nX{}: y\r\n\r\n", own.secret_access_key, own.token);
-    refused(app.raw(raw.as_bytes())?);
+    record(app.raw(raw.as_bytes())?);
     for fault in [
         Fault::AccessDenied,
         Fault::ExpiredToken,
@@ -114,7 +114,7 @@ fn work(rig: &Rig, pod: &Pod, more: &mut Vec<Planted>, said: &mut Vec<Vec<u8>>) 
         let pod = rig.pod_with_role(TEAM, &role.to_lowercase(), &role)?;
         let app = pod.agent("app")?;
         let token = app.v4().token()?;
-        refused(app.get(&path_of(&role), &[(TOKEN, &token)])?);
+        record(app.get(&path_of(&role), &[(TOKEN, &token)])?);
         rig.delete(pod)?;
     }
     for path in ["/metrics", "/readyz?verbose", "/livez", "/nothing", "/latest/meta-data/iam/security-credentials/"] {

@@ -12,7 +12,7 @@ use podrole_lab::world::Trial;
 use crate::support::{ACCOUNT, TEAM, WEB, get, ready, rig, web};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("without_a_platform_facts_are_what_sts_and_flags_say", none),
+    Trial::new("without_a_platform_facts_come_from_sts_and_flags", none),
     Trial::new("without_a_platform_a_region_must_be_given", none_without_region),
     Trial::new("on_another_cloud_nothing_is_applied", another_cloud),
     Trial::new("control_on_ec2_the_guard_is_applied", guard_on_ec2),

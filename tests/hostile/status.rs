@@ -14,11 +14,11 @@ use podrole_lab::world::Trial;
 use crate::support::{TEAM, WEB, arn, get, path_of, ready, rig, web};
 
 pub(crate) const TRIALS: &[Trial] = &[
-    Trial::new("a_pod_that_is_not_known_yet_is_told_to_come_again", unknown).alone(),
-    Trial::new("a_pod_without_a_right_is_told_that_there_is_nothing", nothing).alone(),
-    Trial::new("what_sts_refuses_for_good_is_said_in_a_code", denied),
-    Trial::new("what_sts_may_grant_later_is_a_503", later).alone(),
-    Trial::new("credentials_in_hand_win_over_any_error", in_hand),
+    Trial::new("a_pod_that_is_not_known_yet_gets_503", unknown).alone(),
+    Trial::new("a_pod_without_a_right_gets_404", nothing).alone(),
+    Trial::new("a_definite_sts_error_is_reported_as_a_code", denied),
+    Trial::new("a_transient_sts_error_is_a_503", later).alone(),
+    Trial::new("cached_credentials_are_served_despite_errors", in_hand),
 ];
 
 /// Clients time out after a second; the rest is for the network.

@@ -11,7 +11,7 @@ use crate::support::{ACCOUNT, TEAM, TOKEN, WEB, expect, get, path_of, ready, web
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("good_answers_are_byte_for_byte_ec2s", good),
-    Trial::new("refusals_are_byte_for_byte_ec2s", refusals),
+    Trial::new("errors_are_byte_for_byte_ec2s", errors),
     Trial::new("head_has_the_same_headers_and_no_body", head),
     Trial::new("facts_and_lists_are_what_the_node_has", facts),
 ];
@@ -135,7 +135,7 @@ fn info(answer: &Response) -> Result<()> {
     Ok(())
 }
 
-fn refusals() -> Result<()> {
+fn errors() -> Result<()> {
     let rig = ready(&[])?;
     let (pod, plain) = (web(&rig)?, rig.pod(podrole_lab::pod::PodSpec::new(TEAM, "plain"))?);
     let app = pod.agent("app")?;

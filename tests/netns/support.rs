@@ -60,9 +60,9 @@ pub(crate) fn served_both(rig: &Rig, agent: &Agent, role: &str) -> Result<()> {
     served(rig, agent.v6(), role).context("over IPv6")
 }
 
-/// [`Rig::refused`]
+/// [`Rig::not_served`]
 pub(crate) fn refused<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>) -> Result<CredsError> {
-    rig.refused(client)
+    rig.not_served(client)
 }
 
 /// [`Rig::no_leak`]

@@ -59,9 +59,9 @@ pub(crate) fn served<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>, role: &s
     rig.served(client, role)
 }
 
-/// [`Rig::refused`]
+/// [`Rig::not_served`]
 pub(crate) fn refused<A: ControlPlane>(rig: &Rig<A>, client: Client<'_>) -> Result<CredsError> {
-    rig.refused(client)
+    rig.not_served(client)
 }
 
 /// Waits until `client` is refused with this status, and returns the time it took. Until then it may be served or get a 503.

@@ -100,7 +100,7 @@ struct Faults {
     frozen: bool,
     watch_delay: Duration,
     latency: Duration,
-    refuse: Option<u16>,
+    fail_all: Option<u16>,
     streaming_lists: bool,
     bookmark_every: Duration,
     cuts: u64,
@@ -115,7 +115,7 @@ impl Default for Faults {
             frozen: false,
             watch_delay: Duration::ZERO,
             latency: Duration::ZERO,
-            refuse: None,
+            fail_all: None,
             streaming_lists: true,
             bookmark_every: Duration::from_secs(60),
             cuts: 0,
@@ -343,13 +343,13 @@ impl Kube {
 
     /// Answers every request with 401. Open streams continue.
     pub fn unauthorized(&self, unauthorized: bool) {
-        self.refuse(unauthorized.then_some(401));
+        self.fail_all(unauthorized.then_some(401));
     }
 
     /// Answers every request with this status (403, 429, 500, 503, ...) until called with `None`. Open streams
     /// continue.
-    pub fn refuse(&self, status: Option<u16>) {
-        self.fault(|faults| faults.refuse = status);
+    pub fn fail_all(&self, status: Option<u16>) {
+        self.fault(|faults| faults.fail_all = status);
     }
 
     /// `true` refuses new connections and breaks open ones, `false` serves again.

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_the_server_refuses() {
+    fn rejects_what_the_server_rejects() {
         for bad in [
             "fieldSelector=spec.priority=1",
             "fieldSelector=metadata.name",

@@ -24,21 +24,21 @@ const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessrev
 
 /// Answers one request.
 pub(super) async fn answer(shared: Arc<Shared>, request: http::Request) -> Reply {
-    let (latency, refuse) = {
+    let (latency, fail_all) = {
         let mut state = shared.state();
         state.requests.push(record(&request));
-        (state.faults.latency, state.faults.refuse)
+        (state.faults.latency, state.faults.fail_all)
     };
     shared.told.notify_all();
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    let refused = match refuse {
+    let failed = match fail_all {
         Some(401) => Err(Status::new(401, "Unauthorized")),
-        Some(code) => Err(Status::new(code, "refused by the test")),
+        Some(code) => Err(Status::new(code, "failed by the test")),
         None => Ok(()),
     };
-    let answer = refused.and_then(|()| route(&shared, &request));
+    let answer = failed.and_then(|()| route(&shared, &request));
     Reply::Answer(answer.unwrap_or_else(|status| value(status.code, &status.object())))
 }
 

@@ -203,7 +203,7 @@ fn down_latency_and_error_statuses() {
     kube.unauthorized(true);
     let (status, answer) = get(&kube, PODS);
     assert_eq!((status, &answer["kind"], &answer["reason"]), (401, &json!("Status"), &json!("Unauthorized")));
-    kube.refuse(Some(429));
+    kube.fail_all(Some(429));
     assert_eq!(get(&kube, &format!("{PODS}?watch=true")).0, 429);
     kube.unauthorized(false);
     assert_eq!(get(&kube, PODS).0, 200);

@@ -20,7 +20,7 @@ impl<A: ControlPlane> Rig<A> {
     }
 
     /// Asserts that `client` gets no credentials, neither directly nor in an error text.
-    pub fn refused(&self, client: Client<'_>) -> Result<CredsError> {
+    pub fn not_served(&self, client: Client<'_>) -> Result<CredsError> {
         match client.credentials() {
             Ok(credentials) => bail!("got credentials of {:?}: {credentials:?}", self.role_of(&credentials)),
             Err(error) => {

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn verifies_es256_and_refuses_everything_else() {
+    fn verifies_es256_and_rejects_everything_else() {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let point = pair.public_key().as_ref();
         let coordinate = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);

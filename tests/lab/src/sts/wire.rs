@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_stale_and_early_signatures() {
+    fn rejects_stale_and_early_signatures() {
         let now = signed_at("20260101T120000Z").unwrap();
         assert_eq!(stale(signed_at("20260101T115501Z").unwrap(), now), None);
         let old = stale(signed_at("20260101T115459Z").unwrap(), now).unwrap();

@@ -166,7 +166,7 @@ pub(crate) fn pods_can_reuse_an_address() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn objects_say_what_is_there() -> Result<()> {
+pub(crate) fn objects_match_the_pods() -> Result<()> {
     let node = Node::new(NodeOptions::default())?;
     let pod =
         node.pod(PodSpec::new("shop", "web").service_account("cart").annotation("a", "b").containers(&["x", "y"]))?;

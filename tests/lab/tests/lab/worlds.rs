@@ -216,7 +216,7 @@ pub(crate) fn reap_orphans() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn refuse_who_is_not_root() -> Result<()> {
+pub(crate) fn need_root() -> Result<()> {
     // A copy, because other users may not be able to enter the program's directory.
     let copy = Path::new("/run/lab-copy");
     fs::copy(std::env::current_exe()?, copy)?;
