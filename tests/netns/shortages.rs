@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use podrole_lab::agent::Agent;
+use podrole_lab::agent::{Agent, Target};
 use podrole_lab::proc::{Process, until};
 use podrole_lab::rig::Rig;
 use podrole_lab::world::Trial;
 
-use crate::support::{TEAM, ask_role, no_leak, on_node, ready, rig, served_both};
+use crate::support::{TEAM, ask_role, no_leak, on_node, ready, rig, served_both, timed};
 
 pub(crate) const TRIALS: &[Trial] = &[
     Trial::new("pods_are_served_while_inotify_instances_are_used_up", no_inotify),
     Trial::new("a_pod_that_starts_while_descriptors_are_used_up_gets_no_definite_answer", no_descriptors).alone(),
+    Trial::new("a_new_caller_is_served_at_once_while_another_pod_causes_scans", || new_callers(true)).alone(),
+    Trial::new("control_a_new_caller_is_served_at_once_on_a_quiet_node", || new_callers(false)).alone(),
 ];
 
 /// Takes every inotify instance of a user until it ends.
@@ -106,6 +109,62 @@ fn got_role(agent: &Agent, role: &str) -> bool {
     token.is_ok_and(|token| {
         ask_role(agent.v4(), &token).is_ok_and(|answer| answer.status == 200 && answer.text() == role)
     })
+}
+
+/// Sends requests from sockets that are closed at once: each is a lookup that finds nobody.
+const CAUSE_SCANS: &str = r#"
+import socket, time
+print("begun", flush=True)
+while True:
+    time.sleep(0.005)
+    try:
+        with socket.create_connection(("169.254.169.254", 80)) as client:
+            client.sendall(b"GET /latest/meta-data/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n")
+    except OSError:
+        pass  # The pod has as many connections as it may.
+"#;
+
+/// Requests from new pods and from addresses that only a full scan finds, with or without a pod that causes scans while names of
+/// network namespaces come and go.
+fn new_callers(noisy: bool) -> Result<()> {
+    let rig = ready()?;
+    let noise = rig.pod_with_role(TEAM, "noise", "noise-role")?;
+    let quiet = rig.pod_with_role(TEAM, "quiet", "quiet-role")?;
+    served_both(&rig, &noise.agent("app")?, "noise-role")?;
+    let mut loud = Vec::new();
+    if noisy {
+        for _ in 0..2 {
+            let mut process = Process::start("noise", noise.command("app")?.args(["python3", "-c", CAUSE_SCANS]))?;
+            process.wait_for_log("begun", Duration::from_secs(10))?;
+            loud.push(process);
+        }
+    }
+    let begin = Instant::now();
+    while noisy && begin.elapsed() < Duration::from_secs(3) {
+        fs::write("/run/netns/churn", "")?;
+        fs::remove_file("/run/netns/churn")?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for number in 0..4 {
+        let pod = rig.pod_with_role(TEAM, &format!("new-{number}"), "new-role")?;
+        at_once(&pod.agent("app")?, Target::v4())?;
+        let address = format!("10.88.1.{}", 240 + number);
+        quiet.configure(&["ip", "addr", "add", &format!("{address}/32"), "dev", "eth0"])?;
+        at_once(&quiet.agent("app")?, Target::v4().from_address(address.parse::<IpAddr>()?)).context(address)?;
+    }
+    for process in &mut loud {
+        ensure!(process.is_running()?, "the noise ended: {}", process.log()?);
+    }
+    let unowned = rig.daemon()?.metric("podrole_http_requests_total", &[("outcome", "socket_unowned")])?;
+    ensure!((unowned > 10.0) == noisy, "{unowned} requests of closed sockets");
+    no_leak(&rig)
+}
+
+fn at_once(agent: &Agent, target: Target) -> Result<()> {
+    let (answer, took) = timed(|| agent.to(target).put_token(60));
+    let answer = answer?;
+    ensure!(answer.status == 200 && took < Duration::from_millis(800), "after {took:?}: {answer:?}");
+    Ok(())
 }
 
 /// Leaves the daemon this many descriptors: enough for a few connections, and fewer than a new netns needs. The limit is on a
