@@ -1,4 +1,5 @@
-//! Metrics and probes. They have separate listeners: pods' requests are never served here, and these endpoints never to pods.
+//! Metrics and probes. They have separate listeners: pods' requests are never served here, and pods' listeners never serve these
+//! endpoints.
 
 use std::convert::Infallible;
 use std::io;
@@ -29,7 +30,8 @@ const STUCK: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a whole connection.
 const LIFETIME: Duration = Duration::from_secs(30);
-/// Open connections per listener. Probes and scrapers need a handful; anybody on the network may open as many as they like.
+/// The most open connections per listener. Probes and scrapers need a handful; anybody on the network may open as many as they
+/// like.
 const MAX_CONNECTIONS: usize = 32;
 /// The smallest buffer that hyper allows.
 const MAX_HEAD: usize = 8192;
@@ -195,7 +197,7 @@ mod tests {
         }
     }
 
-    /// Unfinished requests cost memory, so their number is bounded; when they go, others are served again.
+    /// Unfinished requests cost memory, so their number is bounded; when they end, others are served again.
     #[tokio::test]
     async fn connections_are_bounded() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -207,7 +209,7 @@ mod tests {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
             let mut answer = Vec::new();
-            // Both fail where the listener has closed the connection already.
+            // Both calls fail if the listener has already closed the connection.
             let _ = stream.write_all(request).await;
             let _ = stream.read_to_end(&mut answer).await;
             answer.starts_with(b"HTTP/1.1 200")

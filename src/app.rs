@@ -47,7 +47,7 @@ use discover::{Discovered, LiveIssuer};
 use plumbing::PodSockets;
 use signals::Signals;
 
-/// How long a stop waits for open connections. Below a DaemonSet's usual termination grace period of 30 s.
+/// How long a stop waits for open connections. This is below a DaemonSet's usual termination grace period of 30 s.
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long a stop waits for STS calls under way, so that the credentials they issue get their audit lines.
 const CALLS: Duration = Duration::from_secs(5);
@@ -84,7 +84,7 @@ pub fn run(config: Config, logs: Logs) -> anyhow::Result<()> {
     result
 }
 
-/// Where the parts report how they are.
+/// Where the parts report their state.
 struct Health {
     metrics: Arc<Metrics>,
     readiness: Readiness,
@@ -128,7 +128,7 @@ fn prove_identity(config: &Config, health: &Health) -> anyhow::Result<Identity<N
     }
 }
 
-/// Starts every part in order, waits for the end, and drains.
+/// Starts every part in order, waits for a signal or a failure that ends the daemon, and drains.
 async fn serve(
     config: Config,
     logs: Logs,
@@ -136,7 +136,7 @@ async fn serve(
     identity: Identity<NodeKernel>,
     control: &Handle,
 ) -> anyhow::Result<()> {
-    // Before anything else: a signal that arrives during the start is remembered, not ignored.
+    // Catch signals before anything else, so that a signal that arrives during the start is remembered, not ignored.
     let signals = Signals::new()?;
     let Health { metrics, readiness, start } = health;
     let (supervisor, mut ended) = Supervisor::new(control.clone());
@@ -223,8 +223,8 @@ impl Shared {
     }
 }
 
-/// Every socket that the start cannot do without. The metadata listener is not among them: its address may still be held by
-/// another instance.
+/// Every socket that the start requires. The metadata listener is not among them, because its address may still be held by another
+/// instance.
 struct Sockets {
     pods: PodSockets,
     admin: TcpListener,
@@ -256,7 +256,7 @@ fn serve_admin(shared: &Shared, listener: TcpListener, metrics_listener: Option<
         pulse: Pulse::default(),
         clock: shared.clock.clone(),
     };
-    // On the data plane's runtime, whose health it shows.
+    // The pulse beats on the data plane's runtime, because it shows the health of that runtime.
     tokio::spawn(admin.pulse.clone().beat(shared.clock.clone()));
     if let Some(listener) = metrics_listener {
         shared.supervisor.forever("metrics", admin.clone().serve(listener, Endpoints::MetricsOnly));

@@ -1,4 +1,4 @@
-//! A growing pause between retries. Pure: the caller counts its failures and brings the jitter.
+//! A growing pause between retries. Pure: the caller counts its failures and provides the jitter.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ impl Backoff {
         self.first.saturating_mul(1 << doublings).min(self.max)
     }
 
-    /// The same, spread from half to one and a half times the pause. `jitter` is in `0..1`.
+    /// The pause after `failures` failures, spread from half to one and a half times its length. `jitter` is in `0..1`.
     pub fn spread(&self, failures: u32, jitter: f64) -> Duration {
         self.pause(failures).mul_f64(0.5 + jitter.clamp(0.0, 1.0))
     }
 
-    /// The same, with full jitter: anything from `first` to the pause. `jitter` is in `0..1`.
+    /// The pause after `failures` failures with full jitter: a random time from `first` to the whole pause. `jitter` is in `0..1`.
     pub fn full_jitter(&self, failures: u32, jitter: f64) -> Duration {
-        // Not from zero: a caller that is out of luck must not end up in a busy loop.
+        // The pause is never below `first`, so that small jitter values cannot cause a busy loop.
         self.pause(failures).mul_f64(jitter.clamp(0.0, 1.0)).max(self.first)
     }
 }

@@ -1,7 +1,8 @@
 //! The credential cache: credentials are fetched once, shared, and refreshed before they are needed again.
 //!
-//! One worker task owns each key. Only it calls the issuer, so a thousand requests that miss together cause one call, and a client
-//! that hangs up cancels nothing. The worker publishes its state on a watch channel; requests read the channel or wait on it.
+//! One worker task owns each key. Only that worker calls the issuer, so a thousand requests that miss at the same time cause one
+//! call, and a client that disconnects cancels nothing. The worker publishes its state on a watch channel; requests read the
+//! channel or wait on it.
 
 pub mod slot;
 
@@ -22,10 +23,11 @@ use crate::issuer::{IssueError, IssueRequest, Issuer};
 use crate::metrics::{CacheLookup, Metrics};
 use crate::types::{Credentials, PodUid};
 
-/// Far more keys than one node's pods use: a few hundred pods with one to a few keys each. When the cache is full, the least
-/// recently used key is evicted, and its pods cause one more call to STS.
+/// The most keys in the cache. The pods of one node use far fewer: a few hundred pods have one to a few keys each. When the cache
+/// is full, the least recently used key is evicted, and the next request for that key causes one more call to STS.
 const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-/// Credentials that expire sooner than this are not served: they would expire before the client's own request arrives.
+/// Credentials that expire sooner than this are not served: they would expire before a request that the client signs with them
+/// arrives.
 const MIN_LEFT: Duration = Duration::from_secs(1);
 
 /// Credentials and the documents that deliver them.
@@ -44,16 +46,16 @@ pub enum Cached {
     Ready(Unchecked),
     /// A recent denial by the issuer.
     Denied(IssueError),
-    /// Nothing yet. The issuer has been asked: [`wait`](CredentialCache::wait) for its answer.
+    /// No answer yet. The issuer has been asked, and [`wait`](CredentialCache::wait) waits for its answer.
     Pending(Pending),
 }
 
-/// Credentials that no request may serve before the caller has been checked again, if the request has waited for anything: the
-/// connection may belong to another socket by then, or the pod may have lost its role.
+/// Credentials that are not released yet. If the request has waited for anything, the caller must be checked again first: by then
+/// the connection may belong to another socket, or the pod may have lost its role.
 #[derive(Debug)]
 pub struct Unchecked(Arc<Issued>);
 
-/// An answer of the issuer that is still to come.
+/// An answer that the issuer has not given yet.
 #[derive(Debug)]
 pub struct Pending(watch::Receiver<State>);
 
@@ -74,7 +76,7 @@ pub struct CredentialCache<I, C> {
     metrics: Arc<Metrics>,
 }
 
-/// What every worker uses.
+/// The state that all workers share.
 struct Shared<I, C> {
     issuer: I,
     clock: C,
@@ -86,7 +88,7 @@ struct Shared<I, C> {
 enum State {
     /// The first call is under way.
     Pending,
-    /// Valid until they expire; the worker replaces them long before.
+    /// Credentials that are valid until they expire. The worker replaces them long before that.
     Ready(Arc<Issued>),
     /// The last call failed and no valid credentials are left.
     Failed(IssueError),
@@ -104,7 +106,7 @@ struct Slot {
 // === impl Unchecked ===
 
 impl Unchecked {
-    /// Gives the credentials out if `check` finds that the caller still has a right to them.
+    /// Returns the credentials if `check` finds that the caller still has a right to them.
     pub fn release<E>(self, check: impl FnOnce() -> Result<(), E>) -> Result<Arc<Issued>, E> {
         check().map(|()| self.0)
     }
@@ -167,7 +169,7 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         }
     }
 
-    /// Waits until the calls under way have ended, `patience` at most. For the end of the process.
+    /// Waits until the calls under way have ended, for at most `patience`. Called when the process stops.
     pub async fn settle(&self, patience: Duration) {
         self.shared.calls.close();
         // A call that outlives its own time limit is abandoned.
@@ -231,7 +233,7 @@ async fn refresh_loop<I: Issuer, C: Clock>(
                 let due = slot::refresh_at(&credentials, (shared.jitter)());
                 let document = CredentialsDocument::render(&credentials, &request.role, shared.clock.wall());
                 publish.send_replace(State::Ready(Arc::new(Issued { credentials, document })));
-                // However short a life STS grants, the worker never asks in a busy loop.
+                // The worker never asks in a busy loop, even if STS grants a very short lifetime.
                 due.saturating_sub(shared.clock.boot()).max(MIN_LEFT)
             }
             Err(error) => {
@@ -239,7 +241,7 @@ async fn refresh_loop<I: Issuer, C: Clock>(
                 let pause = slot::pause(&error, failures, (shared.jitter)());
                 let boot = shared.clock.boot();
                 publish.send_modify(|state| {
-                    // Valid credentials are served until they expire, however often their refresh fails.
+                    // Valid credentials are served until they expire, even if their refresh keeps failing.
                     if !is_good(state, boot) {
                         *state = State::Failed(error);
                     }
@@ -267,7 +269,8 @@ async fn wait_until_due<I, C: Clock>(
         let ready = matches!(&*publish.borrow(), State::Ready(_));
         tokio::select! {
             () = &mut pause => break,
-            // Timers stop while the machine is suspended, but credentials expire: a request that finds expired ones wakes us.
+            // Timers stop while the machine is suspended, but credentials expire: a request that finds expired ones wakes the
+            // worker.
             () = asked.notified(), if ready => {
                 if !is_good(&publish.borrow(), shared.clock.boot()) {
                     return;
@@ -280,7 +283,7 @@ async fn wait_until_due<I, C: Clock>(
         State::Failed(error) => matches!(error, IssueError::Denied { .. }),
     };
     if denied {
-        // The denial has been served for its time: requests from now on wait for a new answer.
+        // The denial is no longer cached: from now on, requests wait for a new answer.
         publish.send_replace(State::Pending);
     }
     // Retry only when someone asks.

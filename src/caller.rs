@@ -1,11 +1,11 @@
-//! Who is calling, according to the kernel.
+//! Identifies callers by what the kernel reports about their sockets.
 //!
 //! ```text
 //! peer address --netns--> network namespaces that hold it --sock_diag--> socket: cookie, cgroup --cgroup_tree--> pod UID, container id
 //! ```
 //!
-//! An address is never proof: it only says where to ask. A process of one cgroup created the socket that the kernel finds in that
-//! network namespace with exactly this four-tuple, and that cgroup is the identity.
+//! An address is never proof: it only says which network namespaces to ask. In such a namespace the kernel finds the socket with
+//! exactly this four-tuple. The cgroup of the process that created the socket is the identity.
 
 pub mod cgroup_path;
 pub mod cgroup_tree;
@@ -28,24 +28,24 @@ use crate::types::KernelIdentity;
 pub struct Connection {
     /// The pod's address and port.
     pub peer: SocketAddr,
-    /// The address it connected to: a metadata address, port 80.
+    /// The address that the pod connected to: a metadata address, port 80.
     pub server: SocketAddr,
 }
 
-/// A network namespace, by its inode. The kernel does not reuse the number while podrole has a socket in it.
+/// A network namespace, by its inode. The kernel does not reuse the number while podrole has a socket in that namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetnsId(pub u64);
 
 /// The client's end of a connection, as `sock_diag` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientSocket {
-    /// The network namespace it was found in.
+    /// The network namespace that holds the socket.
     pub netns: NetnsId,
     /// Whether that is the node's own network namespace.
     pub host: bool,
-    /// The kernel's id of this socket. A later socket with the same four-tuple has another.
+    /// The kernel's id of this socket. A later socket with the same four-tuple has a different id.
     pub cookie: u64,
-    /// The cgroup of the process that created it. It never changes.
+    /// The cgroup of the process that created the socket. A socket's cgroup never changes.
     pub cgroup: u64,
 }
 
@@ -63,9 +63,10 @@ pub struct Proof {
 pub struct Sockets {
     /// The number of network namespaces that hold the peer's address.
     pub owners: usize,
-    /// The client sockets found in them. If there is more than one, a netns holds an address that is not its pod's.
+    /// The client sockets found in those namespaces. More than one means that some namespace holds an address that does not belong
+    /// to its pod.
     pub found: Vec<ClientSocket>,
-    /// Some netns has a socket of the connection whose owner the kernel does not report.
+    /// Whether some network namespace has a socket of the connection whose owner the kernel does not report.
     pub unowned: bool,
 }
 
@@ -86,11 +87,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// Asks one network namespace again; `None` if the socket or the netns is gone.
     fn socket_in(&self, netns: NetnsId, connection: &Connection) -> io::Result<Option<ClientSocket>>;
 
-    /// The pod and container of a cgroup, if it is known to be a container's.
+    /// The pod and container of a cgroup, if the cgroup is known to belong to a container.
     fn identity(&self, cgroup: u64) -> Option<KernelIdentity>;
 
-    /// Scans for network namespaces and addresses that are not known yet. Rate-limited: returns when a scan that began after the
-    /// call has ended.
+    /// Scans for network namespaces and addresses that are not known yet. Rate-limited. Returns once a scan that started after this
+    /// call is complete.
     fn rescan_netns(&self) -> impl Future<Output = Coverage> + Send;
 
     /// Scans for cgroups that are not known yet. Rate-limited in the same way.

@@ -1,5 +1,5 @@
-//! Time. No other module reads the system's clocks. Code that decides by age takes a [`Clock`]; threads and watches that only record
-//! when something happened use [`SystemClock`] directly.
+//! The system's clocks, which no other module reads. Code that decides by age takes a [`Clock`]; threads and watches that only
+//! record when something happened use [`SystemClock`] directly.
 
 use std::time::{Duration, SystemTime};
 

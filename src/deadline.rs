@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The time limit of one request. All waiting for the request goes through it, so that it knows whether the request has waited:
+/// The time limit of one request. The request waits only through this type, which therefore knows whether the request has waited:
 /// after any wait, the caller must be checked again before it gets a secret.
 #[derive(Debug)]
 pub struct Deadline {
@@ -31,7 +31,7 @@ impl Deadline {
         timeout_at(self.at, work).await.map_err(|_| TimedOut)
     }
 
-    /// Sleeps for `pause`; returns at once if the deadline would pass meanwhile.
+    /// Sleeps for `pause`; returns at once if the deadline would pass in the meantime.
     pub async fn sleep(&mut self, pause: Duration) -> Result<(), TimedOut> {
         self.waited = true;
         if Instant::now() + pause >= self.at {

@@ -1,4 +1,4 @@
-//! The port to the issuer of credentials: requests, results, and every error.
+//! The interface to the issuer of credentials: requests, results, and every error.
 
 pub mod base;
 pub mod sts;
@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::types::{Credentials, ExternalId, RoleArn, SessionName, closed_set};
 
 /// All inputs of one STS call. This is the key of the credential cache: two callers share credentials only if every field is equal.
-/// An input that is missing here would leak credentials to a caller with another value of it.
+/// If an input were missing here, a caller could get credentials that were issued for another value of that input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IssueRequest {
     /// How the credentials are obtained.
@@ -23,7 +23,7 @@ pub struct IssueRequest {
     pub session_name: SessionName,
     /// The external ID.
     pub external_id: Option<ExternalId>,
-    /// The requested lifetime. STS does not issue a shorter one.
+    /// The requested lifetime. STS does not issue credentials with a shorter lifetime.
     pub duration: Duration,
     /// The region whose STS endpoint is called.
     pub region: Arc<str>,
@@ -39,7 +39,7 @@ pub enum Source {
     },
 }
 
-/// Why no credentials were issued. Every error of STS, or on the way to it, is one of these.
+/// Why no credentials were issued. Every error from STS, or on the way to STS, is one of these.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum IssueError {
     /// The base credentials are missing, expired or not accepted. The pod and its role are not the cause.
@@ -50,7 +50,7 @@ pub enum IssueError {
         /// What to check or change.
         hint: &'static str,
     },
-    /// STS denies this request, and will until IAM or the pod changes.
+    /// STS denies this request, and will keep denying it until IAM or the pod changes.
     #[error("STS denied the request ({code}): {hint}")]
     Denied {
         /// The code of STS.
@@ -73,7 +73,8 @@ pub enum IssueError {
 }
 
 closed_set! {
-    /// The error codes of STS, grouped as far as podrole distinguishes them, and codes for errors without one. A metric label.
+    /// The error codes of STS, grouped as far as podrole distinguishes them, and codes for errors that have no STS code. The code
+    /// is a metric label.
     pub enum Code {
         /// `AccessDenied`
         AccessDenied = "AccessDenied",
@@ -95,7 +96,7 @@ closed_set! {
         Timeout = "Timeout",
         /// The connection failed or broke
         Network = "Network",
-        /// The answer is not one of STS, or lacks what it must contain
+        /// The answer is not in STS's format, or lacks required content
         Unparsable = "Unparsable",
         /// No credentials to sign with
         NoCredentials = "NoCredentials",
@@ -130,7 +131,7 @@ pub type OnCall = Arc<dyn Fn(&StsCall) + Send + Sync>;
 
 /// Issues credentials.
 pub trait Issuer: Send + Sync + 'static {
-    /// Makes one call, bounded in time. Makes a second one immediately if the first shows that the base credentials were rotated.
+    /// Makes one call, bounded in time. Makes a second call immediately if the first shows that the base credentials were rotated.
     /// The caller decides about further attempts.
     fn issue(&self, request: &IssueRequest) -> impl Future<Output = Result<Credentials, IssueError>> + Send;
 }
@@ -221,7 +222,7 @@ impl Code {
             _ if status == 429 => Self::Throttling,
             _ if status >= 500 => Self::ServerError,
             Some(_) => Self::Other,
-            // Not in STS's format: something between podrole and STS answered, such as a proxy.
+            // The answer is not in STS's format: something between podrole and STS answered, such as a proxy.
             None => Self::Unparsable,
         }
     }

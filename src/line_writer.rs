@@ -1,5 +1,5 @@
-//! A bounded queue of lines in front of a writer that may be slow, such as a pipe that nobody reads. A line that finds the queue full
-//! is lost and counted: logs and audit lines must never stop credentials.
+//! A bounded queue of lines in front of a writer that may be slow, such as a pipe that nobody reads. A line is lost and counted if
+//! the queue is full, because logs and audit lines must never hold up credentials.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub type OnLost = Arc<dyn Fn() + Send + Sync>;
 enum Item {
     /// A line with its newline.
     Line(Vec<u8>),
-    /// Everything before this has been written: report it.
+    /// Report that everything queued before this has been written.
     Flush(SyncSender<()>),
 }
 
@@ -39,7 +39,7 @@ impl LineWriter {
         Ok(Self { queue, on_lost })
     }
 
-    /// Queues a line, which ends with its newline. Returns at once; `false` if the line is lost.
+    /// Queues a line, which must end with a newline. Returns at once; `false` if the line is lost.
     pub fn write(&self, line: Vec<u8>) -> bool {
         let queued = self.queue.try_send(Item::Line(line)).is_ok();
         if !queued {
@@ -48,7 +48,7 @@ impl LineWriter {
         queued
     }
 
-    /// Waits until everything queued so far has been written, `patience` at most. Blocks.
+    /// Waits until everything queued so far has been written, for at most `patience`. Blocks.
     pub fn flush(&self, patience: Duration) {
         let (done, wait) = sync_channel(1);
         // The send blocks while the queue is full, so it runs on its own thread, which may outlive this call.
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes what it is given only as often as it is allowed to.
+    /// A writer in which each write waits for permission from `allowed`.
     struct Gate {
         allowed: Receiver<()>,
         written: Arc<Mutex<Vec<u8>>>,
@@ -126,7 +126,7 @@ mod tests {
         let (gate, allow, written) = gate();
         let (on_lost, lost) = counter();
         let lines = LineWriter::start("test", 2, gate, on_lost).unwrap();
-        // One line is with the writer and two are in the queue: of a hundred, at least 97 are lost.
+        // One line is with the writer and two are in the queue, so at least 97 of a hundred are lost.
         let queued = (0..100).filter(|_| lines.write(b"x\n".to_vec())).count();
         assert!((2..=3).contains(&queued), "{queued}");
         assert_eq!(lost.load(Ordering::SeqCst), 100 - queued);

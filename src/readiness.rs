@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone, Debug)]
 pub struct Readiness {
     conditions: Counts,
-    /// What works less well than it should. It is shown, and does not make the daemon unready.
+    /// The degradations: what works less well than it should. They are shown, but do not make the daemon unready.
     degradations: Counts,
 }
 
-/// How many guards there are of each name.
+/// The number of guards for each name.
 type Counts = Arc<Mutex<BTreeMap<&'static str, usize>>>;
 
 /// Guard of one degradation: it is shown until the guard is dropped.
@@ -50,8 +50,8 @@ pub struct BlockReady {
 // === impl Readiness ===
 
 impl Readiness {
-    /// Not ready, with every condition of the start unmet. All are registered at once: if one were registered later, all
-    /// conditions registered so far could hold before that, and the daemon would report that it is ready too early.
+    /// A readiness with every condition of the start unmet. All conditions are registered at once: if one were registered later,
+    /// all the others could hold before that, and the daemon would report too early that it is ready.
     #[must_use = "dropping the guards marks all conditions as met"]
     pub fn new(service_accounts: bool) -> (Self, Start) {
         let readiness = Self { conditions: Arc::default(), degradations: Arc::default() };

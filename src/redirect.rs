@@ -1,12 +1,12 @@
-//! Leads pods' metadata traffic to podrole, and keeps it from the node's metadata service.
+//! Directs pods' metadata traffic to podrole, and keeps it away from the node's metadata service.
 //!
-//! The two guards, each of which is enough:
+//! There are two guards, each of which is enough by itself:
 //! * The table guard is an nftables table that rewrites `metadata:80` to podrole's listener and drops all other packets for the
 //!   metadata addresses ([`ruleset`], applied by [`nft`]).
 //! * The routing guard is policy routing that delivers every incoming packet for the metadata addresses to this node, so that none
 //!   is forwarded even when every table is flushed ([`routing`]). The metadata listener serves these packets.
 //!
-//! Both stay when the daemon stops. Only `podrole cleanup` removes them.
+//! Both guards stay in place when the daemon stops. Only `podrole cleanup` removes them.
 
 pub mod nft;
 pub mod routing;
@@ -18,10 +18,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 
 /// The address to which the table rewrites requests: link-local, on `lo`, used by podrole only. 127.0.0.1 would need
-/// `route_localnet`, and the `redirect` statement drops packets from interfaces without an address, as those of Calico and the VPC
-/// CNI are.
+/// `route_localnet`, and the `redirect` statement drops packets from interfaces without an address, such as those of Calico and the
+/// VPC CNI.
 pub const LISTEN_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 77);
-/// The same for IPv6 (`fd00:ec2::77`).
+/// The address to which the table rewrites IPv6 requests (`fd00:ec2::77`).
 pub const LISTEN_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x77);
 
 /// Why a rule could not be read, set or removed.
@@ -36,7 +36,7 @@ pub enum RedirectError {
     /// `nft` did not end within this many seconds and was killed.
     #[error("nft did not end within {0} seconds")]
     Timeout(u64),
-    /// `nft` failed; its error output.
+    /// `nft` failed with this error output.
     #[error("nft failed: {0}")]
     Failed(String),
     /// The table does not have the expected form: another program has added a rule that podrole never writes.
@@ -59,7 +59,7 @@ pub enum RedirectError {
     /// The netlink socket could not be opened.
     #[error("cannot open a routing socket: {0}")]
     Socket(#[source] io::Error),
-    /// The routing guard delivers to `lo`, and this netns has none.
+    /// The routing guard delivers packets to `lo`, but this network namespace has no `lo`.
     #[error("this network namespace has no interface lo")]
     NoLoopback,
 }

@@ -61,7 +61,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> Server<K, I, C> {
 
     fn admit(self: Arc<Self>, listener: &Listener, (stream, peer): (tokio::net::TcpStream, SocketAddr)) {
         let Some(connection) = listener.connection(&stream, peer) else {
-            // Our rule did not route it here: the peer found the listener itself. Nothing is read or written.
+            // No rule of podrole routed the connection here: the peer connected to the listener directly. Nothing is read or
+            // written.
             debug!(%peer, "Reset a connection that was not for the metadata address");
             self.metrics.connection_refused(ConnectionRefused::NotRedirected);
             listener::reset(&stream);

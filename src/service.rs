@@ -1,5 +1,5 @@
-//! The metadata service: a connection and a request in, a reply out. The one place where caller, pods, policy, cache and protocol
-//! meet.
+//! The metadata service: takes a connection and a request, and returns a reply. This is the only place where caller, pods, policy,
+//! cache and protocol meet.
 //!
 //! ```text
 //! handle -> classify -> identify -> session -> one function per route -> report -> reply
@@ -54,13 +54,13 @@ pub struct Deps<K, I, C> {
     pub identity: Identity<K>,
     /// The watched objects.
     pub store: Arc<Store>,
-    /// Empty until discovery has finished; set once and kept.
+    /// The policy in force. It is empty until discovery has finished, then set once and kept.
     pub active_policy: Arc<ArcSwapOption<ActivePolicy<I, C>>>,
     /// The keys of session tokens.
     pub keys: Arc<ArcSwap<KeyRing>>,
     /// Static facts about the node that pods may read.
     pub facts: Arc<ArcSwap<Facts>>,
-    /// Whether every namespace may ask without a session token (`--imds-v1=allow`).
+    /// Whether pods of every namespace may send requests without a session token (`--imds-v1=allow`).
     pub imds_v1: bool,
     /// The clock.
     pub clock: C,
@@ -147,7 +147,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         let body = match known() {
             Some(body) => body,
             None => {
-                // Discovery brings all facts before it brings the policy: what is missing then does not exist here.
+                // Discovery stores all facts before it stores the policy, so a fact that is still missing then does not exist on
+                // this node.
                 self.active_policy(request).await?;
                 known().ok_or(Failure::NotFound)?
             }
@@ -163,7 +164,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
 
     async fn listing(&self, request: &mut Request<'_>, listing: Listing, ttl: Option<u32>) -> Outcome {
         match listing {
-            // Exists only for a pod that has a role.
+            // This listing exists only for a pod that has a role.
             Listing::Iam => drop(self.granted(request).await?),
             Listing::Versions
             | Listing::Latest
@@ -195,7 +196,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     /// denial or a delivery.
     fn report(&self, head: &Parts, outcome: &Outcome) {
         match outcome {
-            // A HEAD request has been given nothing.
+            // The answer to a HEAD request delivers no credentials.
             Ok(Answer::Credentials { granted, issued, .. }) if head.method != Method::HEAD => {
                 self.deps.audit.delivery(&Delivery {
                     subject: Subject { pod: granted.caller.pod(), container: granted.caller.container() },

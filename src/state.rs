@@ -19,7 +19,7 @@ use crate::imds::{KEY_LIFE, Key, KeyRing, MAX_TTL};
 const MAGIC: &[u8] = b"podrole-keys-1\n";
 const BOOT_ID: usize = 36;
 const KEY: usize = 4 + 8 + 32;
-/// The current key and those whose tokens may still be valid. A file with more keys is damaged.
+/// The most keys in a file: the current key and those whose tokens may still be valid. A file with more keys counts as damaged.
 const MAX_KEYS: usize = 8;
 
 /// Why keys cannot be read or persisted.
@@ -56,8 +56,8 @@ pub enum StateError {
 }
 
 /// Returns the key ring to use from now on, and the problem with the persisted keys, if any. The ring has the keys of the file and
-/// those in `held`, so that a running daemon keeps its tokens whatever happens to the file. Expired keys are dropped, and a new key is
-/// made once the newest has been used for a day. `now` is boot time; keys of another boot are ignored.
+/// those in `held`, so that the tokens of a running daemon stay valid even if the file is lost or damaged. Expired keys are
+/// dropped, and a new key is made once the newest has been used for a day. `now` is boot time; keys of another boot are ignored.
 pub fn load(
     directory: &Path,
     boot_id: &str,
@@ -70,7 +70,7 @@ pub fn load(
     Ok((KeyRing::new(keys), problem))
 }
 
-/// Whether `directory` exists. An error if it or its key file is not as private as [`load`] requires. Changes nothing.
+/// Whether `directory` exists. Returns an error if it or its key file is not as private as [`load`] requires. Changes nothing.
 pub fn inspect(directory: &Path) -> Result<bool, StateError> {
     match fs::symlink_metadata(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -172,7 +172,7 @@ fn read(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// `None` if the file is damaged. Keys of another boot are ignored, so that the list is empty.
+/// Parses the key file; `None` if it is damaged. Keys of another boot are ignored, so the list is then empty.
 fn parse_keys(bytes: &[u8], boot_id: &str) -> Option<Vec<Key>> {
     let (boot, rest) = bytes.strip_prefix(MAGIC)?.split_at_checked(BOOT_ID)?;
     let is_boot_id = boot.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');

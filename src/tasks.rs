@@ -1,4 +1,5 @@
-//! Supervised tasks: each has a name, and the end of one that should never end stops the daemon. Also the drain of connections.
+//! Supervised tasks: each has a name, and the daemon stops when a task ends that should never end. This module also has the drain
+//! of connections.
 
 use std::future::Future;
 use std::time::Duration;
@@ -62,7 +63,7 @@ impl Supervisor {
         &self.runtime
     }
 
-    /// Runs `task`, which should run as long as the daemon does. Its end, also by a panic, is reported under `name`.
+    /// Runs `task`, which should run as long as the daemon does. If it ends, even by a panic, its end is reported under `name`.
     pub fn forever(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let task = self.runtime.spawn(task);
         let ended = self.ended.clone();
@@ -70,7 +71,7 @@ impl Supervisor {
             if let Err(error) = task.await {
                 error!(task = name, %error, "Task panicked; stopping podrole");
             }
-            // Fails after the first report, which already stops the daemon.
+            // The send fails after the first report, which already stops the daemon.
             let _ = ended.send(name).await;
         });
     }

@@ -14,13 +14,13 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::line_writer::LineWriter;
 
-/// The number of lines that may wait for a slow standard error. Beyond it lines are lost and counted: a full pipe must not stop pods
+/// The number of lines that may wait for a slow standard error. Further lines are lost and counted: a full pipe must not stop pods
 /// from getting credentials.
 const QUEUE: usize = 4096;
 /// How long a stop waits for the last lines to be written.
 pub const FLUSH: Duration = Duration::from_secs(2);
-/// Libraries of which nothing is logged: kube's client logs whole answers of the API server that it cannot parse, at WARN, and with
-/// them the environment of pods. Its errors reach podrole, which logs them without the answer.
+/// Libraries whose events are never logged. At WARN, kube's client logs whole answers of the API server that it cannot parse, and
+/// with them the environment of pods. Its errors reach podrole, which logs them without the answer.
 const SILENT: &str = "kube_client";
 
 /// `--log-format`.
@@ -55,7 +55,7 @@ impl LogFilter {
 // === impl Logs ===
 
 impl Logs {
-    /// Starts logging. A second call logs nowhere.
+    /// Starts logging. The log that a second call returns receives nothing.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Logs {
         self.lost.swap(0, Ordering::Relaxed)
     }
 
-    /// Waits until all lines so far have been written, [`FLUSH`] at most. Blocks. For the end of the process.
+    /// Waits until all lines so far have been written, for at most [`FLUSH`]. Blocks. Called when the process ends.
     pub fn flush(&self) {
         self.lines.flush(FLUSH);
     }
@@ -107,8 +107,8 @@ impl Write for &Logs {
     }
 }
 
-/// Whether an event can contain no secret and no pod's spec, whatever the filter says. At levels below `info` only podrole's modules
-/// are logged: HTTP libraries and SDKs trace whole requests and answers.
+/// Whether an event is certain to contain no secret and no pod's spec, regardless of the configured filter. At levels below `info`
+/// only podrole's modules are logged: HTTP libraries and SDKs trace whole requests and answers.
 fn is_safe(meta: &Metadata<'_>) -> bool {
     meta.target().starts_with("podrole") || (*meta.level() <= Level::INFO && !meta.target().starts_with(SILENT))
 }
@@ -131,7 +131,7 @@ mod tests {
         }
     }
 
-    /// What is logged with and without the filter, as each library would.
+    /// Emits events as each library would, and returns what is logged with or without the filter.
     fn logged(filtered: bool) -> String {
         let buffer = Buffer::default();
         let out = buffer.clone();

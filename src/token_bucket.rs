@@ -11,7 +11,7 @@ pub struct Rate {
     pub every: Duration,
 }
 
-/// A bucket that starts full. It stores one time instead of a count: when it will be full again.
+/// A bucket that starts full. Instead of a count, it stores the time at which it will be full again.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenBucket {
     rate: Rate,
@@ -32,8 +32,8 @@ impl TokenBucket {
         full_after_take.saturating_sub(self.rate.every.saturating_mul(self.rate.burst)).max(now)
     }
 
-    /// Takes one token and returns when it is available. From an empty bucket it takes the next one that is earned, so the caller
-    /// has to wait until then.
+    /// Takes one token and returns when it is available. If the bucket is empty, this takes the next token to be earned, and the
+    /// caller has to wait until then.
     pub fn take(&mut self, now: Duration) -> Duration {
         let at = self.next_at(now);
         self.full_at = self.full_at.max(now) + self.rate.every;

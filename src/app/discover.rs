@@ -1,7 +1,7 @@
-//! Discovery: facts about the node and the daemon's own AWS identity, from which the policy's own roles follow.
+//! Discovery: facts about the node and the daemon's own AWS identity. Its results include the roles that no pod may have.
 //!
-//! Until discovery has finished, pods get "not ready" for roles and credentials. It retries without end, so a metadata service or
-//! an STS that is down at the start does not stop the daemon, which serves session tokens meanwhile.
+//! Until discovery has finished, pods get "not ready" for roles and credentials. Discovery retries without end, so a metadata
+//! service or an STS that is down at the start does not stop the daemon, which serves session tokens in the meantime.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::service::{ActivePolicy, IssueTerms};
 use crate::types::{BaseArn, RoleArn, SessionName};
 use crate::upstream::client::{Client, NodeFacts};
 
-/// Between attempts to discover everything.
+/// The pause between attempts to discover everything.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
 /// How often the remaining lifetime of the base credentials is measured.
 const BASE_CHECK: Duration = Duration::from_secs(30);
@@ -122,7 +122,7 @@ async fn node_facts(config: &Config) -> anyhow::Result<NodeFacts> {
     Ok(node)
 }
 
-/// Outside EC2 the account and partition come from STS.
+/// Completes the facts outside EC2, where the account and partition come from STS.
 fn complete_facts(config: &Config, discovered: &Discovered, facts: Facts, base: &CallerIdentity) {
     if config.platform == Platform::None {
         let facts = Facts { account: Some(base.account.clone()), partition: Some(base.partition.clone()), ..facts };
@@ -155,7 +155,7 @@ fn on_call(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> OnCall {
     let (audit, metrics) = (audit.clone(), metrics.clone());
     Arc::new(move |call| {
         metrics.sts(call.result.as_ref().map_or_else(|code| code.name(), |_| "Success"), call.took);
-        // Without credentials no request was sent, so there is no call to audit.
+        // Without credentials, no request was sent, so there is no call to audit.
         if !matches!(call.result, Err(Code::NoCredentials)) {
             audit.sts_call(call);
         }

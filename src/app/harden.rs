@@ -1,4 +1,4 @@
-//! Hardening of the process, before it holds a secret.
+//! Hardens the process before it holds a secret.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tracing::warn;

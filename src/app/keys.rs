@@ -12,7 +12,7 @@ use crate::imds::{Key, KeyRing};
 use crate::metrics::{Fault, Metrics};
 use crate::state::{self, StateError};
 
-/// How often the newest key's age is checked. A key seals for a day, so hourly checks replace it in time.
+/// How often the newest key's age is checked. A key seals tokens for a day, so hourly checks replace it in time.
 const CHECK: Duration = Duration::from_secs(3600);
 
 /// Loads the key ring from `directory` and merges it with the keys `held` in memory. If the ring cannot be persisted it is still
@@ -20,7 +20,7 @@ const CHECK: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 ///
-/// There is no randomness for a new key.
+/// No randomness is available for a new key.
 pub(super) fn load(directory: &Path, held: &[Key], metrics: &Metrics) -> Result<KeyRing, StateError> {
     let (ring, problem) = state::load(directory, &state::boot_id(), SystemClock.boot(), held)?;
     if let Some(problem) = problem {

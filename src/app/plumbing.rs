@@ -23,12 +23,12 @@ use crate::server::listener::{Bound, Listener};
 use crate::tasks::Drain;
 use crate::types::{METADATA_V4, METADATA_V6};
 
-/// Between attempts to complete the routing guard.
+/// The pause between attempts to complete the routing guard.
 const ROUTING_RETRY: Duration = Duration::from_secs(5);
-/// Between attempts to bind a metadata address that another instance still holds.
+/// The pause between attempts to bind a metadata address that another instance still holds.
 const METADATA_LISTENER_RETRY: Duration = Duration::from_secs(1);
 
-/// The sockets that redirected connections of pods arrive at: one port on each of podrole's addresses.
+/// The sockets at which pods' redirected connections arrive: one port on each of podrole's addresses.
 pub(super) struct PodSockets {
     port: u16,
     bound: Vec<Bound>,
@@ -69,14 +69,14 @@ async fn add_addresses() -> Result<Vec<IpAddr>, RedirectError> {
     if has_ipv6() {
         match routing.add_address(Family::V6).await {
             Ok(()) => addresses.push(IpAddr::V6(LISTEN_V6)),
-            // IPv6 is disabled on lo, so no pod has it either. The guards block it in any case.
+            // IPv6 is disabled on lo, so no pod has IPv6 either. The guards block IPv6 in any case.
             Err(error) => warn!(%error, "Cannot add the IPv6 listen address; serving pods over IPv4 only"),
         }
     }
     Ok(addresses)
 }
 
-/// Installs the routing guard, retrying until it is complete, then drops `incomplete`. The start of `run` has tried once already.
+/// Installs the routing guard, retrying until it is complete, then drops `incomplete`. `run` has already tried once at the start.
 pub(super) async fn complete_routing_guard(incomplete: BlockReady) {
     loop {
         let installed = async { Routing::open()?.install_all().await };

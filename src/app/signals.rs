@@ -5,7 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-/// SIGTERM and SIGINT, caught from the moment this exists.
+/// SIGTERM and SIGINT, which are caught from the moment this value exists.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -12,7 +12,7 @@ use crate::types::Credentials;
 const REFRESH: (f64, f64) = (0.40, 0.48);
 /// How long a denial by STS is cached before STS is asked again.
 const DENIED: Backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(60));
-/// Between attempts after a failure that may pass.
+/// The pause between attempts after a failure that may pass.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 
 /// When to refresh `credentials`, in boot time. `jitter` is in `0..1`.
@@ -58,7 +58,7 @@ mod tests {
         fn refreshed_at_40_to_48_percent_of_any_life(issued in 0u64..1_000_000, life in 900u64..43_200, jitter in 0.0f64..1.0) {
             let c = credentials(issued, life);
             let left = c.remaining(refresh_at(&c, jitter));
-            // Rounding may cost a few nanoseconds.
+            // Rounding may change the result by a few nanoseconds.
             let (least, most) = (c.lifetime().mul_f64(0.52), c.lifetime().mul_f64(0.60));
             let rounded = Duration::from_nanos(10);
             prop_assert!(left + rounded >= least && left <= most + rounded, "{left:?} of {life}");

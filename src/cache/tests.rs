@@ -7,7 +7,7 @@ use super::*;
 use crate::issuer::{Code, Source};
 use crate::types::{RoleArn, Secret, SessionName};
 
-/// Time that tokio's paused clock moves, so that timers and ages agree.
+/// A clock that follows tokio's paused clock, so that timers and ages agree.
 #[derive(Clone)]
 struct Anchored(Instant);
 
@@ -79,7 +79,7 @@ impl Test {
         }
     }
 
-    /// Whether `pod` finds valid credentials.
+    /// Whether `pod` finds valid credentials in the cache.
     fn hits(&self, session: &str, pod: &str) -> bool {
         matches!(self.cache.get(&request(session), &uid(pod)), Cached::Ready(_))
     }
@@ -111,7 +111,7 @@ fn uid(text: &str) -> PodUid {
 }
 
 async fn advance(minutes: u64) {
-    // In small steps, so that timers that set timers all get their turn.
+    // Time advances in small steps, so that a timer that is set by another timer also gets its turn.
     for _ in 0..minutes * 4 {
         tokio::time::sleep(Duration::from_secs(15)).await;
     }
@@ -204,7 +204,7 @@ async fn a_denial_nobody_asks_about_is_not_retried() {
     *test.answer.lock().unwrap() = Err(Code::AccessDenied);
     assert!(test.ask("a").await.is_err());
     advance(60).await;
-    // The question that was refused left one more attempt due, and that is all.
+    // The denied request leaves at most one more attempt due.
     assert!(test.calls() <= 2, "{}", test.calls());
 }
 
@@ -252,7 +252,7 @@ async fn never_more_than_its_bound_and_what_had_to_go_is_refreshed_no_more() {
     assert!((0..most).all(|number| !ask(number)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((test.held(), test.calls()), (most, calls(most)));
-    // Asked for again, so not the one that goes.
+    // Key 0 has been used again, so it is not the one that is evicted next.
     assert!(ask(0));
     for number in most..most + MORE {
         assert!(!ask(number));
@@ -266,7 +266,7 @@ async fn never_more_than_its_bound_and_what_had_to_go_is_refreshed_no_more() {
     assert_eq!(test.held(), most);
 }
 
-/// Every single input changed alone is another identity.
+/// A change of any single input makes a different key.
 #[test]
 fn the_key_is_the_complete_set_of_inputs() {
     use crate::types::ExternalId;

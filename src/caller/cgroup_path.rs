@@ -1,16 +1,16 @@
 //! Parses the names that the kubelet and container runtimes give to cgroups. Pure.
 //!
 //! The tree is read downward from the kubepods root, one directory at a time, and the first pod and the first container on the way
-//! count. A container that may create cgroups below its own can give one the name of another pod's cgroup, and must gain nothing
-//! from that.
+//! count. A container that may create cgroups below its own can give one of them the name of another pod's cgroup, but gains
+//! nothing by doing so.
 
 use crate::types::{ContainerId, KernelIdentity, PodUid};
 
 /// Length of a container id of containerd, CRI-O and docker.
 const CONTAINER_ID_LEN: usize = 64;
-/// What the runtimes put before the id in a container's scope with the systemd cgroup driver.
+/// The prefixes that the runtimes put before the id in a container's scope with the systemd cgroup driver.
 const SCOPE_PREFIXES: [&str; 3] = ["cri-containerd-", "crio-", "docker-"];
-/// The runtimes as they name themselves in `<slice>:<runtime>:<id>`.
+/// The names that the runtimes use in `<slice>:<runtime>:<id>`.
 const RUNTIMES: [&str; 3] = ["cri-containerd", "crio", "docker"];
 /// Directories whose children belong to users, virtual machines and other containers.
 const FOREIGN: [&str; 4] = ["user.slice", "machine.slice", "machine", "docker"];
@@ -31,19 +31,19 @@ pub fn is_qos_class(name: &str) -> bool {
     matches!(class, Some("burstable" | "besteffort"))
 }
 
-/// The pod of a directory under the root or a class: `pod<uid>`, or `…kubepods[-class]-pod<uid>.slice` with `_` for each `-` of the
-/// UID.
+/// The pod whose directory, under the root or a class, has this name: `pod<uid>`, or `…kubepods[-class]-pod<uid>.slice` with `_`
+/// for each `-` of the UID.
 pub fn pod_uid(name: &str) -> Option<PodUid> {
     let Some(slice) = name.strip_suffix(".slice") else {
         return name.strip_prefix("pod").and_then(PodUid::parse);
     };
     let rest = after_kubepods(slice)?;
     let rest = rest.strip_prefix("-burstable").or_else(|| rest.strip_prefix("-besteffort")).unwrap_or(rest);
-    // In the name of a slice `-` is a path separator, so the kubelet writes the dashes of the UID as `_`.
+    // In the name of a slice, `-` is a path separator, so the kubelet writes the dashes of the UID as `_`.
     rest.strip_prefix("-pod").and_then(|uid| PodUid::parse(&uid.replace('_', "-")))
 }
 
-/// The container of a directory directly under a pod's: `<id>`, `crio-<id>`, or `<runtime>-<id>.scope`.
+/// The container whose directory, directly under a pod's directory, has this name: `<id>`, `crio-<id>`, or `<runtime>-<id>.scope`.
 pub fn container_id(name: &str) -> Option<ContainerId> {
     let id = match name.strip_suffix(".scope") {
         Some(scope) => SCOPE_PREFIXES.iter().find_map(|prefix| scope.strip_prefix(prefix))?,
@@ -63,7 +63,7 @@ pub fn container_in_unit(name: &str) -> Option<KernelIdentity> {
     Some(KernelIdentity { pod: pod_uid(slice)?, container: ContainerId::parse(id)? })
 }
 
-/// What a directory above the kubepods root is. Directories in which a container may create others are [`Place::Foreign`].
+/// The kind of a directory above the kubepods root. Directories in which a container may create others are [`Place::Foreign`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The kubepods root.
@@ -78,7 +78,7 @@ pub enum Place {
     Foreign,
 }
 
-/// What the directory `name` is.
+/// The kind of the directory `name`.
 pub fn place(name: &str) -> Place {
     if is_kubepods_root(name) {
         return Place::Kubepods;

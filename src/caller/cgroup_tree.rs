@@ -1,7 +1,8 @@
 //! Maps a cgroup id to its pod and container, by walking downward from the kubepods root.
 //!
-//! A cgroup's id is the inode of its directory. It has 64 bits and is not reused, so an entry stays true. `/proc/<pid>/cgroup` and
-//! mountinfo are not used: the process may have ended, its pid may be reused, and it may have mounted something over the tree.
+//! A cgroup's id is the inode of its directory. The id has 64 bits and is not reused, so an entry stays correct.
+//! `/proc/<pid>/cgroup` and mountinfo are not used: the process may have ended, its pid may be reused, and it may have mounted
+//! something over the tree.
 
 mod layout;
 mod scan;

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::scanner::Scanner;
 
-/// A set of watched directories. Changes are reported to the scanner; [`DirWatch::take`] tells which directories have changed.
+/// A set of watched directories. Changes are reported to the scanner; [`DirWatch::take`] returns which directories have changed.
 #[derive(Debug)]
 pub(super) struct DirWatch {
     scanner: Scanner,
@@ -40,12 +40,12 @@ pub(super) struct Changed {
 // === impl DirWatch ===
 
 impl DirWatch {
-    /// Watches nothing yet.
+    /// Creates a set without directories.
     pub(super) fn new(scanner: Scanner) -> Self {
         Self { scanner, events: None }
     }
 
-    /// Watches a directory. Returns the number of its watch; the same one if it is watched already.
+    /// Watches a directory. Returns the number of its watch, which stays the same if the directory is already watched.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The network namespaces (netns) of this node: which of them own an address, and which sockets they hold.
 //!
 //! One thread enters each netns once (`setns` moves a thread, not the process), opens two netlink sockets there and returns. From
-//! then on any thread can query the netns through these sockets. An open socket keeps its netns alive, so both are closed when the
+//! then on, any thread can query the netns through these sockets. An open socket keeps its netns alive, so both are closed when the
 //! name of the netns is removed.
 
 mod addresses;
@@ -29,10 +29,10 @@ use scan::NetnsScan;
 
 pub use scan::survey;
 
-/// Failed lookups may cause five full scans of the netns at once, and five a second in the long run.
+/// Failed lookups may cause a burst of five full scans of the netns, and five full scans a second in the long run.
 const NETNS_RATE: Rate = Rate { burst: 5, every: Duration::from_millis(200) };
-/// Half as many for the cgroups, whose scan takes longer. Notifications bring pods and containers; only cgroups that containers create
-/// for themselves need these.
+/// The rate for cgroups is half as high, because their scan takes longer. Notifications report pods and containers; only cgroups
+/// that containers create for themselves need full scans.
 const CGROUP_RATE: Rate = Rate { burst: 5, every: Duration::from_millis(400) };
 
 /// Where netns and cgroups are found.
@@ -64,7 +64,7 @@ struct Netns {
     id: NetnsId,
     host: bool,
     diag: SockDiag,
-    /// The indexes of its interfaces, as last listed.
+    /// The indexes of the netns' interfaces, as of the last listing.
     interfaces: ArcSwap<Vec<u32>>,
 }
 

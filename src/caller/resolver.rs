@@ -1,4 +1,4 @@
-//! Answers one question: whose connection is this? Waits only where something is not known yet.
+//! Identifies the owner of a connection. Waits only if the owner's network namespace or cgroup is not known yet.
 
 use std::io;
 
@@ -16,8 +16,8 @@ pub struct Resolver<K> {
 pub enum Proofs {
     /// One socket: the normal case.
     One(Proof),
-    /// Several network namespaces hold the peer's address and have a matching socket; these are the ones whose owners are known. The
-    /// pods' published addresses must decide, also if there is only one.
+    /// Several network namespaces hold the peer's address and have a matching socket; these are the sockets whose owners are known.
+    /// The pods' published addresses must decide between them, even if there is only one.
     Several(Vec<Proof>),
 }
 
@@ -34,7 +34,7 @@ pub enum IdentityError {
     /// the connection was forged.
     #[error("no open socket of this connection in the pod's own network namespace")]
     SocketNotInPod,
-    /// There is a socket of the connection, but its owner has closed it, or several match it.
+    /// A socket of the connection exists, but its owner has closed it, or several sockets match the connection.
     #[error("the kernel does not report one owner of the connection's socket")]
     Unowned,
     /// The socket's cgroup belongs to no container: the client is a process of the node.
@@ -53,8 +53,8 @@ impl<K: Kernel> Resolver<K> {
         Self { kernel }
     }
 
-    /// Identifies the owner of `connection`. Returns at once where its network namespace and cgroup are known; otherwise asks for a
-    /// scan and waits for it, until `deadline` at the latest.
+    /// Identifies the owner of `connection`. Returns at once if the owner's network namespace and cgroup are known; otherwise
+    /// requests a scan and waits for it, until `deadline` at the latest.
     pub async fn prove(&self, connection: &Connection, deadline: &mut Deadline) -> Result<Proofs, IdentityError> {
         let sockets = self.sockets(connection, deadline).await?;
         let only = sockets.len() == 1;
@@ -93,8 +93,8 @@ impl<K: Kernel> Resolver<K> {
         }
     }
 
-    /// The owners of `sockets`. A socket whose cgroup belongs to no container is left out: where several match, it is one more claim
-    /// to the address, and no reason to deny the others.
+    /// The owners of `sockets`. A socket whose cgroup belongs to no container is left out: if several sockets match, it is one more
+    /// claim to the address, but no reason to deny the others.
     async fn proofs(&self, sockets: Vec<ClientSocket>, deadline: &mut Deadline) -> Result<Vec<Proof>, IdentityError> {
         let mut coverage = Coverage::Partial;
         loop {
@@ -113,7 +113,7 @@ impl<K: Kernel> Resolver<K> {
 // === impl IdentityError ===
 
 impl IdentityError {
-    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    /// The stable name, which labels the outcome of such a request in `podrole_http_requests_total`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Kernel(_) => "kernel_error",

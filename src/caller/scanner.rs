@@ -13,7 +13,7 @@ use crate::token_bucket::{Rate, TokenBucket};
 
 /// Shortest time between the end of a scan and the next one that notifications cause: a burst of notifications causes one scan.
 const SETTLE: Duration = Duration::from_millis(10);
-/// The same as a multiple of the scan's own duration, so that scans never take more than a fifth of a core.
+/// The shortest such time as a multiple of the first scan's duration, so that scans never take more than a fifth of a core.
 const SETTLE_FACTOR: u32 = 4;
 
 /// A handle to the thread, which ends when its last handle is dropped.
@@ -28,7 +28,7 @@ pub(super) struct Requests(mpsc::Receiver<Request>);
 
 #[derive(Debug)]
 enum Request {
-    /// A lookup found nothing. Answered when a scan that begins from now on has ended.
+    /// A lookup found nothing. The request is answered when a scan that begins after it has ended.
     Miss(oneshot::Sender<Coverage>),
     /// Something has changed.
     Changed,
@@ -39,9 +39,9 @@ enum Request {
 /// How much one scan must read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
-    /// What has changed; results for the rest may be reused. Runs whenever pods come and go, so it must be cheap.
+    /// Only what has changed; results for the rest may be reused. Runs whenever pods come and go, so it must be cheap.
     Incremental,
-    /// Everything, as it is now. Any pod can cause lookups of things that do not exist, so each of these takes a token.
+    /// Everything, as it is now. Any pod can cause lookups of things that do not exist, so each full scan takes a token.
     Full,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Scanned {
     pub(super) again: Option<Duration>,
 }
 
-/// What the thread has been asked for and has not done yet.
+/// The requests that the thread has not handled yet.
 #[derive(Debug)]
 struct Queue {
     received: mpsc::Receiver<Request>,
@@ -78,8 +78,9 @@ impl Scanner {
         (Self { requests }, Requests(received))
     }
 
-    /// Returns when a scan that began after the call has ended, and says what it has covered. After an incremental scan the caller
-    /// looks again, and asks again if it still finds nothing: it must not take a token for what a notification has brought.
+    /// Returns what a scan has covered, once a scan that started after this call is complete. After an incremental scan, the caller
+    /// looks again, and requests another scan if it still finds nothing: it must not take a token for a change that a notification
+    /// has reported.
     pub(super) async fn rescan(&self) -> Coverage {
         let (done, wait) = oneshot::channel();
         if self.requests.send(Request::Miss(done)).is_ok()
@@ -91,7 +92,7 @@ impl Scanner {
         pending().await
     }
 
-    /// Requests an incremental scan soon.
+    /// Requests an incremental scan, which runs soon.
     pub(super) fn changed(&self) {
         let _ = self.requests.send(Request::Changed);
     }
@@ -196,7 +197,7 @@ impl Queue {
             }
         };
         for done in self.waiting.drain(..) {
-            // Fails if the requester has given up meanwhile.
+            // The send fails if the requester has given up in the meantime.
             let _ = done.send(coverage);
         }
     }

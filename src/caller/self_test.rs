@@ -1,4 +1,4 @@
-//! Tests, before the first pod is served, that the kernel can identify callers on this node.
+//! Tests that the kernel can identify callers on this node. Runs before the first pod is served.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -32,7 +32,7 @@ pub enum SelfTestError {
     NoCgroup2 {
         /// `--cgroup-root`.
         path: String,
-        /// What is there instead.
+        /// What was found there instead.
         found: String,
     },
     /// The kernel does not report a socket's cgroup.
@@ -88,7 +88,8 @@ pub const NEEDED: [Capability; 3] = [
     },
 ];
 
-/// Checks the capabilities and the cgroup mount and, if they are in order, looks up one of podrole's own sockets. Returns all problems.
+/// Checks the capabilities and the cgroup mount and, if both are in order, looks up one of podrole's own sockets. Returns all
+/// problems.
 pub fn run(cgroup_root: &Path) -> Result<(), Vec<SelfTestError>> {
     let mut missing: Vec<SelfTestError> = missing_capabilities(true).collect();
     match check_mount(cgroup_root) {
@@ -99,7 +100,8 @@ pub fn run(cgroup_root: &Path) -> Result<(), Vec<SelfTestError>> {
     if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
-/// The missing capabilities: of all that are needed with `kernel_identity`, otherwise of those needed with `--identity=ip`.
+/// The capabilities that are missing. With `kernel_identity` all needed capabilities are checked, otherwise only those that
+/// `--identity=ip` needs.
 pub fn missing_capabilities(kernel_identity: bool) -> impl Iterator<Item = SelfTestError> {
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     NEEDED
@@ -108,7 +110,7 @@ pub fn missing_capabilities(kernel_identity: bool) -> impl Iterator<Item = SelfT
         .map(|Capability { name, what, .. }| SelfTestError::Capability { name, what })
 }
 
-/// The error for `CAP_NET_ADMIN`, if that is missing. Both guards need it, and the kernel's own error does not name it.
+/// The error for `CAP_NET_ADMIN`, if that capability is missing. Both guards need it, and the kernel's own error does not name it.
 pub fn missing_net_admin() -> Option<SelfTestError> {
     let admin = |error: &SelfTestError| matches!(error, SelfTestError::Capability { name: "CAP_NET_ADMIN", .. });
     missing_capabilities(false).find(admin)
@@ -133,7 +135,7 @@ pub fn check_lookup(path: &Path) -> Result<(), SelfTestError> {
     Err(SelfTestError::NotInTree { id: found, path: path.display().to_string() })
 }
 
-/// Opens a connection to itself and asks the kernel for the client socket's cgroup.
+/// Opens a connection from podrole to itself and asks the kernel for the client socket's cgroup.
 fn own_cgroup() -> io::Result<u64> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let server: SocketAddr = listener.local_addr()?;

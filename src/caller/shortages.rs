@@ -1,5 +1,5 @@
-//! What podrole cannot read or watch on the node at the moment. It keeps what it knew and tries again; a shortage costs speed, and no
-//! pod gets a definite answer because of it.
+//! What podrole cannot read or watch on the node at the moment. podrole keeps what it knew and tries again. A shortage costs speed,
+//! but no pod gets a definite answer because of it.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,12 +11,12 @@ use tracing::{info, warn};
 use crate::metrics::{Fault, Metrics};
 use crate::readiness::{Degraded, Readiness};
 
-/// What is affected.
+/// The part that a shortage affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shortage {
     /// The directory of netns names is not watched.
     NetnsWatch,
-    /// A netns, or the directory of their names, cannot be read.
+    /// A netns, or the directory of netns names, cannot be read.
     NetnsScan,
     /// Some cgroup is not watched.
     CgroupWatch,
@@ -32,7 +32,7 @@ pub struct Shortages {
     current: Mutex<HashMap<Shortage, Degraded>>,
 }
 
-/// Whether an error means that something is used up at the moment, so that the next attempt may succeed.
+/// Whether an error means that a resource is used up at the moment, so that the next attempt may succeed.
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     const PASSING: [Errno; 7] =
         [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN, Errno::INTR, Errno::NOSPC];

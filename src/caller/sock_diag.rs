@@ -23,7 +23,7 @@ const HEADER: usize = 16;
 const REQUEST: usize = HEADER + 56;
 /// Size of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
-/// The message type of request and answer, from `linux/sock_diag.h`; no crate has it.
+/// The message type of requests and answers, from `linux/sock_diag.h`; no crate has it.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// Socket states, from `include/net/tcp_states.h`; no crate has them.
 const TCP_ESTABLISHED: u8 = 1;
@@ -40,7 +40,7 @@ const DONTWAIT: i32 = RecvFlags::DONTWAIT.bits().cast_signed();
 /// What the kernel reports about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// There is no such socket, or its owner cannot read an answer from it.
+    /// There is no such socket, or its owner can no longer read an answer from it.
     Absent,
     /// There is a socket, but the kernel does not say who owns it: its owner has closed it.
     Unowned,
@@ -53,7 +53,7 @@ pub enum Lookup {
 pub struct Found {
     /// The kernel's unique id of the socket.
     pub cookie: u64,
-    /// The id of the cgroup whose process created it.
+    /// The id of the cgroup whose process created the socket.
     pub cgroup: u64,
 }
 
@@ -66,7 +66,7 @@ pub struct SockDiag {
 // === impl SockDiag ===
 
 impl SockDiag {
-    /// Opens one in the calling thread's netns.
+    /// Opens a socket in the calling thread's netns.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
@@ -148,7 +148,7 @@ fn parse(bytes: &[u8], sequence: u32) -> io::Result<Option<Lookup>> {
         return Err(short());
     }
     // A closed socket keeps its cgroup while it is in FIN_WAIT1, but has no inode: nobody can read the answer any more. From
-    // FIN_WAIT2 on the kernel keeps only the ports of a closed socket, and reports neither inode nor cgroup.
+    // FIN_WAIT2 on, the kernel keeps only the ports of a closed socket, and reports neither inode nor cgroup.
     let closed = u32_at(body, 68) == 0;
     match body[1] {
         TCP_ESTABLISHED => {}
@@ -189,7 +189,7 @@ mod tests {
 
     const INODE: u32 = 991;
 
-    /// A socket that its owner has closed.
+    /// Turns `answer` into an answer about a socket that its owner has closed.
     fn closed(mut answer: Vec<u8>) -> Vec<u8> {
         answer[HEADER + 68..HEADER + 72].fill(0);
         answer

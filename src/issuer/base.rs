@@ -1,4 +1,4 @@
-//! A caching credentials provider, for the base credentials and for those of the first hop. Without it the SDK makes two requests
+//! A caching credentials provider, for the base credentials and for those of the first hop. Without it, the SDK makes two requests
 //! to the node's metadata service for every STS call.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +12,11 @@ use tracing::warn;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 
-/// Credentials with less than this left are refreshed before they are used again. If that fails, they are used until they expire.
+/// Credentials with a shorter remaining lifetime than this are refreshed before they are used again. If that fails, they are used
+/// until they expire.
 const REFRESH_AHEAD: Duration = Duration::from_secs(15 * 60);
-/// Between attempts after a failure. Meanwhile cached credentials are used until they expire; without any, callers get an error.
+/// The pause between attempts after a failure. In the meantime, cached credentials are used until they expire; if there are none,
+/// callers get an error.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// Caches the credentials of another provider.
@@ -22,7 +24,7 @@ pub struct BaseCredentials<C> {
     source: SharedCredentialsProvider,
     clock: C,
     cached: Mutex<Cached>,
-    /// Held during a fetch, so that concurrent callers share one.
+    /// Held during a fetch, so that concurrent callers share one fetch.
     fetch: tokio::sync::Mutex<()>,
 }
 

@@ -27,10 +27,10 @@ use crate::types::{Credentials, RoleArn, Secret, SessionName};
 const CONNECT: Duration = Duration::from_secs(2);
 /// Time for a whole call. No pod waits this long, but a late answer is still cached for the next request.
 const CALL: Duration = Duration::from_secs(5);
-/// Time for the first hop's call. It is made inside another call and must end, with its log line, before that one times out.
+/// Time for the first hop's call. It is made inside another call and must end, with its log line, before the outer call times out.
 const HOP_CALL: Duration = Duration::from_secs(3);
-/// Credentials with a shorter lifetime count as expired. STS issues no session under 15 minutes, so a clock is wrong: the node's, or
-/// that of something between podrole and STS.
+/// Credentials with a shorter lifetime count as expired. STS issues no session under 15 minutes, so a shorter lifetime means that a
+/// clock is wrong: the node's, or that of something between podrole and STS.
 const MIN_LIFE: Duration = Duration::from_secs(2);
 /// The lifetime of the first hop's session: the maximum with role chaining.
 const HOP_DURATION: Duration = Duration::from_secs(3600);
@@ -52,9 +52,9 @@ pub struct Settings {
 pub struct Sts<C> {
     /// Signs with the first hop's credentials if there is a first hop, else with the base credentials.
     client: Client,
-    /// Signs with the base credentials. `None` if `client` does.
+    /// Signs with the base credentials. `None` if `client` already does.
     base_client: Option<Client>,
-    /// What the clients sign with: the base credentials and, after them, the first hop's.
+    /// The credentials that the clients sign with: first the base credentials, then those of the first hop.
     credentials: Vec<Arc<BaseCredentials<C>>>,
     clock: C,
     on_call: OnCall,
@@ -67,7 +67,7 @@ pub struct CallerIdentity {
     pub account: Arc<str>,
     /// The partition of the identity's ARN.
     pub partition: Arc<str>,
-    /// The role, if the identity is an assumed role. Without its path, which the ARN of an assumed role does not contain.
+    /// The role, if the identity is an assumed role. It lacks the role's path, which the ARN of an assumed role does not contain.
     pub role: Option<RoleArn>,
 }
 
@@ -170,7 +170,7 @@ impl<C: Clock + Clone> Sts<C> {
         result.map_err(|code| self.failed(code))
     }
 
-    /// Converts STS's answer. The lifetime is the difference of two times of STS's clock, so the node's clock may be wrong.
+    /// Converts STS's answer. The lifetime is the difference between two times of STS's clock, so the node's clock may be wrong.
     fn accept(
         &self,
         given: Option<aws_sdk_sts::types::Credentials>,
@@ -193,7 +193,7 @@ impl<C: Clock + Clone> Sts<C> {
         })
     }
 
-    /// Converts `code`. If STS does not accept the signing credentials, the next call fetches new ones.
+    /// Converts `code` to an error. If STS does not accept the signing credentials, the next call fetches new ones.
     fn failed(&self, code: Code) -> IssueError {
         // `NoCredentials` is left out because STS has not rejected the cached credentials in that case.
         if matches!(code, Code::ExpiredToken | Code::InvalidClientToken) {
@@ -205,7 +205,7 @@ impl<C: Clock + Clone> Sts<C> {
 
 impl<C: Clock + Clone> Issuer for Sts<C> {
     async fn issue(&self, request: &IssueRequest) -> Result<Credentials, IssueError> {
-        // Destructured whole, so that a new input of the key cannot be left out of the call.
+        // The request is destructured completely, so that a new input of the key cannot be left out of the call.
         let IssueRequest { source, role, session_name, external_id, duration, region: _ } = request;
         match source {
             // The clients were built for this first hop and region.
@@ -213,7 +213,7 @@ impl<C: Clock + Clone> Issuer for Sts<C> {
                 let external_id = external_id.as_ref().map(|id| id.as_str());
                 let call = || self.assume(role, session_name, external_id, *duration);
                 match call().await {
-                    // The base credentials were rotated meanwhile; with fresh ones the call may succeed at once.
+                    // The base credentials were rotated in the meantime; with fresh ones the call may succeed at once.
                     Err(IssueError::Base { code: Code::ExpiredToken | Code::InvalidClientToken, .. }) => call().await,
                     answer => answer,
                 }
@@ -292,7 +292,7 @@ async fn shared_config(settings: &Settings) -> Result<SdkConfig, BoxError> {
 fn client<C: Clock>(shared: &SdkConfig, credentials: Handle<C>, call: Duration) -> Client {
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT).operation_timeout(call).operation_attempt_timeout(call);
-    // From the shared config: a bare builder would ignore AWS_ENDPOINT_URL_STS.
+    // The builder starts from the shared config, because a bare builder would ignore AWS_ENDPOINT_URL_STS.
     let config = aws_sdk_sts::config::Builder::from(shared)
         .credentials_provider(credentials)
         .timeout_config(timeouts.build())

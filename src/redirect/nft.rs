@@ -47,7 +47,7 @@ impl Nft {
     /// podrole's table as nft lists it; `None` if there is none. Tables of other programs are not read, because they may contain
     /// expressions that the schema lacks.
     pub async fn observe(&self) -> Result<Option<Nftables<'static>>, RedirectError> {
-        // Look for the name first: nft reports a missing table only in words, which change between versions.
+        // Look for the name first: nft reports a missing table only in words that change between versions.
         let tables = self.json(&["-j", "list", "tables", "inet"]).await?;
         let ours = |object: &serde_json::Value| object["table"]["name"] == TABLE && object["table"]["family"] == "inet";
         if !tables["nftables"].as_array().is_some_and(|objects| objects.iter().any(ours)) {
@@ -93,7 +93,7 @@ impl Nft {
         let mut child = command.spawn().map_err(RedirectError::Spawn)?;
         let talk = async {
             if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-                // This fails if nft ends before it has read everything; it then explains why on stderr.
+                // This fails if nft ends before it has read everything; nft then explains why on stderr.
                 let _ = stdin.write_all(input).await;
             }
             child.wait_with_output().await.map_err(RedirectError::Spawn)

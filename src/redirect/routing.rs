@@ -57,7 +57,7 @@ impl Routing {
         Ok(Self { handle })
     }
 
-    /// Installs the routing guard for `family`: the two rules and the local route. What exists already is kept.
+    /// Installs the routing guard for `family`: the two rules and the local route. Parts that already exist are kept.
     pub async fn install(&self, family: Family) -> Result<(), RedirectError> {
         let lo = self.loopback().await?;
         // The route comes first: a rule for an empty table would fall through to the next rule.
@@ -68,12 +68,12 @@ impl Routing {
             .execute()
             .await
             .map_err(failed("add the local route"))?;
-        // The rule for incoming packets comes last: without the other rule it would cut the node itself off.
+        // The rule for incoming packets comes last: without the other rule, it would cut off the node itself.
         self.rule(family, PREF_NODE, MAIN, true).await?;
         self.rule(family, PREF_INCOMING, TABLE, false).await
     }
 
-    /// Installs the routing guard for every family that the kernel supports. A failure of one does not stop the other.
+    /// Installs the routing guard for every family that the kernel supports. A failure for one family does not stop the other.
     pub async fn install_all(&self) -> Result<(), RedirectError> {
         let v4 = self.install(Family::V4).await;
         if has_ipv6() {
@@ -82,8 +82,8 @@ impl Routing {
         v4
     }
 
-    /// Adds podrole's listen address of `family` to `lo`, in such a way that the kernel never chooses it as a source address: the
-    /// kubelet's probes of pods would come from it otherwise.
+    /// Adds podrole's listen address of `family` to `lo` so that the kernel never chooses it as a source address. Otherwise the
+    /// kubelet's probes of pods would come from it.
     pub async fn add_address(&self, family: Family) -> Result<(), RedirectError> {
         let lo = self.loopback().await?;
         let (address, length) = match family {

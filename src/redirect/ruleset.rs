@@ -21,7 +21,7 @@ use crate::types::{METADATA_PORT, METADATA_V4, METADATA_V6};
 /// The name of podrole's table, in the family `inet`.
 pub const TABLE: &str = "podrole";
 
-/// Before conntrack, so that the guard sees a packet before anything rewrites it.
+/// The priority of the guard: before conntrack, so that the guard sees a packet before anything rewrites it.
 const PRIO_GUARD: i32 = -300;
 /// The priority of the redirect: NAT chains must come after conntrack (-200), and kube-proxy's are at -100.
 pub const PRIO_REDIRECT: i32 = -190;
@@ -31,7 +31,7 @@ pub const PRIO_REDIRECT: i32 = -190;
 pub struct Ruleset {
     /// Interfaces that lead out of the node; metadata traffic that comes in through one is dropped.
     pub uplinks: Vec<String>,
-    /// The port of the instance that serves; `None` for the guard without a redirect.
+    /// The port of the podrole instance that serves pods; `None` for the guard without a redirect.
     pub port: Option<u16>,
 }
 
@@ -61,7 +61,8 @@ impl Ruleset {
         batch.to_nftables()
     }
 
-    /// Whether `observed`, as listed by nft, has exactly these chains, sets and rules, the rules in this order. Counters are ignored.
+    /// Whether `observed`, as listed by nft, has exactly these chains, sets and rules, with the rules in this order. Counters are
+    /// ignored.
     pub fn is_in(&self, observed: &Nftables<'static>) -> bool {
         let wanted: Vec<NfListObject<'static>> = self.objects().map(canonical).collect();
         let found: Vec<NfListObject<'static>> = observed
@@ -79,7 +80,8 @@ impl Ruleset {
             && chains_in_order(&wanted) == chains_in_order(&found)
     }
 
-    /// Whether `observed` has the same guard, with a redirect to any port or none: it may belong to an instance that serves.
+    /// Whether `observed` has the same guard. The table may redirect to any port or to none, because it may belong to an instance
+    /// that serves pods.
     pub fn guards_in(&self, observed: &Nftables<'static>) -> bool {
         Self { port: redirect_port(observed), ..self.clone() }.is_in(observed)
     }
@@ -122,7 +124,8 @@ pub fn redirect_port(observed: &Nftables<'static>) -> Option<u16> {
     redirects(observed).flat_map(|rule| rule.expr.iter()).find_map(dnat_port)
 }
 
-/// The number of connections that `observed` has redirected since the table was created: NAT rules count only first packets.
+/// The number of connections that `observed` has redirected since the table was created: NAT rules count only the first packet of a
+/// connection.
 pub fn redirected_packets(observed: &Nftables<'static>) -> usize {
     let packets = |statement: &Statement<'_>| {
         if let Statement::Counter(Counter::Anonymous(Some(counter))) = statement { counter.packets } else { None }

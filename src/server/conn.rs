@@ -18,14 +18,16 @@ use crate::service::MetadataService;
 
 /// How long a client may take from accept to the end of its request head. Clients send the head in one segment.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// A whole connection: the head, the time that the service may wait, and an answer of a few kilobytes to a slow reader.
+/// How long a whole connection may take: the head, the time that the service may wait, and an answer of a few kilobytes to a slow
+/// reader.
 const LIFETIME: Duration = Duration::from_secs(10);
-/// Clients send about four headers.
+/// The most headers in a request. Clients send about four.
 const MAX_HEADERS: usize = 32;
-/// The smallest buffer that hyper allows. A session token has 56 characters.
+/// The buffer for a request head: the smallest that hyper allows. A session token has 56 characters.
 const MAX_HEAD: usize = 8192;
 
-/// Serves one request on `stream` and closes it: an identity is proven for one socket at one moment. EC2's own service closes as well.
+/// Serves one request on `stream` and closes it, because an identity is proven for one socket at one moment. EC2's own service also
+/// closes each connection.
 pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
     stream: TcpStream,
     connection: Connection,
@@ -33,7 +35,7 @@ pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
 ) {
     let service = service_fn(async |request: Request<Incoming>| {
         let (head, body) = request.into_parts();
-        // A request with a body is rejected by its head, so the body is never read.
+        // A request with a body is rejected because of its head, so the body is never read.
         drop(body);
         Ok::<_, Infallible>(service.handle(&connection, &head).await)
     });
@@ -44,7 +46,8 @@ pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
-        // Some clients close their sending half after the request; without this hyper drops the connection, and they get no answer.
+        // Some clients close their sending half after the request; without this, hyper drops the connection, and they get no
+        // answer.
         .half_close(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);

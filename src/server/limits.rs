@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// In total: ample for the pods of a node, and below the limit of descriptors that podrole sets at start.
+/// The limit in total: ample for the pods of a node, and below the descriptor limit that podrole sets at start.
 const MAX: usize = 8192;
-/// Per peer: each process with an SDK uses one connection at a time, and some pods start hundreds of processes.
+/// The limit per peer: each process with an SDK uses one connection at a time, and some pods start hundreds of processes.
 const MAX_PER_PEER: usize = 1024;
 
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ struct Open {
     by_peer: HashMap<IpAddr, usize>,
 }
 
-/// One open connection, until it is dropped.
+/// Counts as one open connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     limits: Arc<Limits>,

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::caller::Connection;
 use crate::types::{METADATA_PORT, is_metadata};
 
-/// Enough for all pods of a node to connect at once.
+/// The length of the accept queue: enough for all pods of a node to connect at once.
 const BACKLOG: i32 = 4096;
 
 /// A bound socket that no runtime drives yet.
@@ -43,7 +43,8 @@ impl Bound {
         Ok(Self { socket: bind(address, false)?, arrival: Arrival::Redirected })
     }
 
-    /// The metadata listener: listens on a metadata address itself, which no interface of the node has. The routing guard delivers here.
+    /// The metadata listener: listens on a metadata address itself, which no interface of the node has. The routing guard delivers
+    /// packets to it.
     pub fn direct(metadata: IpAddr) -> io::Result<Self> {
         Ok(Self { socket: bind((metadata, METADATA_PORT).into(), true)?, arrival: Arrival::Direct })
     }
@@ -88,7 +89,8 @@ fn original_destination(stream: &TcpStream, peer: SocketAddr) -> io::Result<Sock
 
 fn bind(address: SocketAddr, foreign: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections that a previous instance closed linger in TIME_WAIT. Another listener on the address still makes the bind fail.
+    // Connections that a previous instance closed linger in TIME_WAIT, and must not make the bind fail. Another listener on the
+    // address still makes the bind fail.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {

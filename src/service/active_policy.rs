@@ -13,10 +13,10 @@ use crate::pods::index::{Index, Lookup};
 use crate::policy::{Decision, Grant, NotReady, Rules, ServiceAccount, Subject};
 use crate::types::{ContainerId, DenialReason, NamespaceEntry, PodEntry, PodUid, ServiceAccountEntry};
 
-/// Far more than the pods of one node.
+/// The most pods whose verdicts are kept, far more than one node runs.
 const MAX_PODS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
-/// What discovery brings: until then, credentials are not ready.
+/// The policy that discovery provides. Until discovery has finished, credentials are not ready.
 #[derive(Debug)]
 pub struct ActivePolicy<I, C> {
     rules: Rules,
@@ -38,7 +38,7 @@ pub struct IssueTerms {
     pub region: Arc<str>,
 }
 
-/// The watched objects that a decision about a pod is made from.
+/// The watched objects that a decision about a pod depends on.
 #[derive(Clone, Debug)]
 pub(super) struct PodObjects {
     pub(super) pod: Arc<PodEntry>,
@@ -58,15 +58,15 @@ pub(super) enum Verdict {
     Denied(DenialReason),
 }
 
-/// Verdicts by pod and container, all from the same policy. A decision runs over lists that tenants write, so a client that asks often
-/// must not cause one for each request.
+/// Verdicts by pod and container, all from the same policy. A decision goes through lists that tenants write, so a client that
+/// sends many requests must not cause a decision for each of them.
 #[derive(Debug)]
 struct Decisions(Mutex<LruCache<PodUid, PodDecisions>>);
 
 /// The verdicts on one pod's containers. They hold while these objects are the current ones, since the policy is pure.
 #[derive(Debug)]
 struct PodDecisions {
-    /// Keeping the objects alive makes comparing their addresses exact.
+    /// The objects are kept alive, so no other object can have the same address, and comparing addresses is exact.
     objects: PodObjects,
     by_container: Vec<(Option<ContainerId>, Verdict)>,
 }
@@ -74,7 +74,8 @@ struct PodDecisions {
 // === impl ActivePolicy ===
 
 impl<I: Issuer, C: Clock + Clone> ActivePolicy<I, C> {
-    /// Rules and terms as discovery found them, in front of an empty cache. `service_accounts`: whether they are a source of roles.
+    /// A policy of the rules and terms that discovery found, in front of an empty cache. `service_accounts` says whether service
+    /// accounts are a source of roles.
     pub fn new(rules: Rules, service_accounts: bool, terms: IssueTerms, cache: CredentialCache<I, C>) -> Self {
         Self { rules, service_accounts, terms, decisions: Decisions::default(), cache }
     }
@@ -84,8 +85,9 @@ impl<I: Issuer, C: Clock + Clone> ActivePolicy<I, C> {
         self.decisions.verdict(objects, container, || self.decide(objects, container))
     }
 
-    /// Forgets what a pod was granted and is granted no longer by `index`: nobody may refresh it. Credentials that the pod still has a
-    /// right to stay in the cache, so that a harmless edit of an object costs no call to the issuer.
+    /// Forgets what a pod was granted and, according to `index`, is no longer granted, so that it is not refreshed any more.
+    /// Credentials that the pod still has a right to stay in the cache, so that a harmless edit of an object costs no call to the
+    /// issuer.
     pub fn reconsider(&self, index: &Index, pod: &PodUid) {
         let objects = match index.pod(pod) {
             Lookup::Found(found) => PodObjects::of(index, found),
@@ -137,7 +139,7 @@ impl PodObjects {
         same_account && Arc::ptr_eq(&self.pod, &other.pod) && Arc::ptr_eq(&self.namespace, &other.namespace)
     }
 
-    /// What policy decides about.
+    /// The subject that policy decides about.
     fn subject<'a>(&'a self, container: Option<&'a ContainerId>, service_accounts: bool) -> Subject<'a> {
         Subject {
             pod: &self.pod,
@@ -216,7 +218,7 @@ mod tests {
         PodObjects { pod, namespace, service_account: None }
     }
 
-    /// A change of anything that the decision depends on leads to a new one; nothing else does.
+    /// A change of anything that the decision depends on leads to a new decision; nothing else does.
     #[test]
     fn one_decision_for_one_caller_and_one_set_of_objects() {
         let (decisions, made) = (Decisions::default(), Cell::new(0));
@@ -234,7 +236,8 @@ mod tests {
         assert_eq!((made_after(&objects, Some(&a)), made_after(&objects, Some(&b))), (2, 3));
         assert_eq!((made_after(&objects, Some(&a)), made_after(&objects, None)), (3, 3));
 
-        // An equal object counts as another one: comparing addresses is exact and cheap, and a needless decision does no harm.
+        // An equal object at another address counts as a different object: comparing addresses is exact and cheap, and a needless
+        // decision does no harm.
         objects.pod = Arc::new(PodEntry::clone(&objects.pod));
         assert_eq!((made_after(&objects, None), made_after(&objects, None)), (4, 4));
         objects.namespace = Arc::new(NamespaceEntry::clone(&objects.namespace));

@@ -21,7 +21,7 @@ pub(super) struct CallerPod {
 pub(super) struct Granted {
     pub(super) caller: CallerPod,
     pub(super) issue: Arc<IssueRequest>,
-    /// The version of the index that it was found in.
+    /// The version of the index that the grant was found in.
     pub(super) version: u64,
 }
 
@@ -38,7 +38,7 @@ impl CallerPod {
         self.proof.as_ref().map(|proof| &proof.identity.container)
     }
 
-    /// Whether its namespace allows requests without a session token.
+    /// Whether the caller's namespace allows requests without a session token.
     pub(super) fn allows_imds_v1(&self) -> bool {
         self.objects.namespace.imds_v1
     }

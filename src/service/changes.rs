@@ -12,7 +12,8 @@ use crate::issuer::Issuer;
 use crate::pods::index::{ChangeKind, PodChange};
 use crate::pods::store::OnChange;
 
-/// The callback for the store: a pod that is gone or has changed is reconsidered by the policy and forgotten by audit log and Events.
+/// The store's callback for a pod that is gone or has changed: the policy reconsiders the pod, and the audit log and Events forget
+/// it.
 pub fn on_pod_change<I: Issuer, C: Clock + Clone>(
     active_policy: Arc<ArcSwapOption<ActivePolicy<I, C>>>,
     audit: Arc<Audit>,

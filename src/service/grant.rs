@@ -1,4 +1,4 @@
-//! From an identified caller to its pod, to what policy grants the pod, and to the credentials.
+//! Finds the pod of an identified caller, what policy grants the pod, and the credentials.
 
 use std::sync::Arc;
 
@@ -28,14 +28,14 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         }
     }
 
-    /// What policy grants the caller. Waits until the watch and discovery have brought what the decision needs.
+    /// What policy grants the caller. Waits until the watch and discovery have provided what the decision needs.
     pub(super) async fn granted(&self, request: &mut Request<'_>) -> Result<Granted, Failure> {
         let policy = self.active_policy(request).await?;
         self.granted_by(&policy, request).await
     }
 
-    /// The credentials of the caller, who asks for them by the name of its `role`. If the request has waited for anything, they are
-    /// released only after another look at the caller.
+    /// The credentials of the caller, which names its `role` in the request. If the request has waited for anything, the
+    /// credentials are released only after the caller has been checked again.
     pub(super) async fn issued(
         &self,
         request: &mut Request<'_>,
@@ -71,7 +71,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         Ok((granted, issued))
     }
 
-    /// The active policy. Waits until discovery has finished; it brings all facts about the node as well.
+    /// The active policy. Waits until discovery has finished, which also provides all facts about the node.
     pub(super) async fn active_policy(&self, request: &mut Request<'_>) -> Result<Arc<ActivePolicy<I, C>>, Failure> {
         match self.deps.active_policy.load_full() {
             Some(policy) => Ok(policy),

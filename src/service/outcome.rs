@@ -19,13 +19,13 @@ use crate::types::DenialReason;
 /// How a request ends.
 pub(super) type Outcome = Result<Answer, Failure>;
 
-/// An answer with status 200. No `Debug`: it holds what the pod is given.
+/// An answer with status 200. It does not implement `Debug`, because it holds what the pod is given.
 pub(super) enum Answer {
     /// A session token.
     Token {
         /// The token.
         token: String,
-        /// Its life in seconds.
+        /// Its lifetime in seconds.
         ttl: u32,
     },
     /// Credentials.
@@ -43,7 +43,7 @@ pub(super) enum Answer {
     Text {
         /// The body.
         body: String,
-        /// As for credentials.
+        /// The remaining seconds of the caller's session token; `None` if the request came without one.
         ttl: Option<u32>,
     },
 }
@@ -57,7 +57,7 @@ pub(super) enum Failure {
     Unidentified(IdentityError),
     /// The answer is not known yet.
     NotReady(NotReady),
-    /// A definite no for a known pod.
+    /// A definite denial for a known pod.
     Denied(Denied),
     /// A path that the service does not have, or a fact that does not exist here.
     NotFound,
@@ -81,7 +81,7 @@ pub(super) fn name(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// What the name does not say, for the debug log.
+/// The details that the name does not contain, for the debug log.
 pub(super) fn detail(outcome: &Outcome) -> Option<String> {
     match outcome {
         Err(Failure::Rejected(Rejection::Malformed(what) | Rejection::Forwarded(what))) => Some((*what).to_owned()),
@@ -114,7 +114,7 @@ fn reply(outcome: Outcome, now: SystemTime) -> Reply {
             with_ttl(resource(body, document.last_modified.clone()), ttl)
         }
         Err(Failure::Rejected(rejection)) => rejected(rejection),
-        // SDKs take a 404 for "there is no role" and stop asking, so only a definite answer is one.
+        // SDKs take a 404 to mean "there is no role" and stop asking, so only a definite answer is a 404.
         Err(
             Failure::Unidentified(IdentityError::SocketNotInPod | IdentityError::NotAContainer) | Failure::NotFound,
         ) => not_found(),
@@ -142,7 +142,7 @@ fn denial(reason: DenialReason, now: SystemTime) -> Reply {
         | DenialReason::OwnRole { .. }
         | DenialReason::PodFinished
         | DenialReason::WrongRole { .. } => not_found(),
-        // Which pod is calling is in doubt, and the doubt may pass.
+        // It is unclear which pod is calling, and that may change.
         DenialReason::AddressConflict | DenialReason::Ambiguous | DenialReason::ForeignNamespace => retry_later(),
         DenialReason::AssumeRoleRefused { role, code, hint } => {
             let message = format!("podrole may not assume {role} ({code}): {hint}");
@@ -181,7 +181,7 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     if is_empty {
-        // hyper adds this by itself, except to the answer to a HEAD.
+        // hyper adds this header itself, except to the answer to a HEAD request.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     headers.insert(SERVER, HeaderValue::from_static("EC2ws"));

@@ -14,14 +14,14 @@ use crate::types::{DenialReason, PodEntry};
 #[derive(Debug)]
 pub(super) struct Owner<'a> {
     pub(super) pod: &'a Arc<PodEntry>,
-    /// The proof that chose it; `None` if callers are identified by address.
+    /// The proof that led to this pod; `None` if callers are identified by address.
     pub(super) proof: Option<&'a Proof>,
 }
 
 /// A pod that claims the connection, and the proof that its claim rests on.
 type Claim<'a> = (&'a Arc<PodEntry>, Option<&'a Proof>);
 
-/// Decides by `index` which pod the caller at `peer` is.
+/// Determines from `index` which pod the caller at `peer` is.
 pub(super) fn resolve_owner<'a>(index: &'a Index, caller: &'a Caller, peer: IpAddr) -> Result<Owner<'a>, Unresolved> {
     match caller {
         Caller::Kernel(Proofs::One(proof)) => by_proof(index, proof, peer),
@@ -39,14 +39,14 @@ fn by_proof<'a>(index: &'a Index, proof: &'a Proof, peer: IpAddr) -> Result<Owne
     }
 }
 
-/// The cgroup identifies the pod; the netns must be the pod's own as well. The API server publishes addresses late, so a pod without
-/// any may own the netns; a pod with different ones does not.
+/// The cgroup identifies the pod; the netns must be the pod's own as well. The API server publishes addresses late, so a pod
+/// without any address may own the netns; a pod with only other addresses does not.
 fn owns_netns(pod: &PodEntry, proof: &Proof, peer: IpAddr) -> bool {
     pod.host_network == proof.socket.host && (pod.host_network || pod.ips.is_empty() || pod.ips.contains(&peer))
 }
 
-/// Several network namespaces hold the address and have such a socket. The pod that has published the address is the owner; if no
-/// pod or more than one has, nobody is served.
+/// Chooses among several network namespaces that hold the address and have a matching socket. The pod that has published the
+/// address is the owner; if no pod or more than one pod has published it, no pod is served.
 fn by_claims<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Result<Owner<'a>, Unresolved> {
     let mut owners: Vec<Claim<'a>> = Vec::with_capacity(1);
     let mut others: Vec<Claim<'a>> = Vec::new();
@@ -71,7 +71,7 @@ fn by_claims<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Result<
     }
 }
 
-/// The weaker mode: exactly one live pod has this address, or nobody is served.
+/// Decides in the weaker mode: a pod is served only if it is the only live pod with this address.
 fn by_address(index: &Index, peer: IpAddr) -> Result<Owner<'_>, Unresolved> {
     let mut holders = index.pods().filter(|pod| !pod.host_network && !pod.finished && pod.ips.contains(&peer));
     match (holders.next(), holders.next()) {

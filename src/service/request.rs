@@ -13,7 +13,7 @@ use crate::deadline::Deadline;
 /// client measures it, so 50 ms remain for the network.
 pub(super) const BUDGET: Duration = Duration::from_millis(750);
 
-/// One request and who sent it.
+/// One request and its sender.
 #[derive(Debug)]
 pub(super) struct Request<'a> {
     pub(super) connection: &'a Connection,

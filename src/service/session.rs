@@ -1,4 +1,4 @@
-//! Session tokens: issues them, checks them, and decides who may do without.
+//! Issues and checks session tokens, and decides which callers may do without one.
 
 use super::MetadataService;
 use super::outcome::{Answer, Failure, Outcome};
@@ -13,7 +13,8 @@ use crate::metrics::ImdsV1Reason;
 use crate::types::KernelIdentity;
 
 impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
-    /// Issues a session token. Local and instant: it needs no watch, API server or STS, since a token alone gives no access.
+    /// Issues a session token. This is local and instant: it needs no watch, API server or STS, since a token alone gives no
+    /// access.
     pub(super) fn issue_token(&self, request: &Request<'_>, ttl: u32) -> Outcome {
         let identity = self.token_identity(request)?;
         let binding = identity.as_ref().map_or_else(|| TokenBinding::Address(request.peer()), TokenBinding::Kernel);
@@ -70,7 +71,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         match &request.caller {
             Caller::Address => ring.verify(token, TokenBinding::Address(request.peer()), now),
             Caller::Kernel(Proofs::One(proof)) => ring.verify(token, TokenBinding::Kernel(&proof.identity), now),
-            // The token of any claimant will do here: which of them calls is decided before anything is given.
+            // The token of any claimant is accepted here, because the calling pod is determined before anything is served.
             Caller::Kernel(Proofs::Several(proofs)) => proofs
                 .iter()
                 .find_map(|proof| ring.verify(token, TokenBinding::Kernel(&proof.identity), now).ok())
@@ -78,8 +79,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         }
     }
 
-    /// Whether the caller may do without a token, by what is known at this moment. Does not wait: a client whose token is rejected
-    /// asks for a new one, which is quicker.
+    /// Whether the caller may do without a token, as far as is known at this moment. Does not wait: it is quicker to reject the
+    /// token, because the client then requests a new one.
     fn allows_v1_now(&self, request: &Request<'_>) -> bool {
         if self.deps.imds_v1 {
             return true;

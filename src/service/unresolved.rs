@@ -8,16 +8,16 @@ use crate::types::{ContainerId, DenialReason, PodEntry};
 /// Why a search in the index finds nothing.
 #[derive(Debug)]
 pub(super) enum Unresolved {
-    /// It may find something after the next change of the index.
+    /// The search may find something after the next change of the index.
     NotReady(NotReady),
-    /// Another search will find no more.
+    /// Another search would not find anything either.
     Denied(Denied),
 }
 
 /// What is not known yet. The client is told to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotReady {
-    /// The published address of a pod, which would tell it from another claimant.
+    /// The published address of a pod, which would distinguish it from another claimant.
     Address,
     /// Whether the caller, who changed while the request waited, has a right to anything.
     CallerChanged,
@@ -33,7 +33,7 @@ pub(super) enum NotReady {
     Policy,
 }
 
-/// A denial and everybody whom it concerns.
+/// A denial and all pods that it concerns.
 #[derive(Debug)]
 pub(super) struct Denied {
     pub(super) reason: DenialReason,
@@ -65,7 +65,7 @@ impl From<Denied> for Unresolved {
 // === impl NotReady ===
 
 impl NotReady {
-    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    /// The stable name, which labels the outcome of such a request in `podrole_http_requests_total`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Address => "address_unknown",

@@ -1,4 +1,4 @@
-//! The slow path: waits, within a request's deadline, for what the watch or discovery has not brought yet.
+//! The slow path: waits, within a request's deadline, for what the watch or discovery has not provided yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
     ) -> Result<T, Failure> {
         let mut changes = self.deps.store.changes();
         loop {
-            // Mark the change as seen before reading the snapshot: a change in between then wakes us once more.
+            // Mark the change as seen before reading the snapshot: a change in between then wakes this request again.
             changes.borrow_and_update();
             let not_ready = match find(&self.deps.store.snapshot(), request) {
                 Ok(found) => return Ok(found),

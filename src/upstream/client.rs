@@ -13,7 +13,7 @@ use crate::imds::{Facts, TOKEN, TOKEN_TTL};
 
 /// Time limit of one request. A healthy service answers within a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// The most bytes that are read of one answer, far more than any fact has.
+/// The most bytes that are read from one answer, far more than any fact has.
 const MAX_BODY: usize = 64 * 1024;
 
 /// What the metadata service reports about the node.
@@ -46,14 +46,15 @@ impl Client {
         Self { authority: format!("{host}:{}", endpoint.port_u16().unwrap_or(80)) }
     }
 
-    /// The name of the cloud if the service is recognizably another cloud's. `None` for EC2's and for a service that does not answer.
+    /// The name of the cloud if the service is recognizably another cloud's. `None` for EC2's service and for a service that does
+    /// not answer.
     pub async fn foreign_cloud(&self) -> Option<&'static str> {
         let answer = self.send(Method::GET, "/", &[]).await.ok()?;
         foreign(&answer.headers)
     }
 
     /// Whether the service answers requests without a session token (IMDSv1). If it does, a program on the node that can be made to
-    /// fetch a URL can fetch the node's credentials.
+    /// fetch a URL can be made to fetch the node's credentials.
     pub async fn answers_without_token(&self) -> Result<bool, UpstreamError> {
         Ok(self.send(Method::GET, "/latest/meta-data/", &[]).await?.status == StatusCode::OK)
     }

@@ -15,11 +15,11 @@ const MAX_UNITS: usize = 1024;
 /// Where pods' cgroups are.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// The kubepods roots. Usually one; a kubelet whose cgroup driver was changed leaves a second one beside it.
+    /// The kubepods roots. Usually there is one root; a kubelet whose cgroup driver was changed leaves a second root beside it.
     pub(super) roots: Vec<PathBuf>,
     /// The units in which a runtime with another cgroup driver than the kubelet's creates containers, and the slices around them.
     pub(super) units: Vec<PathBuf>,
-    /// The directories whose children decide the rest.
+    /// The directories whose children determine the roots and units.
     pub(super) parents: Vec<PathBuf>,
 }
 
@@ -35,7 +35,8 @@ pub(super) struct Dir {
 
 impl Layout {
     /// Searches below the cgroup2 mount. A container that may create cgroups can give one any name, so nothing below a container
-    /// counts, nor anything that belongs to another user than the mount, and no root below the level of the first that is found.
+    /// counts. Directories that belong to another user than the mount do not count either, nor do roots below the level of the
+    /// first root that is found.
     pub(super) fn find(mount: &Path) -> io::Result<Self> {
         let owner = fs::metadata(mount)?.uid();
         let mut layout = Self { units: vec![mount.to_owned()], ..Self::default() };
@@ -108,7 +109,8 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<Dir>> {
     Ok(found)
 }
 
-/// Whether a directory has vanished, as opposed to a read that failed. A cgroup that is removed while it is open is `ENODEV`.
+/// Whether an error means that a directory has vanished, not that a read failed. Reading a cgroup that is removed while it is open
+/// fails with `ENODEV`.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())

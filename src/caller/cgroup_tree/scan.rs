@@ -37,17 +37,17 @@ pub(in crate::caller) struct CgroupScan {
     unread: Option<io::Error>,
 }
 
-/// What is known of a group.
+/// What is known about a group.
 #[derive(Debug)]
 struct Group {
     kind: GroupKind,
-    /// Its members, by path.
+    /// The group's members, by path.
     members: HashMap<PathBuf, Known>,
-    /// The last reading of all groups that found it.
+    /// The number of the last reading of all groups that found this group.
     reading: u64,
 }
 
-/// What is known of a member.
+/// What is known about a member.
 #[derive(Debug)]
 struct Known {
     inode: u64,
@@ -89,7 +89,7 @@ impl CgroupScan {
         }
     }
 
-    /// Runs one scan. What cannot be read is kept as it was. Blocks on the file system.
+    /// Runs one scan. Entries that cannot be read are kept as they were. Blocks on the file system.
     pub(in crate::caller) fn run(&mut self, scan: Scan) -> Scanned {
         self.unread = None;
         let changed = self.watch.take();
@@ -147,7 +147,7 @@ impl CgroupScan {
         for path in &layout.roots {
             self.read_group(GroupKind::Root, path, scan);
         }
-        // Where a directory could not be listed, groups below it may still exist.
+        // If a directory could not be listed, groups below it may still exist.
         if self.unread.is_none() {
             let (reading, watched) = (self.reading, &mut self.watched);
             self.groups.retain(|_, group| {
@@ -192,7 +192,7 @@ impl CgroupScan {
         last.values().for_each(|known| known.forget(&mut self.watched));
     }
 
-    /// An incremental scan reads a class only if it is new: a known one has its own watch.
+    /// An incremental scan reads a class only if it is new: a known class has its own watch.
     fn read_class(&mut self, path: &Path, scan: Scan) {
         let known = self.groups.get(path).is_some_and(|class| class.reading == self.reading);
         if !known || scan == Scan::Full {
@@ -200,10 +200,11 @@ impl CgroupScan {
         }
     }
 
-    /// Reads a member. If that fails, keeps it as it was; one that was never read is left out, so that the next scan reads it.
+    /// Reads a member. If that fails, keeps the member as it was; a member that was never read is left out, so that the next scan
+    /// reads it.
     fn read_member(&mut self, group: &Path, dir: &Dir, member: Member, last: Option<Known>) -> Option<Known> {
         let mut watch = last.as_ref().and_then(|last| last.watch);
-        // Watched before it is read, so that nothing is missed in between.
+        // The directory is watched before it is read, so that no change is missed in between.
         if watch.is_none() && matches!(member, Member::Pod(_)) {
             let watched = || Watched::Pod { group: group.to_owned(), path: dir.path.clone() };
             watch = self.watch_directory(&dir.path, watched);
@@ -227,7 +228,7 @@ impl CgroupScan {
     }
 
     fn watch_directory(&mut self, path: &Path, watched: impl FnOnce() -> Watched) -> Option<i32> {
-        // After a failure the rest would fail too, and the next scan tries all of them again.
+        // After one failure, the other watches would fail too, and the next scan tries all of them again.
         if self.unwatched.is_some() {
             return None;
         }
@@ -239,7 +240,7 @@ impl CgroupScan {
                 }
                 Some(watch)
             }
-            // It has vanished since it was listed.
+            // The directory has vanished since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 self.unwatched = Some(error);

@@ -14,7 +14,7 @@ use crate::readiness::Readiness;
 const UID: &str = "3f0c9a52-1111-2222-3333-444455556666";
 const VICTIM: &str = "aaaaaaaa-1111-2222-3333-444455556666";
 
-/// A directory that stands for the cgroup2 mount. A scan reads only names, inodes and link counts, so any file system will do.
+/// A directory that stands for the cgroup2 mount. A scan reads only names, inodes and link counts, so any file system can be used.
 struct Mount {
     path: PathBuf,
     tree: Arc<CgroupTree>,
@@ -141,7 +141,7 @@ fn a_forged_tree_below_a_container_is_its_owners_or_nobodys() {
         format!("{}:cri-containerd:{victim}", slice(VICTIM)),
         format!("system.slice/containerd.service/{}:cri-containerd:{victim}", slice(VICTIM)),
     ];
-    // Below a pod's container the forger's own pod counts; below anything else nobody's.
+    // A forged cgroup below a pod's container belongs to that container's pod; below anything else, it belongs to no pod.
     let containers = [
         (format!("kubepods/besteffort/pod{UID}/{c}"), Some(UID)),
         (format!("system.slice/{}:cri-containerd:{c}", slice(UID)), Some(UID)),
@@ -201,7 +201,7 @@ fn changes_are_found_by_incremental_scans() {
         let again = mount.add(&path);
         mount.notified(again, true);
     }
-    // A pod that goes takes its containers with it.
+    // When a pod is removed, its containers are removed with it.
     let last = mount.add(&format!("kubepods/pod{UID}/{}", id("6")));
     mount.notified(last, true);
     mount.remove(&format!("kubepods/pod{UID}"));
@@ -227,7 +227,7 @@ fn what_cannot_be_read_is_kept() {
     let mut mount = Mount::new("kept");
     let container = mount.add(&format!("kubepods/burstable/pod{UID}/{}", id("1")));
     mount.full();
-    // A path that is too long stands for any read that fails: the mount's own, then that of a class.
+    // A path that is too long stands for any read that fails: first a read of the mount, then a read of a class.
     let hidden = mount.path.with_extension("hidden");
     let class = mount.path.join("kubepods/burstable");
     for broken in [mount.path.clone(), class] {

@@ -9,10 +9,10 @@ use super::super::cgroup_path::{container_id, container_in_unit, pod_uid};
 use super::layout::list;
 use crate::types::{KernelIdentity, PodUid};
 
-/// The most directories that are read of one container. systemd or docker in a pod makes a few dozen; a pod that makes more may
-/// intend to slow the walk down. Cgroups beyond the limit have no identity.
+/// The most directories that are read below one container. systemd or docker in a pod makes a few dozen; a pod that makes more than
+/// the limit may be trying to slow down the walk. Cgroups beyond the limit have no identity.
 const MAX_PER_CONTAINER: usize = 512;
-/// The most levels that are read below a container, for the same reason.
+/// The most levels that are read below a container. This limit also keeps a pod from slowing down the walk.
 const MAX_DEPTH: usize = 8;
 
 /// A directory that contains the cgroups of many pods or containers.
@@ -41,7 +41,7 @@ pub(super) type Ids = Vec<(u64, KernelIdentity)>;
 // === impl GroupKind ===
 
 impl GroupKind {
-    /// What the directory `name` of the group is; `None` for a directory that belongs to no pod.
+    /// The kind of the group's directory `name`; `None` for a directory that belongs to no pod.
     pub(super) fn member(self, name: &str) -> Option<Member> {
         match self {
             Self::Root | Self::Class => pod_uid(name).map(Member::Pod),
@@ -53,7 +53,7 @@ impl GroupKind {
 // === impl Member ===
 
 impl Member {
-    /// Reads the ids of all its cgroups that belong to a container.
+    /// Reads the ids of all the member's cgroups that belong to a container.
     pub(super) fn read(&self, path: &Path, inode: u64) -> io::Result<Ids> {
         let mut ids = Vec::new();
         match self {
@@ -98,8 +98,8 @@ fn read_below(
     Ok(())
 }
 
-/// Whether a cgroup has no children. A link count of two says so, and is much cheaper to read than the directory with its files. File
-/// systems that do not count directories as links report one.
+/// Whether a cgroup has no children. A link count of two means none, and is much cheaper to read than the directory with its files.
+/// File systems that do not count directories as links report a link count of one.
 fn is_leaf(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.nlink() == 2)
 }

@@ -22,9 +22,10 @@ use super::super::sock_diag::SockDiag;
 use super::super::{Coverage, NetnsId};
 use super::{Netns, Table, addresses};
 
-/// The name of a netns appears before the netns is mounted, and the netns before its address. Pending names are therefore scanned
-/// again, soon at first ([`PENDING_SOON`] scans), then less often (up to [`PENDING_MOST`] scans), and after that only when a lookup
-/// fails: a name that never gets an address, such as that of another program's sandbox, must not keep podrole busy.
+/// The name of a netns appears before the netns is mounted, and the netns is mounted before it gets its address. Pending names are
+/// therefore scanned again, soon at first ([`PENDING_SOON`] scans), then less often (up to [`PENDING_MOST`] scans), and after that
+/// only when a lookup fails: a name that never gets an address, such as that of another program's sandbox, must not keep podrole
+/// busy.
 const RETRY_SOON: Duration = Duration::from_millis(20);
 const RETRY_LATER: Duration = Duration::from_millis(200);
 const PENDING_SOON: u32 = 15;
@@ -41,12 +42,13 @@ pub(super) struct NetnsScan {
     shortages: Arc<Shortages>,
     /// The node's netns, to which the thread returns.
     home: File,
-    /// The device number of the file system that all netns are files of.
+    /// The device number of the file system that contains the files of all netns.
     nsfs: u64,
     open: HashMap<NetnsId, Open>,
     /// The netns that each name led to.
     names: HashMap<PathBuf, NetnsId>,
-    /// Names that are not mounted yet and netns without an address, each with the number of scans that have found it so.
+    /// Names that are not mounted yet and netns without an address, each with the number of earlier scans that already found it
+    /// pending.
     pending: HashMap<PathBuf, u32>,
 }
 
@@ -55,17 +57,17 @@ struct Open {
     netns: Arc<Netns>,
     /// `None` if the last listing was not read to its end: the rest would be taken as the answer to the next request.
     route: Option<Socket>,
-    /// As last listed.
+    /// The addresses as of the last listing.
     addresses: Vec<IpAddr>,
 }
 
-/// What one scan builds up.
+/// The state of one scan while it runs.
 struct Pass {
     scan: Scan,
     seen: HashMap<NetnsId, Open>,
     names: HashMap<PathBuf, NetnsId>,
     table: Table,
-    /// Why something could not be read. It is kept as it was, so the table may lack something that exists.
+    /// Why something could not be read. What cannot be read is kept as it was, so the table may lack something that exists.
     unread: Option<io::Error>,
 }
 
@@ -94,10 +96,10 @@ impl NetnsScan {
         })
     }
 
-    /// Runs one scan. What cannot be read is kept as it was.
+    /// Runs one scan. Entries that cannot be read are kept as they were.
     pub(super) fn run(&mut self, scan: Scan) -> Scanned {
         self.watch.take();
-        // The same watch again, unless there was none.
+        // This returns the existing watch, unless there was none.
         let unwatched = self.watch.add(&self.directory).err();
         self.shortages.report(Shortage::NetnsWatch, unwatched.as_ref());
         let unread = match self.names() {
@@ -140,7 +142,7 @@ impl NetnsScan {
                 pending.insert(path, scans);
             }
         }
-        // This closes the sockets of netns that were not seen, which were all that kept these netns alive.
+        // This closes the sockets in netns that the scan did not see. Only these sockets kept those netns alive.
         self.open = pass.seen;
         self.names = pass.names;
         self.pending = pending;
@@ -156,7 +158,7 @@ impl NetnsScan {
         }
     }
 
-    /// Adds the netns of one name to the pass. Returns false while it cannot be opened or has no address.
+    /// Adds the netns of one name to the pass. Returns false while the netns cannot be opened or has no address.
     fn visit_name(&mut self, path: &Path, pass: &mut Pass) -> bool {
         let visited = match self.id_of(path) {
             Ok(Some(id)) => self.visit(id, path, Some(path), pass),
@@ -175,7 +177,7 @@ impl NetnsScan {
         }
     }
 
-    /// Handles a netns that cannot be opened. Where that may pass, keeps what is known of it.
+    /// Handles a netns that cannot be opened. If the failure may pass, keeps what is known about the netns.
     fn cannot_open(&mut self, path: &Path, error: io::Error, pass: &mut Pass) -> bool {
         if is_shortage(&error) {
             if let Some((id, open)) = self.names.get(path).and_then(|id| self.open.remove_entry(id)) {
@@ -192,7 +194,7 @@ impl NetnsScan {
         false
     }
 
-    /// Adds one netns to the pass; the node's own if there is no `file` to open. Returns whether it has an address.
+    /// Adds one netns to the pass; the node's own if there is no `file` to open. Returns whether the netns has an address.
     fn visit(&mut self, id: NetnsId, path: &Path, file: Option<&Path>, pass: &mut Pass) -> io::Result<bool> {
         pass.names.insert(path.to_owned(), id);
         if pass.seen.contains_key(&id) {
@@ -217,7 +219,7 @@ impl NetnsScan {
         Ok(settled)
     }
 
-    /// Lists the addresses of a netns anew.
+    /// Lists the addresses of a netns again.
     fn list(&self, id: NetnsId, open: &mut Open, file: Option<&Path>) -> io::Result<()> {
         let route = match open.route.take() {
             Some(route) => route,

@@ -39,7 +39,7 @@ async fn only_a_token_buys_a_full_scan() {
     let (scanner, scans) = scanner(Rate { burst: 1, every: Duration::from_secs(3600) }, Duration::ZERO);
     scanner.changed();
     assert_eq!(scanner.rescan().await, Coverage::Complete, "this one takes the token");
-    // Notified scans go on and answer requesters, but they stay incremental.
+    // Scans caused by notifications continue and answer requesters, but they stay incremental.
     for _ in 0..5 {
         scanner.changed();
         assert_eq!(scanner.rescan().await, Coverage::Partial);
@@ -48,7 +48,8 @@ async fn only_a_token_buys_a_full_scan() {
     assert_eq!(scans.iter().filter(|scan| **scan == Scan::Full).count(), 2, "{scans:?}");
 }
 
-/// Requesters that notified scans answer take no tokens, so they run up no debt that a later requester would have to wait for.
+/// Requesters that are answered by scans caused by notifications take no tokens, so no later requester has to wait for these
+/// tokens.
 #[tokio::test]
 async fn churn_with_misses_leaves_the_bucket_as_it_is() {
     let (scanner, scans) = scanner(Rate { burst: 1, every: Duration::from_millis(400) }, Duration::ZERO);
