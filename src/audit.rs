@@ -22,8 +22,8 @@ use crate::types::{ContainerId, Denial, PodEntry};
 use deliveries::Deliveries;
 use denials::Denials;
 
-/// The number of lines that may wait for a slow writer. Beyond it lines are dropped and counted: a full pipe must not stop pods from
-/// getting credentials.
+/// The number of lines that may wait for a slow writer. Further lines are dropped and counted, because a full pipe must not stop
+/// pods from getting credentials.
 const QUEUE: usize = 8192;
 
 /// How often counted denials are checked for lines that are due.
@@ -104,7 +104,7 @@ impl Audit {
         self.write(AuditRecord::StsCall, line);
     }
 
-    /// Writes a line for the first delivery of these credentials to this container; later ones have none.
+    /// Writes a line for the first delivery of these credentials to this container. Later deliveries get no line.
     pub fn delivery(&self, delivery: &Delivery<'_>) {
         if !self.deliveries.is_first(&delivery.subject, delivery.access_key_id) {
             return;
@@ -158,7 +158,7 @@ impl Audit {
         }
     }
 
-    /// Writes everything that is still to be written, blocking for at most `timeout`. For the end of the process.
+    /// Writes everything that is still to be written, blocking for at most `timeout`. Called at the end of the process.
     pub fn flush(&self, timeout: Duration) {
         self.write_denials(self.denials.overdue(Duration::MAX));
         self.lines.flush(timeout);

@@ -51,7 +51,7 @@ pub struct Hold {
     hold: bool,
 }
 
-/// The function that runs the daemon. `app` is above this module, so `main` passes it in.
+/// The function that runs the daemon. `app` is above this module, so `main` passes the function in.
 pub type Daemon = fn(Config, Logs) -> anyhow::Result<()>;
 
 /// Parses `arguments` and runs the subcommand. `environment` is the process environment.

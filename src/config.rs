@@ -74,16 +74,16 @@ pub struct Config {
 pub enum Platform {
     /// EC2: the metadata service provides facts about the node and the base credentials.
     Ec2,
-    /// Elsewhere: there is no metadata service.
+    /// Outside EC2: there is no metadata service.
     None,
 }
 
 /// The values of `--identity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentityMode {
-    /// By the kernel's proof.
+    /// Callers are identified by the kernel's proof.
     Kernel,
-    /// By the pod's address only, which is weaker.
+    /// Callers are identified by the pod's address only, which is weaker.
     Ip,
 }
 
@@ -100,7 +100,7 @@ impl Config {
     }
 
     fn read(args: RunArgs, environment: &HashMap<String, String>, p: &mut Problems) -> Self {
-        // No `..`, so that a flag that is not read here is a compile error.
+        // The pattern has no `..`, so a flag that is not read here is a compile error.
         let RunArgs {
             node_name,
             kubeconfig,

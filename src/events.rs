@@ -21,7 +21,7 @@ use crate::types::{Denial, PodEntry, PodUid};
 use schedule::{Failure, Limits, Noted, Schedule};
 use sink::{Report, Sink, SinkError};
 
-/// Time for one write. A slower one counts as failed.
+/// Time limit of one write. A slower write counts as failed.
 const WRITE: Duration = Duration::from_secs(10);
 
 /// Records denials and writes them as Events.
@@ -35,7 +35,7 @@ pub struct Events {
 // === impl Events ===
 
 impl Events {
-    /// An empty record.
+    /// Creates an empty record.
     pub fn new(limits: Limits, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
         Self { schedule: Mutex::new(Schedule::new(limits)), queued: Notify::new(), clock, metrics }
     }
@@ -51,7 +51,7 @@ impl Events {
         }
     }
 
-    /// Drops what was not written yet about a pod that is gone or has changed, because it may be wrong now.
+    /// Drops the unwritten denials of a pod that is gone or has changed, because they may be wrong now.
     pub fn forget(&self, pod: &PodUid) {
         self.count_dropped(self.schedule().forget(pod));
     }
@@ -64,7 +64,7 @@ impl Events {
             self.count_dropped(self.schedule().tidy(now));
             let next = self.schedule().next(now);
             match next {
-                // Whether the time is up or a denial was queued: ask the schedule again.
+                // The schedule is asked again when the time is up or a denial is queued.
                 Err(wait) => drop(timeout(wait, self.queued.notified()).await),
                 Ok(report) => self.write(&sink, &report, jitter(), &mut failing).await,
             }

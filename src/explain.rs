@@ -35,7 +35,7 @@ pub struct Terms {
     pub assumed: Vec<String>,
 }
 
-/// Where the objects come from. Decides how to tell the user to supply a missing one.
+/// Where the objects come from. This decides how the user is told to supply a missing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The API server.

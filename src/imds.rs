@@ -1,6 +1,6 @@
 //! The instance metadata protocol as EC2 speaks it, without sockets: requests in, routes and documents out.
 //!
-//! podrole answers an allow-list of paths by itself and forwards nothing: a path that [`route`] does not know does not exist.
+//! podrole answers a fixed list of paths itself and forwards nothing. A path that [`route`] does not know does not exist.
 
 mod document;
 mod facts;

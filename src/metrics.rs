@@ -1,7 +1,7 @@
 //! The daemon's metrics. Only this module knows the `prometheus` crate.
 //!
-//! Label values come from closed sets: never a pod, a role, a namespace, an address or an error's text. Each area declares its
-//! families through [`Families`], which registers them and keeps the list that the documentation is tested against.
+//! Label values come from closed sets. They are never a pod, a role, a namespace, an address or the text of an error. Each area
+//! declares its families through [`Families`], which registers them and keeps the list that the documentation is tested against.
 
 mod credentials;
 mod daemon;

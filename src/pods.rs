@@ -1,4 +1,4 @@
-//! This node's pods, and namespaces and service accounts, as the watches show them.
+//! The pods of this node, the namespaces and the service accounts, as the watches show them.
 //!
 //! ```text
 //! API server --watch--> convert (drops unused fields) --store--> index (immutable snapshots) --lookup--> service

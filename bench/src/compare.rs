@@ -1,8 +1,8 @@
 //! Compares two binaries on one node, in alternating slices: `make bench BASE=<commit>`.
 //!
-//! Both daemons run at the same time, as in a rolling update. A rule ahead of theirs redirects the pod's traffic to one or the other.
-//! Every round starts both anew, because the addresses of code and memory differ from start to start, and with a single start that
-//! would look like a difference between the binaries.
+//! Both daemons run at the same time, as in a rolling update. A rule that comes before theirs redirects the pod's traffic to one or
+//! the other. Every round starts both anew, because the addresses of code and memory differ from start to start, and with a single
+//! start that would look like a difference between the binaries.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -98,7 +98,7 @@ fn play(rig: &Rig, agents: &[Agent], asking: &Agent, sides: [&Side; 2], round: u
         }
         let token = asking.v4().token().map_err(|error| anyhow::anyhow!("{}: {error:?}", side.name))?;
         let request = asking.v4().render("GET", PATH, &[("X-aws-ec2-metadata-token", token.as_str())]);
-        // Warms caches and does not count.
+        // This measurement warms the caches and does not count.
         measure(asking, &request, daemon.pid())?;
         divert(None)?;
         running.push((side, daemon, request));
@@ -106,7 +106,7 @@ fn play(rig: &Rig, agents: &[Agent], asking: &Agent, sides: [&Side; 2], round: u
     let mut figures = [Figures::default(); 2];
     for slice in 0..SLICES {
         for turn in 0..2 {
-            // In the order first, second, second, first, so that a steady drift of the machine's speed affects both alike.
+            // The order is first, second, second, first, so that a steady drift of the machine's speed affects both alike.
             let at = (slice + turn) % 2;
             let (side, daemon, request) = &running[at];
             divert(Some(&to(side)))?;
@@ -128,7 +128,7 @@ fn mean(a: Figures, b: Figures) -> Figures {
 }
 
 fn start(rig: &Rig, side: &Side, round: usize) -> Result<Daemon> {
-    // A state directory of its own, so that the daemons do not share token keys.
+    // Each daemon has its own state directory, so that the daemons do not share token keys.
     let state = world::scratch().join(format!("state-{}-{round}", side.name));
     let flags = [
         "--log",

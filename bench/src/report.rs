@@ -19,11 +19,11 @@ struct Figure {
 /// The budget of a figure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
-    /// No more than this.
+    /// The figure may be no more than this.
     AtMost(f64),
-    /// No less than this.
+    /// The figure may be no less than this.
     AtLeast(f64),
-    /// No budget; the figure explains the others.
+    /// The figure has no budget; it explains the others.
     None,
 }
 

@@ -47,11 +47,11 @@ pub(crate) fn start(report: &mut Report) -> Result<Rig> {
     report.add("    and with its nft child at its peak", own + nft, "MiB", Bound::AtMost(32.0));
 
     let before = daemon.usage()?.cpu;
-    // The measured time without requests.
+    // This is the measured time without requests.
     thread::sleep(IDLE);
     let idle = (daemon.usage()?.cpu - before).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
     report.add(format!("idle, {PODS} pods: share of a core"), idle, "%", Bound::AtMost(0.1));
-    // The pods stay until the world ends.
+    // The pods stay until the node in a box is removed.
     std::mem::forget(pods);
     Ok(rig)
 }

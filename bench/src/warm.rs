@@ -1,4 +1,4 @@
-//! The warm path: credentials that are in the cache, a new connection for each request, through the real DNAT.
+//! Measures the warm path: credentials that are in the cache, with a new connection for each request, through the real DNAT.
 //!
 //! The server is pinned to one core, the load generator to the other. The important figure is the server's CPU per request, including
 //! kernel time; the load generator limits the rate. Slices of podrole and of the bare server alternate, so that a machine whose speed
@@ -32,7 +32,7 @@ const LOOK_UPS: u32 = 100_000;
 const WORKERS: usize = 12;
 /// The address on which podrole listens.
 pub(crate) const LISTENER: &str = "169.254.170.77";
-/// On that address, outside podrole's port range.
+/// The bare server's address: the same IP address, with a port outside podrole's port range.
 const BARE: &str = "169.254.170.77:18200";
 /// What is requested: credentials that are in the cache.
 pub(crate) const PATH: &str = "/latest/meta-data/iam/security-credentials/web";
@@ -149,7 +149,8 @@ fn start_bare(answer: &std::path::Path) -> Result<Process> {
     let mut command = Command::new("taskset");
     command.args(["-c", "0"]).arg(me).args([bare::ARGUMENT, BARE]).arg(answer);
     let process = Process::start("bare", &mut command)?;
-    // The table guard drops connections that were not redirected, so a test connection is impossible; read the kernel's listeners.
+    // The table guard drops connections that were not redirected, so a test connection is impossible. Read the kernel's list of
+    // listeners instead.
     let listening = |text: String| text.lines().any(|line| line.contains("4DAAFEA9:4718") && line.contains(" 0A "));
     proc::until("the bare server", Duration::from_secs(5), || {
         Ok(listening(std::fs::read_to_string("/proc/net/tcp")?).then_some(()))
@@ -157,7 +158,8 @@ fn start_bare(answer: &std::path::Path) -> Result<Process> {
     Ok(process)
 }
 
-/// Redirects the pods' metadata traffic to this server with the same hook and rewrite as podrole's, just before them. `None` ends it.
+/// Redirects the pods' metadata traffic to the server at `to`. The rule has the same hook and rewrite as podrole's rules and comes
+/// just before them. `None` removes the rule.
 pub(crate) fn divert(to: Option<&str>) -> Result<()> {
     let rules = if let Some(to) = to {
         format!(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Subject;
 use crate::types::{ContainerId, PodUid};
 
-/// The last access key that was delivered to each container. Bounded by the node's pods and their containers.
+/// The last access key that was delivered to each container. The size is bounded by the node's pods and their containers.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries(Mutex<HashMap<PodUid, Vec<Delivered>>>);
 

@@ -11,14 +11,14 @@ use crate::types::{Denial, PodUid};
 /// The shortest time between two lines for the same pod and reason.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Recent denials. Bounded by the node's pods times the closed list of reasons.
+/// Recent denials. Their number is bounded by the number of the node's pods times the number of reasons.
 #[derive(Debug, Default)]
 pub(super) struct Denials(Mutex<HashMap<(PodUid, Denial), Seen>>);
 
 #[derive(Debug)]
 struct Seen {
     last_line: Duration,
-    /// The last line, repeated for the denials counted since.
+    /// The last line, which is written again for the denials counted since.
     line: Map<String, Value>,
     unwritten: u64,
 }
@@ -26,7 +26,7 @@ struct Seen {
 // === impl Denials ===
 
 impl Denials {
-    /// Counts a denial. `Some`: the line to write now and the number of denials it stands for.
+    /// Counts a denial. If a line is due, returns it with the number of denials that it stands for.
     pub(super) fn count(
         &self,
         pod: &PodUid,
@@ -49,8 +49,8 @@ impl Denials {
         Some((line, 1))
     }
 
-    /// The lines, with their counts, for denials counted more than ten seconds ago without a line. These are of pods that have stopped
-    /// asking. Forgets everything older than ten seconds.
+    /// Returns the lines, with their counts, for denials that were counted without a line and are overdue, because their pods have
+    /// stopped asking. Forgets everything whose last line is at least ten seconds old.
     pub(super) fn overdue(&self, now: Duration) -> Vec<(Map<String, Value>, u64)> {
         let mut lines = Vec::new();
         self.lock().retain(|_, entry| {

@@ -1,7 +1,7 @@
 //! `podrole check`: reports whether this node and this cluster are set up for `podrole run` with the same flags, and what to do if not.
 //!
-//! It changes nothing. Each check has a time limit, and none stops another. A check that cannot be made is reported as skipped, with
-//! the reason, never as passed.
+//! It changes nothing. Each check has a time limit, and none of them stops another. A check that cannot be run is reported as
+//! skipped, with the reason, never as passed.
 
 mod aws;
 mod daemon;
@@ -25,7 +25,7 @@ use super::{USAGE, complain, say, small_runtime};
 use report::{Report, Symbols};
 use table::Check;
 
-/// Time limit of all checks of one area. Each call in it has its own limit, far below this one.
+/// Time limit of all checks of one area. Each call in an area has its own limit, far below this one.
 const AREA_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The flags of `check`: its own and those of `run`, because it checks what the daemon would do with them.
@@ -41,7 +41,7 @@ pub struct CheckArgs {
     run: RunArgs,
 }
 
-/// `--output`.
+/// The values of `--output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     Text,
@@ -52,16 +52,16 @@ enum Output {
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// It passed; what was found.
+    /// The check passed. Holds what was found.
     Ok(String),
-    /// It failed; the table has the severity.
+    /// The check failed. The table has its severity.
     Failed {
         /// What was found.
         found: String,
         /// A fix for this node, if it is more specific than the table's.
         fix: Option<String>,
     },
-    /// It could not be made; the reason.
+    /// The check could not be run. Holds the reason.
     Skipped(String),
 }
 
@@ -98,7 +98,7 @@ pub fn main(args: CheckArgs, environment: &HashMap<String, String>) -> ExitCode 
     if report.passes(args.strict) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Makes all checks.
+/// Runs all checks.
 async fn run_checks(config: &Config) -> BTreeMap<Check, Outcome> {
     let findings = Findings::default();
     let _ = tokio::join!(
@@ -110,7 +110,7 @@ async fn run_checks(config: &Config) -> BTreeMap<Check, Outcome> {
     );
     let mut findings = findings.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     for check in Check::ALL {
-        // Not skipped: no other check explains what went wrong.
+        // A check without a result counts as failed, not as skipped, because no other check explains what went wrong.
         let timed_out = || Outcome::failed(format!("no result within {} s", AREA_TIMEOUT.as_secs()));
         findings.entry(check).or_insert_with(timed_out);
     }
@@ -155,7 +155,7 @@ impl Outcome {
     }
 }
 
-/// Why the checks of kernel identity are skipped; `None` if they are made.
+/// Why the checks of kernel identity are skipped; `None` if they are run.
 fn kernel_identity_unused(config: &Config) -> Option<&'static str> {
     match config.identity {
         IdentityMode::Kernel => None,

@@ -1,4 +1,4 @@
-//! `podrole cleanup`: removes both guards, which nothing else does, and says what that opens.
+//! `podrole cleanup`: removes both guards, which nothing else does, and says what that exposes.
 
 use std::process::ExitCode;
 
@@ -32,7 +32,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Removes what podrole has set up. Returns it in words.
+/// Removes what podrole has set up. Returns a description of each thing that was removed.
 async fn remove() -> Result<Vec<String>, RedirectError> {
     let nft = Nft::find()?;
     let mut removed = Vec::new();

@@ -14,9 +14,9 @@ use crate::pods::client::Reach;
 use crate::pods::read::{Object, ReadError, Reader};
 use crate::types::{BaseArn, RoleArn};
 
-/// At least one container is denied.
+/// The exit code if at least one container is denied.
 const DENIED: u8 = 1;
-/// There is no answer: the pod does not exist, the API server cannot be reached, or something is not known yet.
+/// The exit code if there is no answer: the pod does not exist, the API server cannot be reached, or something is not known yet.
 const NO_ANSWER: u8 = 3;
 /// The largest accepted input file, in bytes.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -72,7 +72,7 @@ pub enum Output {
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Wrong flags. Holds one message for each.
+    /// Some flags are wrong. Holds one message for each.
     #[error("{}", .0.join("; "))]
     Usage(Vec<String>),
     /// The flags are valid, but there is no answer.
@@ -89,7 +89,7 @@ pub fn main(args: ExplainArgs, environment: &HashMap<String, String>) -> ExitCod
                 Output::Text => report.text(),
                 Output::Json => report.json(),
             };
-            // A closed pipe is not an error of ours.
+            // A closed pipe is not an error of podrole.
             let _ = std::io::stdout().write_all(text.as_bytes());
             match report.decision {
                 Verdict::Allow => ExitCode::SUCCESS,
@@ -256,7 +256,7 @@ fn kubeconfigs(args: &ExplainArgs, environment: &HashMap<String, String>) -> Vec
     let listed: Vec<PathBuf> = listed.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
     if !listed.is_empty() {
         let existing: Vec<PathBuf> = listed.iter().filter(|path| path.exists()).cloned().collect();
-        // If none exists, keep them, so that the error names one.
+        // If none of the files exists, keep them all, so that the error names one.
         return if existing.is_empty() { listed } else { existing };
     }
     let home = environment.get("HOME").map(|home| Path::new(home).join(".kube/config"));

@@ -22,7 +22,7 @@ pub enum GuardError {
     /// The node belongs to another cloud and must not be guarded. Nothing was changed.
     #[error(transparent)]
     Foreign(#[from] UpstreamError),
-    /// One or both guards could not be installed; which, and why.
+    /// One or both guards could not be installed. Holds which ones, and why.
     #[error("{0}")]
     Partial(String),
 }
@@ -72,8 +72,8 @@ async fn install_routing_guard() -> Result<(), RedirectError> {
     Routing::open()?.install_all().await
 }
 
-/// Keeps a table that has the guard already, because it may belong to an instance that serves. Any other table is replaced, and so is
-/// one that cannot be read.
+/// Keeps a table that has the guard already, because it may belong to a daemon that is serving pods. Any other table is replaced,
+/// and so is one that cannot be read.
 async fn install_table_guard() -> Result<(), RedirectError> {
     let nft = Nft::find()?;
     let guard = Ruleset { uplinks: Routing::open()?.uplinks().await.unwrap_or_default(), port: None };

@@ -13,7 +13,7 @@ use super::{Daemon, USAGE, complain, small_runtime};
 
 /// Runs the subcommand.
 pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon) -> ExitCode {
-    // Before the settings are read, so that a daemon that cannot start leaves the node guarded.
+    // The guards are installed before the settings are read, so that a daemon that cannot start leaves the node guarded.
     let guarded = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
     let guarded = guarded.and_then(|runtime| runtime.block_on(install_guards(&metadata_endpoint(environment).0)));
     let mut config = match (Config::new(args, environment), &guarded) {
@@ -43,7 +43,7 @@ pub fn main(args: RunArgs, environment: &HashMap<String, String>, daemon: Daemon
     let code = match daemon(config, logs.clone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The whole chain of causes: the outer errors say what failed, the innermost says why.
+            // Log the whole chain of causes: the outer errors say what failed, and the innermost says why.
             error!(error = %format_args!("{error:#}"), "Stopping on an error; guards left in place, pods remain blocked");
             ExitCode::FAILURE
         }

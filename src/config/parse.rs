@@ -15,7 +15,7 @@ use crate::types::{AllowList, Glob};
 
 /// The session durations that STS accepts, in seconds.
 const SESSION: RangeInclusive<u64> = 900..=43_200;
-/// The most ports in `--port-range`. Network policies must open all of them, so a large range would be a hole.
+/// The largest number of ports in `--port-range`. Network policies must open all of them, so a large range would leave a large hole.
 const MAX_PORTS: u16 = 64;
 
 /// The mistakes found so far. A parser that reports a mistake still returns a value, which is never used.
@@ -148,8 +148,8 @@ impl Problems {
         }
     }
 
-    /// Parses `10.0.0.5:9442` or `[fd00::5]:9442`. Brackets around IPv4 are accepted too, because a manifest does not know the
-    /// address family of its node.
+    /// Parses `10.0.0.5:9442` or `[fd00::5]:9442`. Brackets around IPv4 are accepted too, because a manifest is written before the
+    /// address family of its node is known.
     pub(super) fn address(&mut self, flag: &str, text: &str) -> SocketAddr {
         let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
         let bracketed = bracketed.and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));

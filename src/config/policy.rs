@@ -1,4 +1,4 @@
-//! The policy settings. `run` and `explain` both read them with this code, so that they decide alike.
+//! The policy settings. `run` and `explain` both read them with this code, so that they make the same decisions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub struct PolicyArgs {
 pub struct PolicySettings {
     /// The ARN prefix that completes bare role names; `None` for the daemon's own account.
     pub base: Option<BaseArn>,
-    /// Patterns of which every role must match one; empty for all roles of the base account.
+    /// Every role must match at least one of these patterns. An empty list stands for all roles of the base account.
     pub ceiling: Vec<Glob>,
     /// The first hop.
     pub assume_role: Option<RoleArn>,
@@ -71,7 +71,7 @@ impl PolicySettings {
     }
 
     pub(super) fn read(args: PolicyArgs, p: &mut Problems) -> Self {
-        // No `..`, so that a flag that is not read here is a compile error.
+        // The pattern has no `..`, so a flag that is not read here is a compile error.
         let PolicyArgs {
             base_role_arn,
             role_ceiling,
@@ -102,8 +102,8 @@ impl PolicySettings {
         }
     }
 
-    /// The policy rules for these settings. `account` is the base if none is set. No pod may have any of `own_roles` or the first
-    /// hop's role. Fails if the default ceiling is not a valid pattern.
+    /// The policy rules for these settings. `account` is the base if the settings name none. No pod may have any of `own_roles` or
+    /// the first hop's role. Fails if the default ceiling is not a valid pattern.
     pub fn rules(
         &self,
         account: BaseArn,

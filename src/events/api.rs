@@ -1,4 +1,4 @@
-//! Writes Events to the API server: `events.k8s.io/v1`, created once, after which only the count is updated.
+//! Writes Events to the API server, as `events.k8s.io/v1`. Each Event is created once; after that only its count is updated.
 
 use std::sync::Arc;
 use std::time::SystemTime;

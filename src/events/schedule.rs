@@ -1,8 +1,8 @@
 //! Decides which denials become Events, and when. Pure: the time is an argument.
 //!
-//! The first denial of a pod for a reason is written immediately; repetitions after a minute, then at growing intervals. All Events
-//! of a node share one token bucket, so the API server gets a few writes per minute whatever the pods do. Pods without any Event
-//! come first.
+//! The first denial of a pod for a reason is written immediately; repetitions are written after a minute, then at growing
+//! intervals. All Events of a node share one token bucket, so the API server gets a few writes per minute whatever the pods do.
+//! Pods without any Event come first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::types::{Denial, PodEntry, PodUid};
 
 /// The longest note that the API server accepts, in bytes.
 pub const NOTE: usize = 1024;
-/// An entry without a denial for this long is forgotten, because most clusters delete Events after an hour. A later denial is new.
+/// An entry without a denial for this long is forgotten, because most clusters delete Events after an hour. A later denial counts
+/// as new.
 const QUIET: Duration = Duration::from_secs(3600);
 /// Time between two searches for entries to forget.
 const TIDY: Duration = Duration::from_secs(600);
@@ -23,13 +24,13 @@ const TIDY: Duration = Duration::from_secs(600);
 /// Limits on the number of Events.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Rate of writes of the whole node.
+    /// The rate of writes of the whole node.
     pub writes: Rate,
-    /// Time between two writes for the same pod and reason.
+    /// The time between two writes for the same pod and reason.
     pub repeat: Backoff,
-    /// Time without writes of the whole node after failed ones.
+    /// The time for which the whole node pauses after failed writes.
     pub retry: Backoff,
-    /// The largest number of remembered pairs of pod and reason, far above what a node has. Beyond it new pairs are dropped.
+    /// The largest number of remembered pairs of pod and reason, far above what a node has. Further pairs are dropped.
     pub entries: usize,
 }
 
@@ -43,7 +44,7 @@ pub struct Schedule {
     bucket: TokenBucket,
     /// Nothing is written before this time.
     resume: Duration,
-    /// Failed writes in a row.
+    /// The number of failed writes in a row.
     failures: u32,
     tidied: Duration,
 }
@@ -53,9 +54,9 @@ struct Pod {
     shown_uid: PodUid,
     namespace: Arc<str>,
     name: Arc<str>,
-    /// An Event has been written for this pod.
+    /// Whether an Event has been written for this pod.
     has_event: bool,
-    /// At most one per reason.
+    /// The entries, at most one per reason.
     entries: Vec<Entry>,
 }
 
@@ -69,24 +70,24 @@ struct Entry {
     note_until: Duration,
     /// A quiet entry is not written again before this time.
     due: Duration,
-    /// Successful writes.
+    /// The number of successful writes.
     writes: u32,
     /// The number of denials that its Event stands for.
     count: u32,
     /// The time of the last denial.
     last: Duration,
-    /// The last write of this entry failed, and no other write has succeeded since.
+    /// Whether the last write of this entry failed and no other write has succeeded since.
     failed: bool,
     written: Option<Written>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing to write.
+    /// There is nothing to write.
     Quiet,
-    /// Waiting for a write, since this time.
+    /// The entry has been waiting for a write since this time.
     Waiting(Duration),
-    /// Being written.
+    /// The entry is being written.
     Writing,
 }
 
@@ -102,20 +103,20 @@ struct Written {
 pub enum Noted {
     /// An Event is to be written: call [`Schedule::next`].
     Queued,
-    /// It is only counted, for the Event that was or will be written.
+    /// The denial is only counted, for the Event that was or will be written.
     Counted,
-    /// It is dropped, because [`Limits::entries`] is reached.
+    /// The denial is dropped, because [`Limits::entries`] is reached.
     Dropped,
 }
 
 /// How a write failed, as far as the schedule distinguishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The Event to count on is gone; a new one must be created.
+    /// The Event whose count was to be updated is gone; a new one must be created.
     Gone,
     /// The write may succeed later; the whole node backs off.
     Retry,
-    /// The API server will never accept this Event; it is given up.
+    /// The API server will never accept this Event, so it is given up.
     Rejected,
 }
 
@@ -156,7 +157,7 @@ impl Schedule {
             entry.last = now;
             let (quiet, silent_until) = match entry.state {
                 State::Quiet => (true, entry.due),
-                // An entry that waits long must say what is wrong now, not when it was queued.
+                // An entry that waits for a long time must say what is wrong now, not what was wrong when it was queued.
                 State::Waiting(_) | State::Writing => (false, entry.note_until),
             };
             if now < silent_until {
@@ -197,7 +198,7 @@ impl Schedule {
     }
 
     /// The next Event to write. The caller must report the result to [`written`](Self::written) or [`failed`](Self::failed). `Err`
-    /// is the time to wait before the next call, unless a denial is [`Noted::Queued`] meanwhile.
+    /// is the time to wait before the next call, unless a denial is [`Noted::Queued`] in the meantime.
     pub fn next(&mut self, now: Duration) -> Result<Report, Duration> {
         if now < self.resume {
             return Err(self.resume - now);
@@ -206,7 +207,7 @@ impl Schedule {
         if token_at > now {
             return Err(token_at - now);
         }
-        // Last, because it searches all entries.
+        // This comes last, because it searches all entries.
         let Some((uid, at)) = self.first_waiting() else { return Err(TIDY) };
         let Some(pod) = self.pods.get_mut(&uid) else { return Err(TIDY) };
         self.bucket.take(now);
@@ -278,7 +279,7 @@ impl Schedule {
         pod.entries.iter().filter(|entry| matches!(entry.state, State::Waiting(_))).count()
     }
 
-    /// Every ten minutes, forgets entries without denials for so long that their Events are gone. Returns the number of them that
+    /// Every ten minutes, forgets entries that have had no denials for so long that their Events are gone. Returns how many of them
     /// were still waiting for a write.
     pub fn tidy(&mut self, now: Duration) -> usize {
         if now.saturating_sub(self.tidied) < TIDY {
@@ -302,8 +303,8 @@ impl Schedule {
         self.pods.get_mut(pod)?.entries.iter_mut().find(|entry| entry.reason == reason)
     }
 
-    /// The entry to write next. In this order: pods without any Event, other new Events, repetitions, entries whose write failed;
-    /// within each, the one that has waited longest.
+    /// The entry to write next. The order is: pods without any Event, other new Events, repetitions, entries whose write failed.
+    /// Within each group, the entry that has waited longest comes first.
     fn first_waiting(&self) -> Option<(PodUid, usize)> {
         let waiting = self.pods.iter().flat_map(|(uid, pod)| {
             pod.entries.iter().enumerate().filter_map(move |(at, entry)| match entry.state {

@@ -1,4 +1,4 @@
-//! The port that Events are written to: reports and errors.
+//! The port through which Events are written, with its reports and errors.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::types::{Denial, PodUid};
 /// One Event to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// The pod's UID, which the schedule and the index know it by.
+    /// The pod's UID, by which the schedule and the index know the pod.
     pub pod: PodUid,
     /// The UID by which `kubectl describe` finds Events. For a static pod it is the UID of its cgroup.
     pub shown_uid: PodUid,
@@ -23,7 +23,7 @@ pub struct Report {
     pub reason: Denial,
     /// The explanation and the fix, for people. It is the same for every repetition, so that Events are grouped.
     pub note: Arc<str>,
-    /// The Event that already says this; only its count is updated. `None`: a new Event is created.
+    /// The earlier Event with the same note, of which only the count is updated. If it is `None`, a new Event is created.
     pub series: Option<Series>,
 }
 

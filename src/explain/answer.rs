@@ -11,9 +11,9 @@ use crate::pods::index::{Index, Lookup};
 use crate::policy::{Decision, ListSource, NotReady, RoleSource, Rules, ServiceAccount, SessionScope, Subject};
 use crate::types::{AllowList, AnnotationKey, ContainerId, DenialReason, Glob, NamespaceEntry, PodEntry, RoleArn};
 
-/// The most characters of an annotation to show.
+/// The largest number of characters of an annotation to show.
 const SHOWN: usize = 256;
-/// The most bytes of an allow list to repeat in a suggested command.
+/// The largest number of bytes of an allow list to repeat in a suggested command.
 const MAX_COMMAND: usize = 1024;
 
 /// Explains `input`: all of its containers, or `container` only.
@@ -27,7 +27,7 @@ pub(super) fn pod(
 ) -> Result<PodReport, ExplainError> {
     let entry = match index.pod(&input.entry.uid) {
         Lookup::Found(entry) => entry.as_ref(),
-        // Cannot happen: the index was built from these pods.
+        // This cannot happen: the index was built from these pods.
         Lookup::Unknown | Lookup::Ambiguous(_) => &input.entry,
     };
     let view = View { input, index, objects, rules, terms };
@@ -78,7 +78,7 @@ impl View<'_> {
         ContainerReport { name: name.into(), id, answer, once_started }
     }
 
-    /// The same input to the decision that the daemon uses for a request.
+    /// The input of the decision, which is the same as the daemon's for a request.
     fn subject<'a>(&'a self, pod: &'a PodEntry, container: Option<&'a ContainerId>) -> Subject<'a> {
         let account = self.index.service_account(&pod.namespace, &pod.service_account).map(Arc::as_ref);
         let service_account = ServiceAccount::of(self.terms.service_accounts, account);

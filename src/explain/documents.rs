@@ -91,7 +91,7 @@ impl Objects {
                 (Some(of), Some(Value::Array(items))) => {
                     for item in items {
                         let mut item = item.clone();
-                        // Items of a typed list have no kind and version.
+                        // Items of a typed list have no kind or version.
                         if let (Some(fields), false) = (item.as_object_mut(), of.is_empty()) {
                             fields.entry("kind").or_insert_with(|| json!(of));
                             fields.entry("apiVersion").or_insert_with(|| json!(group));
@@ -182,7 +182,7 @@ impl Objects {
 // === impl InputPod ===
 
 impl InputPod {
-    /// How messages name it: `shop/web-1` or `Deployment shop/web`.
+    /// The name to show in messages: `shop/web-1` or `Deployment shop/web`.
     pub(super) fn title(&self) -> String {
         let kind = if self.kind == "Pod" { String::new() } else { format!("{} ", self.kind) };
         format!("{kind}{}/{}", self.entry.namespace, self.entry.name)

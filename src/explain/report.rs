@@ -7,7 +7,7 @@ use crate::policy::{ContainerRoles, Rules, SessionScope};
 /// The explanation of all selected pods.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// `podrole.explain/v1`.
+    /// The name of the schema: `podrole.explain/v1`.
     pub schema: &'static str,
     /// The worst decision of all containers.
     pub decision: Verdict,
@@ -25,7 +25,7 @@ pub struct Report {
 pub enum Verdict {
     /// The container gets the role.
     Allow,
-    /// Undecided: something is not known yet.
+    /// The container's role is undecided, because something is not known yet.
     #[serde(rename = "not-yet")]
     NotReady,
     /// The container gets nothing.
@@ -103,7 +103,7 @@ pub struct Answer {
     pub why: Option<String>,
     /// What to do about it.
     pub fix: Option<String>,
-    /// A command that fixes it.
+    /// A command that fixes the problem.
     pub command: Option<String>,
     /// The session name; `None` also if it is not known yet.
     pub session_name: Option<String>,
@@ -116,7 +116,7 @@ pub struct Answer {
 /// An annotation that requests a role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Requested {
-    /// `container`, `pod` or `service-account`.
+    /// The source of the request: `container`, `pod` or `service-account`.
     pub source: &'static str,
     /// The annotation's key.
     pub annotation: String,
@@ -135,9 +135,9 @@ pub struct RulesReport {
     pub own_roles: Vec<String>,
     /// Whether a namespace without any list allows nothing.
     pub require_allow: bool,
-    /// `shared` or `strict`.
+    /// The value of `--container-roles`: `shared` or `strict`.
     pub container_roles: &'static str,
-    /// `pod`, `service-account` or `role`.
+    /// The value of `--session-scope`: `pod`, `service-account` or `role`.
     pub session_scope: &'static str,
     /// Whether service accounts are a source of roles.
     pub service_account_roles: bool,

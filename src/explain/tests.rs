@@ -189,7 +189,7 @@ fn lists_from_kubectl_are_read() {
     assert_eq!(explained(&list.to_string()).pods[0].containers[0].answer.reason, Some("NoRole"));
 }
 
-/// Anyone who may create pods chooses the text in their objects.
+/// Anyone who may create pods can choose the text in them.
 #[test]
 fn text_from_objects_cannot_control_the_terminal() {
     let evil = "\u{1b}]0;pwned\u{7}\u{9b}31m\r\nDecision     ALLOW\u{202e}\u{85}";

@@ -1,4 +1,4 @@
-//! Renders the documents byte for byte as EC2 does: shell scripts cut them with `grep` and `cut`.
+//! Renders the documents byte for byte as EC2 does, because shell scripts take them apart with `grep` and `cut`.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -14,9 +14,9 @@ use crate::types::{Credentials, RoleArn};
 /// The documents of one set of credentials, rendered once and shared by all requests. Wiped when the last reference is dropped.
 #[derive(Clone)]
 pub struct CredentialsDocument {
-    /// For `security-credentials/<role>`.
+    /// The document for `security-credentials/<role>`.
     pub plain: Bytes,
-    /// For `security-credentials-extended/<role>`: the same, with the role's account.
+    /// The document for `security-credentials-extended/<role>`, which also has the role's account.
     pub extended: Bytes,
     /// The `Last-Modified` header, also rendered once.
     pub last_modified: HeaderValue,
@@ -29,7 +29,7 @@ impl CredentialsDocument {
     pub fn render(credentials: &Credentials, role: &RoleArn, updated: SystemTime) -> Self {
         let render = |account: Option<&str>| {
             let (key, token) = (credentials.secret_access_key.expose(), credentials.session_token.expose());
-            // Room for everything, with escapes: a buffer that grows would leave a copy behind that is never wiped.
+            // The buffer has room for everything, with escapes. A buffer that grows would leave a copy behind that is never wiped.
             let mut body = Zeroizing::new(String::with_capacity(512 + 6 * (key.len() + token.len())));
             body.push_str("{\n  \"Code\" : \"Success\",\n");
             field(&mut body, "LastUpdated", &imds_date(updated));
@@ -72,8 +72,8 @@ pub fn error_document(code: &str, message: &str, updated: SystemTime) -> String 
     body
 }
 
-/// The document of `iam/info`. The profile's ARN ends in the role's name, which some clients take from there. The id is derived from
-/// the role's ARN.
+/// The document of `iam/info`. The profile's ARN ends in the role's name, and some clients take the name from there. The id is derived
+/// from the role's ARN.
 pub fn iam_info(role: &RoleArn, updated: SystemTime) -> String {
     let hash = digest::digest(&digest::SHA256, role.as_str().as_bytes());
     let id: String = hash
@@ -118,7 +118,7 @@ pub fn imds_date(time: SystemTime) -> String {
 /// The time as `Fri, 20 Nov 2026 11:08:02 GMT`.
 pub fn http_date(time: SystemTime) -> HeaderValue {
     let text = jiff::Timestamp::try_from(time).map(|t| t.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
-    // Only a time far outside of any real date cannot be formatted.
+    // Formatting fails only for a time far outside the range of real dates.
     text.ok().and_then(|text| HeaderValue::from_str(&text).ok()).unwrap_or(HeaderValue::from_static(""))
 }
 

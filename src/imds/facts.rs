@@ -4,20 +4,21 @@ use std::sync::Arc;
 
 use super::Fact;
 
-/// Taken once at start. A fact that is `None` does not exist here and is answered with 404: a wrong region is worse than none.
+/// The facts, which are read once at start. A fact that is `None` does not exist on this node and is answered with 404, because a
+/// wrong region is worse than none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// `us-west-2`.
+    /// The region, such as `us-west-2`.
     pub region: Option<Arc<str>>,
-    /// `us-west-2b`.
+    /// The availability zone, such as `us-west-2b`.
     pub zone: Option<Arc<str>>,
-    /// `usw2-az2`.
+    /// The id of the availability zone, such as `usw2-az2`.
     pub zone_id: Option<Arc<str>>,
-    /// `m5.large`.
+    /// The instance type, such as `m5.large`.
     pub instance_type: Option<Arc<str>>,
-    /// `amazonaws.com`.
+    /// The domain of AWS's services, such as `amazonaws.com`.
     pub domain: Option<Arc<str>>,
-    /// `aws`.
+    /// The partition, such as `aws`.
     pub partition: Option<Arc<str>>,
     /// The node's account, twelve digits.
     pub account: Option<Arc<str>>,

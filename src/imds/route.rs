@@ -110,7 +110,7 @@ pub enum Fact {
     Partition,
 }
 
-/// Why a request is not acceptable, whatever the pod may have.
+/// Why a request is not acceptable, whatever role its pod may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
     /// 400: no metadata client sends such a request.
@@ -119,9 +119,9 @@ pub enum Rejection {
     TokenRequired,
     /// 401: the session token is invalid, expired, or belongs to another caller.
     BadToken(TokenError),
-    /// 403: the request came through something that forwards for others, or names another host.
+    /// 403: the request came through a program that forwards requests for others, or it names another host.
     Forwarded(&'static str),
-    /// 403: a PUT to any path but the token's.
+    /// 403: a PUT to a path other than the token's.
     PutElsewhere,
     /// 405, with the methods that are allowed.
     Method {
@@ -142,7 +142,7 @@ pub enum SessionToken<'a> {
 /// An acceptable request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classified<'a> {
-    /// What it asks for.
+    /// What the request asks for.
     pub route: Route,
     /// Its session token, or why the token makes the request unacceptable.
     pub token: Result<SessionToken<'a>, Rejection>,
@@ -186,7 +186,7 @@ fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Rejection> {
     Ok(SessionToken::Present(token.as_bytes()))
 }
 
-/// Rejects what hyper accepts and no metadata client sends: it could be used for request smuggling.
+/// Rejects requests that hyper accepts but no metadata client sends, because they could be used for request smuggling.
 fn check_framing(head: &Parts) -> Result<(), Rejection> {
     if head.version != Version::HTTP_11 && head.version != Version::HTTP_10 {
         return Err(Rejection::Malformed("not HTTP/1.1 or HTTP/1.0"));
@@ -206,8 +206,8 @@ fn check_framing(head: &Parts) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Rejects requests that were not meant for the metadata service. A browser or proxy that was tricked into sending one names another
-/// host or adds headers of its own.
+/// Rejects requests that were not meant for the metadata service. A browser or proxy that is tricked into sending such a request
+/// names another host or adds headers of its own.
 fn check_origin(head: &Parts) -> Result<(), Rejection> {
     let mut hosts = head.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -313,7 +313,8 @@ fn meta_data(path: &str) -> Route {
             name => Route::Credentials { role: name.into(), extended },
         };
     }
-    // Leaves have both spellings: boto asks for `availability-zone/`, the C++ SDK for the same without the slash.
+    // Paths of single values work with and without a final slash: boto asks for `availability-zone/`, the C++ SDK for
+    // `availability-zone`.
     match path.strip_suffix('/').unwrap_or(path) {
         "" => Route::Listing(Listing::MetaData),
         "iam" => Route::Listing(Listing::Iam),
@@ -351,7 +352,7 @@ impl Listing {
 // === impl Rejection ===
 
 impl Rejection {
-    /// The stable name: the outcome of such a request in `podrole_http_requests_total`.
+    /// The stable name, which is the outcome of a rejected request in `podrole_http_requests_total`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Malformed(_) => "malformed",
@@ -367,7 +368,7 @@ impl Rejection {
 // === impl Route ===
 
 impl Route {
-    /// The stable name: the `route` label of `podrole_http_requests_total`.
+    /// The stable name, which is the `route` label of `podrole_http_requests_total`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Token { .. } => "token",

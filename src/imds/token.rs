@@ -1,8 +1,8 @@
-//! IMDSv2 session tokens without a table: sealed with a key that only this node has.
+//! IMDSv2 session tokens. They are not stored, but sealed with a key that only this node has.
 //!
-//! A token is `key id (4) | nonce (12) | sealed expiry (8) | tag (16)`: 40 bytes or 56 characters in base64url, like EC2's. The seal
-//! covers the caller's kernel identity, so a token is worthless in another container. Since nothing is stored, no pod can fill a
-//! table, and a restart loses no token: some SDKs keep a token for six hours and do not ask for another.
+//! A token is `key id (4) | nonce (12) | sealed expiry (8) | tag (16)`: 40 bytes or 56 characters in base64url, like EC2's. The
+//! seal covers the caller's kernel identity, so a token is worthless in another container. Since nothing is stored, no pod can fill
+//! a table, and a restart loses no token. This matters because some SDKs keep a token for six hours and do not ask for another.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::types::KernelIdentity;
 
-/// EC2's limit: six hours.
+/// The longest life of a token, in seconds: six hours, as on EC2.
 pub const MAX_TTL: u32 = 21_600;
 /// How long a key seals new tokens. After that it opens old ones for another [`MAX_TTL`].
 pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -25,7 +25,7 @@ const TEXT: usize = RAW.div_ceil(3) * 4;
 /// One key.
 #[derive(Clone)]
 pub struct Key {
-    /// Names the key inside a token; random.
+    /// The random id that names the key inside a token.
     pub id: [u8; 4],
     /// The AES-256 key.
     pub secret: Zeroizing<[u8; 32]>,
@@ -33,7 +33,7 @@ pub struct Key {
     pub made: Duration,
 }
 
-/// The keys in use: the newest seals tokens, all open them.
+/// The keys in use. The newest one seals new tokens; all of them open tokens.
 pub struct KeyRing {
     keys: Vec<(Key, LessSafeKey)>,
 }
@@ -50,16 +50,16 @@ pub enum TokenBinding<'a> {
 /// Why a token is rejected. EC2 answers 401 in every case.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum TokenError {
-    /// Not a token that podrole issues.
+    /// The text is not a token that podrole issues.
     #[error("not a podrole session token")]
     Malformed,
-    /// Sealed with a key that this node does not have, or has no longer.
+    /// The token is sealed with a key that this node does not have, or no longer has.
     #[error("sealed with an unknown key")]
     UnknownKey,
-    /// Forged, or issued to another caller.
+    /// The token is forged, or it was issued to another caller.
     #[error("forged, or issued to another caller")]
     Foreign,
-    /// Expired.
+    /// The token has expired.
     #[error("expired")]
     Expired,
 }
@@ -132,7 +132,8 @@ impl std::fmt::Debug for KeyRing {
 // === impl TokenBinding ===
 
 impl TokenBinding<'_> {
-    /// The additional data of the seal. Unambiguous: the first byte names the form, and neither a UID nor an id contains a NUL.
+    /// The additional data of the seal. It is unambiguous: the first byte names the form, and neither a UID nor an id contains a
+    /// NUL.
     fn aad(&self) -> Vec<u8> {
         match self {
             Self::Kernel(KernelIdentity { pod, container }) => {

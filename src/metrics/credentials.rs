@@ -13,11 +13,11 @@ const STS_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 
 closed_set! {
     /// The result of a lookup in the credential cache.
     pub enum CacheLookup {
-        /// It had valid credentials.
+        /// The cache had valid credentials.
         Hit = "hit",
         /// The caller waited for STS.
         Wait = "wait",
-        /// It had a recent denial by STS.
+        /// The cache had a recent denial by STS.
         Denied = "denied",
     }
 }
@@ -27,7 +27,8 @@ closed_set! {
 pub(super) struct CredentialMetrics {
     sts_requests: IntCounterVec,
     sts_seconds: Histogram,
-    /// One counter for each [`CacheLookup`], in its order: every request for credentials increments one, so they are resolved once.
+    /// One counter for each [`CacheLookup`], in the same order. Every request for credentials increments one, so the counters are
+    /// resolved only once.
     lookups: [IntCounter; CacheLookup::ALL.len()],
     entries: IntGauge,
     base_remaining: Gauge,

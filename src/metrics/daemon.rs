@@ -7,7 +7,7 @@ use super::families::{Families, Label};
 use crate::types::closed_set;
 
 closed_set! {
-    /// Degradations of the daemon that an operator should see although they block nobody.
+    /// Faults of the daemon that an operator should see, although they block no pod.
     pub enum Fault {
         /// The persisted key ring could not be read or written: session tokens do not survive a restart.
         KeyRing = "key_ring",
@@ -31,9 +31,9 @@ closed_set! {
 closed_set! {
     /// How callers are identified.
     pub enum IdentityMode {
-        /// By the kernel.
+        /// Callers are identified by the kernel.
         Kernel = "kernel",
-        /// By address, the weaker mode.
+        /// Callers are identified by address, which is weaker.
         Ip = "ip",
     }
 }

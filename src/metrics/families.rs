@@ -23,7 +23,7 @@ pub struct Family {
     pub labels: Vec<Label>,
 }
 
-/// The registry while the areas declare their families.
+/// The registry as it is while the areas declare their families.
 #[derive(Debug, Default)]
 pub(super) struct Families {
     registry: Registry,
@@ -67,7 +67,7 @@ impl Families {
         self.register(name, labels, gauges)
     }
 
-    /// A gauge of seconds, with a fraction.
+    /// A gauge of seconds that may have a fraction.
     pub(super) fn seconds(&mut self, name: &'static str, help: &str) -> Gauge {
         let gauge = Gauge::new(name, help).expect("a valid name");
         self.register(name, &[], gauge)

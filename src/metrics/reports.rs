@@ -23,11 +23,11 @@ closed_set! {
     pub enum EventResult {
         /// The Event was created, or the count of an earlier one was raised.
         Published = "published",
-        /// The API server did not take it; podrole tries again.
+        /// The API server did not accept the Event; podrole tries again.
         Failed = "failed",
-        /// podrole has no right to create Events; it tries again.
+        /// podrole has no right to create Events; podrole tries again.
         Forbidden = "forbidden",
-        /// It is never written: the queue was full, the pod was deleted first, or the API server rejected the Event.
+        /// The Event is never written: the queue was full, the pod was deleted first, or the API server rejected the Event.
         Dropped = "dropped",
     }
 }

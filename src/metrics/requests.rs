@@ -8,16 +8,16 @@ use super::Metrics;
 use super::families::{Families, Label};
 use crate::types::{Denial, closed_set};
 
-/// One second is a boundary, because common SDKs time out after one second.
+/// The buckets of request durations. One second is a boundary, because common SDKs time out after one second.
 const REQUEST_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 2.5];
 const IDENTITY_BUCKETS: &[f64] = &[2e-6, 5e-6, 1e-5, 2.5e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
 
 closed_set! {
     /// Why a request without a valid session token was served.
     pub enum ImdsV1Reason {
-        /// It had no token.
+        /// The request had no token.
         NoToken = "no_token",
-        /// Its token was invalid, and it would have been served without one.
+        /// The request's token was invalid, and the request would have been served without one.
         BadToken = "bad_token",
     }
 }
@@ -25,7 +25,7 @@ closed_set! {
 closed_set! {
     /// Why a connection was reset before its first request.
     pub enum ConnectionRefused {
-        /// It did not come through the redirect rules.
+        /// The connection did not come through the redirect rules.
         NotRedirected = "not_redirected",
         /// There are too many connections, from its address or in total.
         TooMany = "too_many",
@@ -92,7 +92,7 @@ impl Metrics {
         self.requests.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
     }
 
-    /// Records how long it took to prove who is calling.
+    /// Records how long it took to prove the caller's identity.
     pub fn identity(&self, took: Duration) {
         self.requests.identity_seconds.observe(took.as_secs_f64());
     }

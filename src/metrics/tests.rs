@@ -13,7 +13,7 @@ fn renders_what_was_counted() {
     assert!(text.contains("podrole_build_info"));
 }
 
-/// Counts into every family.
+/// Metrics with at least one value in every family.
 fn counted() -> Metrics {
     let metrics = Metrics::new();
     let took = Duration::from_millis(1);
@@ -38,7 +38,8 @@ fn counted() -> Metrics {
     metrics
 }
 
-/// All families there are, whether counted into or not. A pod, a role or a namespace would be a label without bound.
+/// Compares the labels of all families, including families without values. A label with the names of pods, roles or namespaces
+/// would have an unlimited number of values.
 #[test]
 fn labels_are_these_and_no_others() {
     let expected: BTreeMap<&str, &[&str]> = BTreeMap::from([

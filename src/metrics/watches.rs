@@ -9,7 +9,7 @@ use super::families::{Families, Label};
 use crate::types::closed_set;
 
 closed_set! {
-    /// The watches, by what they watch.
+    /// The watches, named after what they watch.
     pub enum Watch {
         /// Pods of this node.
         Pods = "pods",

@@ -1,5 +1,5 @@
-//! What `podrole check` asks the API server: whether it answers, which rights podrole has, and whether the node has pods. Writes
-//! nothing: an access review is a question that is sent by POST.
+//! What `podrole check` asks the API server: whether it answers, which rights podrole has, and whether the node has pods. This
+//! module writes nothing: an access review is only a question, although it is sent by POST.
 
 use anyhow::Context as _;
 use k8s_openapi::api::authorization::v1::{
@@ -20,7 +20,7 @@ pub struct Right {
     pub verb: &'static str,
 }
 
-/// Asks one API server.
+/// Sends the questions of `podrole check` to one API server.
 #[derive(Clone)]
 pub struct Access {
     client: Client,
@@ -29,7 +29,7 @@ pub struct Access {
 // === impl Access ===
 
 impl Access {
-    /// Asks through a client made by [`super::client::client`].
+    /// Uses a client that [`super::client::client`] made.
     pub fn new(client: Client) -> Self {
         Self { client }
     }

@@ -9,25 +9,25 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// How long a connection attempt may take.
 const KUBE_CONNECT: Duration = Duration::from_secs(5);
-/// How long a read may take. Longer than a watch, which the server ends or marks before; without a limit, a list that the server
-/// never answers would hang for good.
+/// How long a read may take. The limit is longer than a watch is ever silent, because the server ends the watch or sends a
+/// bookmark earlier. Without a limit, a list that the server never answers would hang forever.
 const KUBE_READ: Duration = Duration::from_secs(90);
 
 /// How to reach the API server.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
-    /// Kubeconfigs, merged as kubectl merges them. Empty: use the service account of podrole's own pod.
+    /// Kubeconfigs, merged as kubectl merges them. If there are none, the service account of podrole's own pod is used.
     pub kubeconfigs: Vec<PathBuf>,
-    /// The context to use; `None`: the current one.
+    /// The context to use; `None` for the current one.
     pub context: Option<String>,
 }
 
-/// A client for the API server that `kubeconfig` names or, without one, for that of podrole's own pod.
+/// A client for the API server that `kubeconfig` names or, without a kubeconfig, for the API server that podrole's own pod uses.
 pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     finish(of_daemon(kubeconfig).await?)
 }
 
-/// The same, but without retries: for callers that count their calls.
+/// Like [`client`], but without retries, for callers that count their calls.
 pub async fn client_of_single_attempts(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     let mut config = of_daemon(kubeconfig).await?;
     config.default_retry = false;

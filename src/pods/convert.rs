@@ -29,7 +29,7 @@ pub struct SlimPod {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SlimMeta {
-    /// As in [`SlimPod`].
+    /// The same fields as in [`SlimPod`].
     #[serde(deserialize_with = "slim_meta")]
     pub metadata: ObjectMeta,
 }
@@ -164,8 +164,8 @@ impl<'a> Annotations<'a> {
         self.get(AnnotationKey::ExternalId).map(|text| ExternalId::parse(text).map_err(bad))
     }
 
-    /// The kubelet names a static pod's cgroup by its config hash. Every user can write that annotation, so only a value that has the
-    /// exact form of the hash counts, and the index never lets it shadow a real UID.
+    /// The kubelet names a static pod's cgroup by its config hash. Every user can write the annotation with the hash, so only a
+    /// value that has the exact form of the hash counts, and the index never lets it shadow a real UID.
     fn cgroup_uid(&self, uid: &PodUid) -> Option<PodUid> {
         let hash = [AnnotationKey::ConfigHash, AnnotationKey::ConfigMirror]
             .into_iter()
@@ -195,7 +195,7 @@ impl Spec {
 }
 
 impl Container {
-    /// Whether it has NET_RAW, which runtimes grant unless it is dropped.
+    /// Whether the container has NET_RAW, which runtimes grant unless it is dropped.
     fn can_sniff(&self) -> bool {
         let Some(context) = &self.security_context else { return true };
         let named = |list: &Option<Vec<String>>, names: &[&str]| {

@@ -1,4 +1,4 @@
-//! Which pods, namespaces and service accounts exist, by the keys that requests are answered with. Pure.
+//! The pods, namespaces and service accounts that exist, by the keys that are used to answer requests. Pure.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::types::{NamespaceEntry, PodEntry, PodUid, ServiceAccountEntry};
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     pods: Arc<HashMap<PodUid, Arc<PodEntry>>>,
-    /// Static pods by the UID that their cgroups carry. If several pods claim one UID, at least one of them is false, so the index
-    /// believes none.
+    /// Static pods by the UID that their cgroups carry. If several pods claim one UID, at least one of the claims is false, so the
+    /// index trusts none of them.
     aliases: Arc<HashMap<PodUid, Vec<PodUid>>>,
     namespaces: Arc<HashMap<Arc<str>, Arc<NamespaceEntry>>>,
-    /// By namespace: a large cluster has tens of thousands, and an update copies only one namespace's.
+    /// The service accounts, by namespace. A large cluster has tens of thousands, and an update copies only those of one namespace.
     service_accounts: Arc<HashMap<Arc<str>, AccountsByName>>,
     version: u64,
 }
@@ -25,9 +25,9 @@ type AccountsByName = Arc<HashMap<Arc<str>, Arc<ServiceAccountEntry>>>;
 /// The pod that a cgroup's UID belongs to.
 #[derive(Clone, Debug)]
 pub enum Lookup<'a> {
-    /// This pod.
+    /// The UID belongs to this pod.
     Found(&'a Arc<PodEntry>),
-    /// No pod that the watch has shown yet.
+    /// The watch has not shown such a pod yet.
     Unknown,
     /// These pods all claim the UID.
     Ambiguous(Vec<&'a Arc<PodEntry>>),
@@ -48,7 +48,7 @@ pub enum ChangeKind {
     /// The pod is new in the index.
     Added,
     /// Something that decides the pod's credentials has changed: it has finished, it asks for something else, or its namespace or
-    /// service account has changed. What it was given must not be refreshed on the old terms.
+    /// service account has changed. Credentials that the pod was given must not be refreshed on the old terms.
     Changed,
     /// The pod has been deleted, or another pod of the same name has replaced it.
     Gone,
@@ -99,15 +99,15 @@ impl Index {
         self.version += 1;
     }
 
-    /// Whether this is the same snapshot as `other`: an update that changed nothing leaves it so.
+    /// Whether this is the same snapshot as `other`, as it is after an update that changed nothing.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.pods, &other.pods)
             && Arc::ptr_eq(&self.namespaces, &other.namespaces)
             && Arc::ptr_eq(&self.service_accounts, &other.service_accounts)
     }
 
-    // Every update returns what it means for pods, at most one change per pod. An object that is equal to the known one changes
-    // nothing: API servers send many such events.
+    // Every update returns the resulting changes of pods, at most one per pod. An object that is equal to the known one changes
+    // nothing; API servers send many such events.
 
     /// Adds or replaces a pod. A pod of the same name with another UID is gone: its deletion was missed.
     pub fn apply_pod(&mut self, pod: PodEntry) -> Vec<PodChange> {
@@ -126,7 +126,7 @@ impl Index {
         replaced.into_iter().map(PodChange::gone).chain(change).collect()
     }
 
-    /// Deletes a pod. No change if there is none with this UID.
+    /// Deletes a pod. Nothing changes if no pod has this UID.
     pub fn delete_pod(&mut self, uid: &PodUid) -> Vec<PodChange> {
         if !self.pods.contains_key(uid) {
             return Vec::new();
@@ -136,7 +136,7 @@ impl Index {
         vec![PodChange::gone(uid.clone())]
     }
 
-    /// Replaces all pods by a new list.
+    /// Replaces all pods with a new list.
     pub fn reset_pods(&mut self, pods: Vec<PodEntry>) -> Vec<PodChange> {
         let old = std::mem::take(&mut self.pods);
         let mut changes = Vec::new();
@@ -158,7 +158,7 @@ impl Index {
         if old.is_some_and(|old| **old == namespace) {
             return Vec::new();
         }
-        // Nothing was granted before the namespace was known.
+        // Nothing was granted before the namespace was known, so a new namespace changes no pod.
         let was_known = old.is_some();
         let name = namespace.name.clone();
         Arc::make_mut(&mut self.namespaces).insert(name.clone(), Arc::new(namespace));
@@ -174,7 +174,7 @@ impl Index {
         self.pods_of_namespace(name).collect()
     }
 
-    /// Replaces all namespaces by a new list.
+    /// Replaces all namespaces with a new list.
     pub fn reset_namespaces(&mut self, namespaces: Vec<NamespaceEntry>) -> Vec<PodChange> {
         let old = std::mem::take(&mut self.namespaces);
         let entries = namespaces.into_iter().map(|new| (new.name.clone(), kept(old.get(&new.name), new)));
@@ -212,7 +212,7 @@ impl Index {
         self.pods_of_service_account(namespace, name).collect()
     }
 
-    /// Replaces all service accounts by a new list.
+    /// Replaces all service accounts with a new list.
     pub fn reset_service_accounts(&mut self, accounts: Vec<ServiceAccountEntry>) -> Vec<PodChange> {
         let old = std::mem::take(&mut self.service_accounts);
         let mut new: HashMap<Arc<str>, HashMap<Arc<str>, Arc<ServiceAccountEntry>>> = HashMap::new();
@@ -238,7 +238,8 @@ impl Index {
         self.pods().filter(uses_it).map(|pod| PodChange::changed(pod.uid.clone()))
     }
 
-    /// Rebuilds the aliases after every change: a node has a handful of static pods, and a rebuilt map cannot drift.
+    /// Rebuilds the aliases after every change. This is cheap, because a node has only a handful of static pods, and a rebuilt map
+    /// cannot drift.
     fn index_aliases(&mut self) {
         let mut aliases: HashMap<PodUid, Vec<PodUid>> = HashMap::new();
         for pod in self.pods.values() {

@@ -1,4 +1,4 @@
-//! Reads single objects from the API server, for `explain`. The daemon itself decides by its watches only.
+//! Reads single objects from the API server, for `explain`. The daemon's own decisions use only its watches.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::client::{Reach, finish};
 use crate::types::causes;
 
-/// Time for one request, including the login program that a kubeconfig may name.
+/// Time limit of one request, including the login program that a kubeconfig may name.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads objects.
@@ -33,18 +33,18 @@ pub enum Object<'a> {
 /// Why an object cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// It does not exist.
+    /// The object does not exist.
     #[error("there is no {0}")]
     NotFound(String),
-    /// The user has no right to read it.
+    /// The user has no right to read the object.
     #[error(
         "not allowed to read {what}: {said}; this needs the right to get or list pods and namespaces, and serviceaccounts if they are \
          a source of roles"
     )]
     Forbidden {
-        /// What was asked for.
+        /// The requested object.
         what: String,
-        /// The API server's words.
+        /// The API server's message.
         said: String,
     },
     /// The API server does not accept the user's credentials.
@@ -55,7 +55,7 @@ pub enum ReadError {
     /// No object can have this name.
     #[error("{0:?} is not a valid name of a Kubernetes object")]
     Name(String),
-    /// The API server did not answer, or not with what was asked for.
+    /// The API server did not answer, or its answer is not the requested object.
     #[error("{}", causes(.0.as_ref()))]
     Failed(#[from] anyhow::Error),
 }
@@ -77,7 +77,8 @@ impl Reader {
         &self.default_namespace
     }
 
-    /// Reads an object. Works with the right to get it, and with only the right to list, which is all that the daemon has.
+    /// Reads an object. The right to get the object is enough, and so is the right to list, which is the only one that the daemon
+    /// has.
     pub async fn read(&self, object: Object<'_>) -> Result<Value, ReadError> {
         object.check()?;
         match self.request(object, &object.path()).await {

@@ -1,4 +1,4 @@
-//! The index as the rest of the daemon sees it: a snapshot to read, a signal to wait for, one writer at a time.
+//! The index as the rest of the daemon sees it: a snapshot to read, a signal to wait for, and one writer at a time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::index::{Index, PodChange};
 
-/// Called with each change of a pod and the snapshot that brought it, after readers see that snapshot.
+/// A function that is called with each change of a pod and the snapshot that contains the change, once readers see that snapshot.
 pub type OnChange = Box<dyn Fn(&Index, &PodChange) + Send + Sync>;
 
 /// Shared access to the [`Index`].
@@ -31,7 +31,7 @@ impl Store {
         self.snapshot.load()
     }
 
-    /// Wakes when the snapshot changes. Subscribe before you read the snapshot, or you miss a change in between.
+    /// Wakes when the snapshot changes. Subscribe before you read the snapshot; otherwise you can miss a change in between.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }

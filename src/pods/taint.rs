@@ -1,7 +1,7 @@
 //! Removes the startup taint from this node once the daemon is ready. Until then the taint keeps pods off the node.
 //!
-//! The system that creates the node sets the taint (a node group, Karpenter's startupTaints); podrole never adds one. It removes the
-//! taint once per start: a taint that appears later was set on purpose.
+//! The system that creates the node, such as a node group or Karpenter with its startupTaints, sets the taint; podrole never adds
+//! one. It removes the taint once per start: a taint that appears later was set on purpose.
 
 use std::sync::Arc;
 use std::time::Duration;

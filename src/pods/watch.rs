@@ -23,20 +23,20 @@ use crate::metrics::{Metrics, Watch};
 use crate::readiness::BlockReady;
 use crate::types::causes;
 
-/// A watch connection is abandoned after this time without data: the API server ends every watch by then, so the connection is dead.
-/// Stale data only delays new pods; it never gives a pod the identity of another.
+/// A watch connection is abandoned after this time without data. The API server ends every watch by then, so the connection must be
+/// dead. Stale data only delays new pods; it never gives a pod the identity of another.
 const WATCH_TIMEOUT_SECONDS: u32 = 60;
-/// Between attempts to restart a watch.
+/// The pause between attempts to restart a watch.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 
-/// The readiness guards that each watch drops when its first list is complete.
+/// The readiness guards, one for each watch. A watch drops its guard when its first list is complete.
 #[derive(Debug)]
 pub struct FirstLists {
-    /// For pods.
+    /// The guard of the watch of pods.
     pub pods: BlockReady,
-    /// For namespaces.
+    /// The guard of the watch of namespaces.
     pub namespaces: BlockReady,
-    /// For service accounts. `None` if they are not a source of roles; they are not watched then.
+    /// The guard of the watch of service accounts; `None` if they are not a source of roles and therefore not watched.
     pub service_accounts: Option<BlockReady>,
 }
 
@@ -93,7 +93,7 @@ struct Context {
 /// How objects of one kind update the index.
 trait Indexed: Sized {
     type Entry;
-    /// The entry of this object; `None` if it lacks what every entry needs.
+    /// The entry of this object; `None` if the object lacks a field that every entry needs.
     fn entry(&self) -> Option<Self::Entry>;
     fn apply(index: &mut Index, entry: Self::Entry) -> Vec<PodChange>;
     fn delete(index: &mut Index, entry: Self::Entry) -> Vec<PodChange>;
@@ -123,7 +123,7 @@ where
         };
         metrics.watch_event(watch, SystemClock.boot());
         match event {
-            // Does not reset the backoff: it precedes every list, including those that the API server rejects.
+            // This event does not reset the backoff, because it precedes every list, including those that the API server rejects.
             Event::Init => {
                 relist.clear();
                 continue;
@@ -133,7 +133,7 @@ where
                 let entries = std::mem::take(&mut relist);
                 info!(watch = watch.name(), objects = entries.len(), "Received a complete list; replacing the index");
                 store.update(|index| K::reset(index, entries));
-                // Only after the update: before it, an object that is not listed yet looks as if it did not exist.
+                // This comes after the update, because before it an object that is not listed yet looks as if it did not exist.
                 drop(ready.take());
             }
             Event::Apply(object) => {

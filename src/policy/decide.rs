@@ -1,4 +1,4 @@
-//! Decides from pod, container, service account and namespace: a grant, a denial with its reason, or not ready.
+//! Makes a decision from the pod, container, service account and namespace: a grant, a denial with its reason, or not ready.
 
 use super::{ContainerRoles, Rules, SessionScope};
 use crate::types::{
@@ -6,8 +6,8 @@ use crate::types::{
     NamespaceEntry, PodEntry, RoleArn, RoleRef, ServiceAccountEntry, SessionName, closed_set,
 };
 
-/// The pod that a decision is about, with the objects that matter. `None` means that the watch has not shown the object yet, not
-/// that it does not exist.
+/// The pod that a decision is about, with the other objects that the decision depends on. `None` means that the watch has not shown
+/// the object yet, not that it does not exist.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The pod.
@@ -52,7 +52,7 @@ pub enum Decision {
     Allow(Grant),
     /// The pod gets nothing, for this reason, until an object changes.
     Deny(DenialReason),
-    /// Not known yet: the request waits until the watch shows more.
+    /// The decision is not known yet. The request waits until the watch shows more.
     NotReady(NotReady),
 }
 
@@ -68,7 +68,8 @@ pub struct Grant {
 }
 
 closed_set! {
-    /// What a decision waits for. The name is the outcome of such a request in `podrole_http_requests_total`.
+    /// What a decision waits for. Requests without a decision for this reason have the name as their outcome in
+    /// `podrole_http_requests_total`.
     pub enum NotReady {
         /// The pod has per-container roles, and its status does not show this container yet.
         Container = "container_unknown",
@@ -79,7 +80,7 @@ closed_set! {
     }
 }
 
-/// A list that may allow a namespace's pods a role.
+/// The source of a list that may allow roles to the pods of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListSource {
     /// The namespace's annotation with globs.
@@ -110,7 +111,7 @@ impl<'a> Subject<'a> {
     pub fn source(self) -> Result<RoleSource<'a>, NotReady> {
         let pod = self.pod;
         if !pod.container_roles.is_empty() {
-            // An id that is missing in the statuses may belong to a container with its own role. The pod's role would be wrong.
+            // A container whose id is not in the statuses may have its own role, so it must not get the pod's role.
             let name = self.container.and_then(|id| pod.container_name(id)).ok_or(NotReady::Container)?;
             if let Some(over) = pod.container_roles.iter().find(|over| over.container == *name) {
                 return Ok(RoleSource::Container(over));
@@ -157,7 +158,7 @@ impl Rules {
 
     fn grant(&self, subject: Subject<'_>) -> Result<Grant, NoGrant> {
         let pod = subject.pod;
-        // First, because the metadata service waits for the namespace before it asks for a decision.
+        // The namespace comes first, because the metadata service waits for the namespace before it asks for a decision.
         let namespace = subject.namespace.ok_or(NotReady::Namespace)?;
         if pod.finished {
             return Err(DenialReason::PodFinished.into());
@@ -188,7 +189,7 @@ impl Rules {
         })
     }
 
-    /// Whether `role` matches the ceiling, without which no namespace can use it.
+    /// Whether `role` matches the ceiling. No namespace can use a role that does not.
     pub fn under_ceiling(&self, role: &RoleArn) -> bool {
         self.ceiling.iter().any(|glob| glob.matches(role, &self.base))
     }
@@ -235,7 +236,7 @@ impl Rules {
         if lists.peek().is_none() && !self.require_allow {
             return Ok(());
         }
-        // A list that cannot be parsed still restricts the namespace, because its author meant to restrict.
+        // A list that cannot be parsed still restricts the namespace, because its author meant to restrict it.
         Err(match lists.find_map(Result::err) {
             Some(bad) => DenialReason::BadAllowList { bad: bad.clone() },
             None => DenialReason::NamespaceNotPermitted { role: role.clone() },

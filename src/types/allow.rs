@@ -9,7 +9,8 @@ use thiserror::Error;
 
 use super::{BaseArn, RoleArn};
 
-/// Far more than any real list has. A longer list is a mistake or an attempt to make matching slow.
+/// The largest number of patterns in a list, far more than any real list has. A longer list is a mistake or an attempt to make
+/// matching slow.
 const MAX_PATTERNS: usize = 4096;
 /// The largest compiled regular expression, in bytes, so that one namespace cannot use up the node's memory.
 const REGEX_SIZE_LIMIT: usize = 256 * 1024;
@@ -36,16 +37,16 @@ pub enum AllowList {
 /// Why a list is invalid.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum AllowListError {
-    /// It is not a JSON array of strings.
+    /// The list is not a JSON array of strings.
     #[error("is not a JSON array of strings, such as [\"web-*\"]")]
     NotJson,
-    /// It has more patterns than a real list.
+    /// The list has more patterns than any real list.
     #[error("has more than {MAX_PATTERNS} patterns")]
     TooMany,
-    /// It has an empty pattern, or one with characters that no role has.
+    /// The list has an empty pattern, or one with characters that no role has.
     #[error("has an empty pattern, or one with characters that no role ARN has")]
     Pattern,
-    /// It is not a regular expression, or the expression is too large.
+    /// The text is not a regular expression, or the expression is too large.
     #[error("is not a valid regular expression, or has more than {MAX_REGEX} characters")]
     Regex,
 }
@@ -76,7 +77,7 @@ impl Glob {
     }
 }
 
-/// Matches with two cursors and the last star, to which it goes back on a mismatch. It is linear in practice and never recursive.
+/// Matches with two cursors. On a mismatch it goes back to the last star. It is linear in practice and never recursive.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -136,7 +137,7 @@ impl AllowList {
     }
 }
 
-/// The first strings of a JSON array, one more than a list may have. The rest is parsed but not kept.
+/// The first strings of a JSON array, at most one more than a list may have. The rest is parsed but not kept.
 struct FirstPatterns(Vec<String>);
 
 impl<'de> Deserialize<'de> for FirstPatterns {

@@ -24,7 +24,7 @@ closed_set! {
         ImdsV1 = "podrole.dev/imds-v1",
         /// The UID in the cgroup names of a static pod; the kubelet sets it.
         ConfigHash = "kubernetes.io/config.hash",
-        /// The same on the static pod's mirror object in the API server.
+        /// The UID in the cgroup names of a static pod, on its mirror object in the API server.
         ConfigMirror = "kubernetes.io/config.mirror",
         /// Marks the bookmark that ends a streamed first list. A watcher that does not see it never becomes ready.
         InitialEventsEnd = "k8s.io/initial-events-end",
@@ -34,16 +34,16 @@ closed_set! {
 /// Who sets an annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetBy {
-    /// People, so the documentation describes it.
+    /// People set it, so the documentation describes it.
     People,
-    /// Kubernetes.
+    /// Kubernetes sets it.
     Kubernetes,
 }
 
 // === impl AnnotationKey ===
 
 impl AnnotationKey {
-    /// The key that `text` is, if podrole reads it.
+    /// The annotation whose key is `text`, if podrole reads it.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|key| match key.is_prefix() {
             true => text.starts_with(key.name()),
@@ -51,7 +51,7 @@ impl AnnotationKey {
         })
     }
 
-    /// Whether more of the key follows the name.
+    /// Whether the name is only the beginning of the key.
     pub const fn is_prefix(self) -> bool {
         matches!(self, Self::ContainerRole)
     }

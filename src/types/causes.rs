@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-/// The whole chain of an error. A link that already repeats the text of its cause is not followed by it again. kube needs this: its
-/// own text often ends with "error returned by service".
+/// The text of an error, followed by the texts of all its causes. A text that already ends with that of its cause is not followed
+/// by it again. Errors from kube need the causes: their own text often ends with "error returned by service".
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -6,7 +6,7 @@
 ///
 /// ```text
 /// closed_set! {
-///     /// The watches, by what they watch.
+///     /// The watches, named after what they watch.
 ///     pub enum Watch {
 ///         /// Pods of this node.
 ///         Pods = "pods",

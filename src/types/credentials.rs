@@ -13,18 +13,19 @@ pub struct Secret(Arc<Zeroizing<String>>);
 /// The credentials that STS issued for one identity. Clones share the secrets; they are not copied.
 #[derive(Clone)]
 pub struct Credentials {
-    /// `ASIA…`. It is not a secret; it links the audit line to CloudTrail.
+    /// The access key ID, `ASIA…`. It is not a secret; it links the audit line to CloudTrail.
     pub access_key_id: Arc<str>,
     /// The signing key.
     pub secret_access_key: Secret,
     /// The session token.
     pub session_token: Secret,
-    /// When AWS stops accepting them, by AWS's clock. SDKs get this time; podrole never compares it with the node's wall clock.
+    /// When AWS stops accepting the credentials, by AWS's clock. SDKs get this time; podrole never compares it with the node's wall
+    /// clock.
     pub expiration: SystemTime,
-    /// When they end by `Clock::boot`, measured from their receipt. This clock does not jump, so a change of the wall clock neither
-    /// expires them nor keeps them alive.
+    /// When the credentials end by `Clock::boot`, measured from their receipt. This clock does not jump, so a change of the wall
+    /// clock neither expires them nor keeps them alive.
     pub expires_at: Duration,
-    /// When they were received, by `Clock::boot`.
+    /// When the credentials were received, by `Clock::boot`.
     pub issued_at: Duration,
 }
 
@@ -51,12 +52,12 @@ impl fmt::Debug for Secret {
 // === impl Credentials ===
 
 impl Credentials {
-    /// The remaining life at `boot`; zero once they have ended.
+    /// The remaining life of the credentials at `boot`; zero once they have ended.
     pub fn remaining(&self, boot: Duration) -> Duration {
         self.expires_at.saturating_sub(boot)
     }
 
-    /// Their whole life, from receipt to end.
+    /// The whole life of the credentials, from receipt to end.
     pub fn lifetime(&self) -> Duration {
         self.expires_at.saturating_sub(self.issued_at)
     }

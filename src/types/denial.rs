@@ -4,7 +4,7 @@
 use super::{BadAnnotation, RoleArn, closed_set};
 
 closed_set! {
-    /// The reason of an Event: few and stable, so that Events can be grouped and selected by it.
+    /// The reason of an Event. The reasons are few and stable, so that Events can be grouped and selected by them.
     pub enum DenialClass {
         /// Policy denies the role, or the caller is not identified beyond doubt.
         RoleDenied = "RoleDenied",
@@ -19,8 +19,8 @@ closed_set! {
 ///
 /// - the data that the message needs, if any;
 /// - `class`: the reason of its Event;
-/// - `outcome`: the label of such a request in `podrole_http_requests_total`;
-/// - `why`: one sentence about one denial, made of the data;
+/// - `outcome`: the label of a request with this denial in `podrole_http_requests_total`;
+/// - `why`: one sentence about one denial, made from the data;
 /// - `meaning`: what happened in general, in one to three sentences;
 /// - `fix`: what to do about it.
 macro_rules! denials {
@@ -67,7 +67,7 @@ macro_rules! denials {
                 }
             }
 
-            /// The outcome of such a request in `podrole_http_requests_total`.
+            /// The outcome of a request with this denial in `podrole_http_requests_total`.
             pub const fn outcome(self) -> &'static str {
                 match self {
                     $(Self::$variant => $outcome),+

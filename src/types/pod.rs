@@ -17,13 +17,14 @@ pub struct ContainerId(Arc<str>);
 /// The caller according to the kernel: the pod and container whose cgroup created the socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KernelIdentity {
-    /// From the pod's cgroup.
+    /// The pod's UID, from the name of its cgroup.
     pub pod: PodUid,
-    /// From the container's cgroup.
+    /// The container's id, from the name of its cgroup.
     pub container: ContainerId,
 }
 
-/// The value of an annotation that is set, or why it is invalid. An annotation that is not set is `None` around this.
+/// The value of an annotation that is set, or why it is invalid. For an annotation that is not set, `Option<Annotation<T>>` is
+/// `None`.
 pub type Annotation<T> = Result<T, BadAnnotation>;
 
 /// Why an annotation is invalid. The message never repeats the value, which may be any text of any length.
@@ -60,7 +61,7 @@ pub enum BadAnnotation {
 pub struct ContainerRole {
     /// The container's name.
     pub container: Arc<str>,
-    /// `None`: this container has no role.
+    /// The requested role; `None` if the annotation says that the container has no role.
     pub role: Annotation<Option<RoleRef>>,
 }
 
@@ -77,7 +78,7 @@ pub struct PodEntry {
     pub name: Arc<str>,
     /// Its service account (`default` where unset).
     pub service_account: Arc<str>,
-    /// Its published addresses, so far.
+    /// The addresses that have been published so far.
     pub ips: Box<[IpAddr]>,
     /// Whether it runs in the node's own network namespace.
     pub host_network: bool,
@@ -92,7 +93,7 @@ pub struct PodEntry {
     pub external_id: Option<Annotation<ExternalId>>,
     /// The session name it asks for. Only its length is checked so far; the other rules need the namespace and the UID.
     pub session_name: Option<Annotation<Arc<str>>>,
-    /// The roles of single containers, at most one for each.
+    /// The roles of individual containers, at most one for each.
     pub container_roles: Box<[ContainerRole]>,
     /// The ids and names of the containers whose ids its status shows, including init and ephemeral containers.
     pub containers: Box<[(ContainerId, Arc<str>)]>,
@@ -188,7 +189,7 @@ impl fmt::Debug for ContainerId {
 
 impl PodEntry {
     /// Whether this pod asks for the same roles, external id and session name as `other`. All fields are listed, so that a new
-    /// annotation cannot be left out: a change of it would go unnoticed until the credentials expire.
+    /// annotation cannot be left out: otherwise a change to it would go unnoticed until the credentials expire.
     pub fn asks_the_same(&self, other: &Self) -> bool {
         let Self {
             role,

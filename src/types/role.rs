@@ -43,19 +43,19 @@ pub struct BaseArn {
 /// Why a text is not a role. The message does not repeat the text; callers add where it came from.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RoleError {
-    /// It is empty or blank.
+    /// The text is empty or blank.
     #[error("is empty")]
     Empty,
-    /// It is longer than IAM allows.
+    /// The text is longer than IAM allows.
     #[error("is longer than IAM allows (name 64, path 512, ARN 2048 characters)")]
     TooLong,
-    /// It starts with `arn:` but does not have the six fields of a role's ARN.
+    /// The text starts with `arn:` but does not have the six fields of a role's ARN.
     #[error("is not a role ARN (arn:PARTITION:iam::ACCOUNT:role/NAME)")]
     NotARoleArn,
     /// The account is not twelve digits.
     #[error("has an account that is not twelve digits")]
     Account,
-    /// It has a character that IAM does not allow in a role's name or path.
+    /// The text has a character that IAM does not allow in a role's name or path.
     #[error("has a character that IAM does not allow in a role's name or path")]
     Character,
 }
@@ -152,7 +152,7 @@ impl RoleRef {
         Ok(Self::Name(name.into()))
     }
 
-    /// The ARN. A name is completed with `base`.
+    /// The ARN of the role. A name is completed with `base`.
     pub fn resolve(&self, base: &BaseArn) -> Result<RoleArn, RoleError> {
         match self {
             Self::Arn(arn) => Ok(arn.clone()),
@@ -169,7 +169,7 @@ impl BaseArn {
         let text = text.trim();
         let slash = if text.ends_with('/') { "" } else { "/" };
         let prefix = format!("{text}{slash}");
-        // A prefix is valid if a role that starts with it is.
+        // A prefix is valid if it becomes a valid role ARN when a name is appended.
         RoleArn::parse(&format!("{prefix}x"))?;
         Ok(Self { prefix: prefix.into() })
     }

@@ -11,7 +11,7 @@ use super::PodUid;
 
 /// STS's limit for `RoleSessionName`.
 const MAX: usize = 64;
-/// How many characters of the pod's UID end a name.
+/// The number of characters of the pod's UID at the end of a name.
 const UID_CHARS: usize = 8;
 /// The shortest text a user may choose. It is also STS's minimum for a whole name.
 const MIN: usize = 2;
@@ -27,16 +27,16 @@ pub struct ExternalId(Arc<str>);
 /// Why a text is not a valid session name or external id.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum SessionNameError {
-    /// It is too short or too long.
+    /// The text is too short or too long.
     #[error("has a length that STS does not allow (session name at least {MIN}, external id {MIN} to 1224 characters)")]
     Length,
-    /// It is too long for a session name, which also contains the namespace and a part of the UID.
+    /// The text is too long for a session name, which also contains the namespace and a part of the UID.
     #[error("is too long: STS allows {MAX} characters, of which the namespace and the pod's UID leave {left} here")]
     NameTooLong {
         /// How many characters fit.
         left: usize,
     },
-    /// It has a character that STS does not allow.
+    /// The text has a character that STS does not allow.
     #[error("has a character that STS does not allow")]
     Character,
 }
@@ -193,7 +193,7 @@ mod tests {
         }
     }
 
-    /// What a pod in `evil` may choose to look like a pod of `shop`, or like a pod of its own namespace.
+    /// Tries texts that a pod in `evil` could choose to look like a pod of `shop`, or like another pod of its own namespace.
     #[test]
     fn a_custom_name_is_never_another_pods() {
         let (own, other) = (uid("aaaaaaaa-1111-2222-3333-444455556666"), uid("3f0c9a52-1111-2222-3333-444455556666"));
@@ -230,7 +230,8 @@ mod tests {
         }
     }
 
-    /// A node's session begins with `podrole`, so only a namespace of this name comes near. The UID at the end tells them apart.
+    /// The name of a node's session begins with `podrole`, so only a pod in a namespace of this name could imitate it. The UID at
+    /// the end of the pod's session name tells the two apart.
     #[test]
     fn a_custom_name_is_never_a_nodes() {
         let own = uid("aaaaaaaa-1111-2222-3333-444455556666");
@@ -260,7 +261,8 @@ mod tests {
                 prop_assert!((2..=MAX).contains(&all[a].as_str().len()));
                 prop_assert!(all[a].as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b)));
                 for b in 0..a {
-                    // A name has only the first eight digits of the UID. Pods of one service account that share these share a name.
+                    // A name has only the first eight digits of the UID. Pods of one service account whose UIDs have the same eight
+                    // digits have the same name.
                     let same_pod = inputs[a].0 == inputs[b].0
                         && inputs[a].1 == inputs[b].1
                         && inputs[a].2[..UID_CHARS] == inputs[b].2[..UID_CHARS];
@@ -269,7 +271,7 @@ mod tests {
             }
         }
 
-        /// No form of any namespace begins with another namespace and a dot, and custom names are injective.
+        /// No session name of a namespace, in any form, begins with another namespace and a dot, and custom names are injective.
         #[test]
         fn only_a_namespace_itself_begins_with_its_name(
             ns in proptest::collection::vec("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", 2),

@@ -14,10 +14,10 @@ use crate::upstream::client::Client;
 use super::table::Check;
 use super::{Findings, Outcome};
 
-/// The largest difference to STS's clock that passes. STS rejects signatures that are five minutes off.
+/// The largest difference from STS's clock that passes the check. STS rejects signatures that are five minutes off.
 const MAX_SKEW: Duration = Duration::from_secs(60);
 
-/// The checks that need an answer of STS.
+/// The checks that need an answer from STS.
 const STS: [Check; 4] = [Check::StsReachable, Check::BaseCredentials, Check::FirstHop, Check::ClockSkew];
 
 /// Calls to STS, each with the time on the node's clock when it ended.
@@ -112,7 +112,7 @@ async fn sts(config: &Config, region: Arc<str>, calls: Calls) -> Result<Sts<Syst
     Sts::new(settings, SystemClock, on_call).await.map_err(|error| error.to_string())
 }
 
-/// Puts the results of the base credentials and the first hop.
+/// Records the results of the checks of the base credentials and the first hop.
 fn report_identities(config: &Config, result: &Identities, calls: &[(StsCall, SystemTime)], findings: &Findings) {
     let answered = || Outcome::ok("it answers");
     let no_hop = || Outcome::skipped("not used without --assume-role-arn");
@@ -125,8 +125,8 @@ fn report_identities(config: &Config, result: &Identities, calls: &[(StsCall, Sy
         }
         Err(error) => error,
     };
-    // The first GetCallerIdentity is signed with the base credentials. If it succeeded, the first hop failed: the error is that of its
-    // AssumeRole, if there was one.
+    // The first GetCallerIdentity is signed with the base credentials. If this call succeeded, the first hop failed, and the error
+    // is that of the first hop's AssumeRole, if there was one.
     let own_is_known = calls.iter().any(|(call, _)| call.action == "GetCallerIdentity" && call.result.is_ok());
     if let Some(hop) = config.policy.assume_role.as_ref().filter(|_| own_is_known) {
         let denied =

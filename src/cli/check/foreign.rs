@@ -15,17 +15,17 @@ use crate::types::is_metadata;
 const OWN_TABLES: [&str; 2] = ["podrole", "podrole_host"];
 /// Statements that change where a packet goes.
 const REWRITES: [&str; 3] = ["dnat", "redirect", "tproxy"];
-/// The names that iptables-nft has for them.
+/// The names that iptables-nft has for these statements.
 const TARGETS: [&str; 3] = ["DNAT", "REDIRECT", "TPROXY"];
 
 /// A rule of another program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
-    /// Family, table, chain, priority.
+    /// The rule's family, table, chain and priority.
     pub(super) description: String,
-    /// The command that removes it.
+    /// The command that removes the rule.
     pub(super) removal: String,
-    /// Whether it sees pods' packets before podrole's redirect does.
+    /// Whether the rule sees pods' packets before podrole's redirect does.
     pub(super) before: bool,
 }
 
@@ -76,7 +76,8 @@ impl<'a> Ruleset<'a> {
             "vmap" if body["key"]["payload"]["field"] == "saddr" => false,
             "match" => self.names(rule, &body["right"]),
             "vmap" => self.is_key(rule, &body["data"]),
-            // `dnat to ip daddr map { … }`. A plain address is the target of the rewrite, not what the rule selects.
+            // `dnat to ip daddr map { … }` selects the keys of the map. A plain address is the target of the rewrite, not what the
+            // rule selects.
             "dnat" => self.is_key(rule, &body["addr"]["map"]["data"]),
             _ => false,
         }
@@ -87,7 +88,7 @@ impl<'a> Ruleset<'a> {
         holds_metadata(self.by_name(rule, value).unwrap_or(value))
     }
 
-    /// Whether the map `value`, which may be the name of one, has a metadata address as a key.
+    /// Whether `value`, which is a map or the name of a map, has a metadata address as a key.
     fn is_key(&self, rule: &Value, value: &Value) -> bool {
         let data = self.by_name(rule, value).unwrap_or(value);
         let pairs = data.get("set").unwrap_or(data).as_array().map(Vec::as_slice).unwrap_or_default();
@@ -102,7 +103,7 @@ impl<'a> Ruleset<'a> {
         self.sets.iter().find(own).map(|set| &set["elem"])
     }
 
-    /// The chains that `rule` jumps or goes to.
+    /// The chains that `rule` leads to with jump or goto.
     fn targets(&self, rule: &'a Value) -> Vec<ChainId<'a>> {
         let (family, table, _) = chain_of(rule);
         let mut targets = Vec::new();
@@ -220,7 +221,7 @@ fn text<'a>(value: &'a Value, member: &str) -> &'a str {
 fn in_prefix(prefix: &Value) -> Option<bool> {
     let address: IpAddr = prefix["addr"].as_str()?.parse().ok()?;
     let length = u32::try_from(prefix["len"].as_u64()?).ok()?;
-    // A prefix of length 0 matches every address, so the rule is not one for the metadata address.
+    // A prefix of length 0 matches every address, so such a rule is not specific to the metadata address.
     Some(length > 0 && METADATA.iter().any(|metadata| shares(address, *metadata, length)))
 }
 

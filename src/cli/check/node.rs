@@ -26,7 +26,7 @@ pub(super) async fn check_node(config: &Config, findings: &Findings) {
     tokio::join!(kernel_identity(config, findings), bounded(findings, Check::StateDir, move || state(&state_dir)));
 }
 
-/// The checks of what `--identity=kernel` needs.
+/// Checks what `--identity=kernel` needs.
 async fn kernel_identity(config: &Config, findings: &Findings) {
     let checks = [Check::Kernel, Check::CgroupMount, Check::SocketIdentity, Check::KubepodsTree, Check::NetnsDir];
     if let Some(why) = kernel_identity_unused(config) {
@@ -46,7 +46,7 @@ async fn kernel_identity(config: &Config, findings: &Findings) {
     );
 }
 
-/// Runs `check_files`, which may block, on another thread and puts its outcome.
+/// Runs `check_files`, which may block, on another thread and records its outcome.
 async fn bounded(findings: &Findings, check: Check, check_files: impl FnOnce() -> Outcome + Send + 'static) {
     let outcome = match tokio::time::timeout(FILES_TIMEOUT, tokio::task::spawn_blocking(check_files)).await {
         Ok(Ok(outcome)) => outcome,

@@ -94,7 +94,7 @@ async fn check_nft(config: &Config, uplinks: Vec<String>, findings: &Findings) {
     check_foreign_rules(&nft, findings).await;
 }
 
-/// Checks that podrole's table exists, is as podrole wrote it, redirects to a port of `--port-range`, and counts.
+/// Checks that podrole's table exists, is as podrole wrote it, redirects to a port of `--port-range`, and has counted connections.
 async fn check_table(config: &Config, nft: &Nft, whole: &Ruleset, findings: &Findings) {
     let observed = match nft.observe().await {
         Ok(Some(observed)) => observed,
@@ -156,7 +156,7 @@ async fn check_foreign_rules(nft: &Nft, findings: &Findings) {
     let legacy = legacy_nat();
     let behind = match (list(&behind), legacy) {
         (Outcome::Failed { found, fix }, Some(note)) => Outcome::Failed { found: format!("{found}\n{note}"), fix },
-        // Not passed, because the rules of iptables-legacy were not read.
+        // This is not a pass, because the rules of iptables-legacy were not read.
         (Outcome::Ok(_) | Outcome::Skipped(_), Some(note)) => Outcome::skipped(format!("none in nftables, but {note}")),
         (outcome, None) => outcome,
     };

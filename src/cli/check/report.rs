@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::table::{Area, Check, Severity};
 
-/// The schema of the JSON output. Members may be added; with this name none is removed or changes its meaning.
+/// The schema of the JSON output. Members may be added. As long as the schema has this name, no member is removed or changes its
+/// meaning.
 const SCHEMA: &str = "podrole.check/v1";
 
 /// The outcomes of all checks on one node.
@@ -120,7 +121,7 @@ impl Report {
         self.findings.iter().map(|(check, outcome)| (*check, verdict(*check, outcome)))
     }
 
-    /// The numbers of checks that passed, warnings, errors, and skipped checks.
+    /// The numbers of passed checks, warnings, errors and skipped checks.
     fn counts(&self) -> [usize; 4] {
         [Verdict::Ok, Verdict::Failed(Severity::Warning), Verdict::Failed(Severity::Error), Verdict::Skipped]
             .map(|wanted| self.verdicts().filter(|(_, verdict)| *verdict == wanted).count())
@@ -130,7 +131,7 @@ impl Report {
 // === impl Symbols ===
 
 impl Symbols {
-    /// Unicode only if the locale of the environment says that the terminal can show it.
+    /// Chooses Unicode only if the locale of the environment says that the terminal can show it.
     pub(super) fn of(environment: &HashMap<String, String>) -> Self {
         let set = ["LC_ALL", "LC_CTYPE", "LANG"].iter().filter_map(|name| environment.get(*name));
         let locale = set.map(|value| value.to_lowercase()).find(|value| !value.is_empty()).unwrap_or_default();

@@ -20,7 +20,7 @@ macro_rules! enum_with_table {
         pub enum $name { $($(#[$attribute])* $variant,)+ }
 
         impl $name {
-            /// All of them, in the order of the report.
+            /// All variants, in the order of the report.
             pub const ALL: [Self; [$(stringify!($variant)),+].len()] = [$(Self::$variant),+];
 
             $(#[$table_attribute])*
@@ -72,7 +72,7 @@ enum_with_table! {
 }
 
 enum_with_table! {
-    /// What a check examines. The letter in its code stands for it.
+    /// What a check examines. The letter in the check's code stands for the area.
     enum Area;
     /// The heading in the report.
     table name: &'static str;

@@ -102,7 +102,7 @@ fn a_node_has_one_bucket() {
     let mut schedule = Schedule::new(Limits::default());
     let mut writes = Vec::new();
     for second in 0..=60 {
-        // Two hundred new pods per second, each with every reason.
+        // Each second, two hundred new pods are denied for every reason.
         for uid in 0..200 {
             for reason in Denial::ALL {
                 schedule.deny_now(second, &format!("{second}-{uid}"), reason);
@@ -131,7 +131,7 @@ fn a_pod_without_events_comes_first() {
     let mut schedule = with_burst(1);
     schedule.deny_now(0, "loud", Denial::NoRole);
     assert_eq!(schedule.published(0), [("loud".into(), Denial::NoRole)]);
-    // A repetition and two new reasons of a pod that has an Event, before the first denials of other pods.
+    // A pod that has an Event is denied again and for two new reasons, before the first denials of other pods.
     schedule.deny_now(100, "loud", Denial::NoRole);
     schedule.deny_now(100, "loud", Denial::WrongRole);
     schedule.deny_now(100, "loud", Denial::OwnRole);
@@ -158,7 +158,7 @@ fn a_pod_that_is_gone_is_forgotten() {
     assert_eq!(schedule.forget(&PodUid::parse("a").unwrap()), 1, "one of its entries was still waiting");
     assert_eq!(schedule.entries, 1);
     assert_eq!(schedule.published(20), [("b".into(), Denial::NoRole)]);
-    // A pod that goes while its Event is written is not remembered again.
+    // A pod that is deleted while its Event is being written is not remembered again.
     schedule.deny_now(40, "c", Denial::NoRole);
     let report = schedule.next(at(40)).unwrap();
     assert_eq!(schedule.forget(&report.pod), 0);
@@ -195,7 +195,7 @@ fn failures_pause_the_node_and_lose_nothing() {
         let report = schedule.next(at(second)).unwrap();
         schedule.failed(at(second), &report, Failure::Retry, 0.5);
         let pause = schedule.next(at(second)).unwrap_err().as_secs();
-        // Denials meanwhile neither pile up nor cause an earlier write.
+        // Denials in the meantime neither pile up nor cause an earlier write.
         assert_eq!(schedule.deny_now(second + 1, "a", Denial::NoRole), Noted::Counted);
         assert!(schedule.next(at(second + pause - 1)).is_err());
         second += pause;
@@ -203,7 +203,7 @@ fn failures_pause_the_node_and_lose_nothing() {
     }
     assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
     assert_eq!(schedule.entries, 1);
-    // It is written as soon as possible, and the next failure starts from the shortest pause.
+    // The entry is written as soon as possible, and the next failure starts from the shortest pause.
     assert_eq!(schedule.publish(second).len(), 1);
     schedule.deny_now(second, "b", Denial::NoRole);
     let report = schedule.next(at(second)).unwrap();

@@ -15,7 +15,7 @@ fn pod(name: &str, uid: &str, mirror: Option<&str>) -> PodEntry {
     pod_entry(&object).unwrap()
 }
 
-/// Of service account `web`.
+/// A pod of the service account `web`.
 fn of_web(uid: &str, phase: &str, role: &str) -> PodEntry {
     let object: SlimPod = serde_json::from_value(json!({
         "metadata": {"name": uid, "namespace": "n", "uid": uid, "annotations": {"iam.amazonaws.com/role": role}},
@@ -143,7 +143,7 @@ fn aliases() {
 }
 
 proptest! {
-    /// Against the simplest model there is: a set of (name, uid).
+    /// Compares the index with the simplest possible model: a set of (name, uid).
     #[test]
     fn agrees_with_a_set(steps in proptest::collection::vec((0u8..3, 0usize..4, 0usize..6), 0..60)) {
         let names = ["a", "b", "c", "d"];
