@@ -118,7 +118,7 @@ impl Audit {
         line.insert("identity".into(), json!(delivery.identity));
         if !delivery.subject.pod.container_roles.is_empty() {
             // Containers of one pod share a network namespace, so a privileged sibling can read this answer on the wire.
-            line.insert("siblings_may_read".into(), json!(delivery.subject.pod.can_sniff));
+            line.insert("siblings_may_read".into(), json!(delivery.subject.pod.siblings_may_read));
         }
         self.write(AuditRecord::Delivery, line);
     }

@@ -38,7 +38,8 @@ pub enum ContainerRoles {
     /// Per-container roles work in all pods. The containers of a pod share a network, so the audit line says whether siblings may
     /// read the credentials.
     Shared,
-    /// Per-container roles are denied in pods with a container that can sniff (`CAP_NET_RAW`).
+    /// Per-container roles are denied in pods with a container that can read its siblings' credentials: by `CAP_NET_RAW` or a shared
+    /// process namespace.
     Strict,
 }
 

@@ -30,7 +30,7 @@ pub struct PolicyArgs {
     /// Roles of a namespace without an allow list: true (none) | false (all within the ceiling)
     #[arg(long, env = "PODROLE_REQUIRE_ALLOW", default_value = "true")]
     pub require_allow: String,
-    /// Per-container roles in pods with a container that can read its siblings' packets: shared (allowed) | strict (denied)
+    /// Per-container roles in pods with a container that can read its siblings' credentials: shared (allowed) | strict (denied)
     #[arg(long, env = "PODROLE_CONTAINER_ROLES", default_value = "shared")]
     pub container_roles: String,
     /// Whether to use the service account's annotation eks.amazonaws.com/role-arn as a source of roles: true | false

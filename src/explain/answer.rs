@@ -251,9 +251,9 @@ impl View<'_> {
                     .into(),
             );
         }
-        if !pod.container_roles.is_empty() && pod.can_sniff {
+        if !pod.container_roles.is_empty() && pod.siblings_may_read {
             notes.push(
-                "a container of the pod has NET_RAW and can read its siblings' credentials on their shared network"
+                "a container of the pod can read its siblings' credentials: it has NET_RAW, or they share a process namespace"
                     .into(),
             );
         }

@@ -39,6 +39,9 @@ pub struct SlimMeta {
 struct Spec {
     service_account_name: Option<Arc<str>>,
     host_network: Option<bool>,
+    #[serde(rename = "hostPID")]
+    host_pid: Option<bool>,
+    share_process_namespace: Option<bool>,
     init_containers: Option<Vec<Container>>,
     containers: Option<Vec<Container>>,
     ephemeral_containers: Option<Vec<Container>>,
@@ -48,6 +51,8 @@ struct Spec {
 #[serde(default, rename_all = "camelCase")]
 struct Container {
     security_context: Option<SecurityContext>,
+    /// Only of ephemeral containers: the container whose process namespace it joins. Only its presence matters.
+    target_container_name: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -104,7 +109,7 @@ pub fn pod_entry(pod: &SlimPod) -> Option<PodEntry> {
         ips: pod_ips(status),
         host_network: spec.host_network == Some(true),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-        can_sniff: spec.all_containers().any(Container::can_sniff),
+        siblings_may_read: spec.siblings_may_read(),
         role: annotations.role(AnnotationKey::Role),
         external_id: annotations.external_id(),
         session_name: annotations.get(AnnotationKey::SessionName).map(|text| match ExternalId::parse(text) {
@@ -189,6 +194,14 @@ impl<'a> Annotations<'a> {
 }
 
 impl Spec {
+    /// Whether one of the containers can read its siblings' credentials. With a common process namespace it needs no packets: it can
+    /// take a sibling's socket (`pidfd_getfd`).
+    fn siblings_may_read(&self) -> bool {
+        self.host_pid == Some(true)
+            || self.share_process_namespace == Some(true)
+            || self.all_containers().any(|container| container.can_sniff() || container.target_container_name.is_some())
+    }
+
     fn all_containers(&self) -> impl Iterator<Item = &Container> {
         [&self.init_containers, &self.containers, &self.ephemeral_containers].into_iter().flatten().flatten()
     }
@@ -198,16 +211,31 @@ impl Container {
     /// Whether the container has NET_RAW, which runtimes grant unless it is dropped.
     fn can_sniff(&self) -> bool {
         let Some(context) = &self.security_context else { return true };
-        let named = |list: &Option<Vec<String>>, names: &[&str]| {
-            list.iter().flatten().any(|name| {
-                let name = name.strip_prefix("CAP_").unwrap_or(name);
-                names.iter().any(|n| n.eq_ignore_ascii_case(name))
-            })
-        };
         let Some(capabilities) = &context.capabilities else { return true };
         context.privileged == Some(true)
-            || named(&capabilities.add, &["NET_RAW", "NET_ADMIN", "ALL"])
-            || !named(&capabilities.drop, &["NET_RAW", "ALL"])
+            || capabilities.may_add(&["NET_RAW", "NET_ADMIN", "ALL"])
+            || !capabilities.surely_drop(&["NET_RAW", "ALL"])
+    }
+}
+
+/// Runtimes ignore the case of a capability's name. containerd always puts `CAP_` before it, so that `CAP_NET_RAW` becomes an unknown
+/// name and has no effect; CRI-O accepts both forms. The node's runtime is not known here, so each list is read in the way that gives
+/// the container more.
+impl Capabilities {
+    /// Whether some runtime adds one of `names`.
+    fn may_add(&self, names: &[&str]) -> bool {
+        self.add.iter().flatten().any(|name| {
+            let bare = match name.split_at_checked("CAP_".len()) {
+                Some((prefix, bare)) if prefix.eq_ignore_ascii_case("CAP_") => bare,
+                Some(_) | None => name,
+            };
+            names.iter().any(|n| n.eq_ignore_ascii_case(bare))
+        })
+    }
+
+    /// Whether every runtime drops one of `names`.
+    fn surely_drop(&self, names: &[&str]) -> bool {
+        self.drop.iter().flatten().any(|name| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
     }
 }
 
@@ -278,96 +306,4 @@ fn known_annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    const ROLE: &str = AnnotationKey::Role.name();
-    const EXTERNAL_ID: &str = AnnotationKey::ExternalId.name();
-    const SESSION_NAME: &str = AnnotationKey::SessionName.name();
-
-    fn entry(object: Value) -> PodEntry {
-        pod_entry(&serde_json::from_value(object).unwrap()).unwrap()
-    }
-
-    fn minimal(annotations: Value) -> Value {
-        json!({"metadata": {"name": "p", "namespace": "n", "uid": "u-1", "annotations": annotations}})
-    }
-
-    #[test]
-    fn keeps_what_a_decision_needs() {
-        let pod = entry(json!({
-            "metadata": {
-                "name": "web-1", "namespace": "shop", "uid": "u-1", "managedFields": [{"x": 1}], "labels": {"a": "b"},
-                "annotations": {ROLE: "web", "podrole.dev/role.side": "", "podrole.dev/role.log": "log", "foreign/x": "y"}
-            },
-            "spec": {
-                "serviceAccountName": "sa",
-                "containers": [{"name": "app", "image": "i", "securityContext": {"capabilities": {"drop": ["ALL"]}}}]
-            },
-            "status": {
-                "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd88::1"}],
-                "containerStatuses": [{"name": "app", "containerID": "containerd://abc"}, {"name": "side"}],
-                "ephemeralContainerStatuses": [{"name": "dbg", "containerID": "cri-o://def"}]
-            }
-        }));
-        assert_eq!(pod.service_account.as_ref(), "sa");
-        assert_eq!(pod.ips.len(), 2);
-        assert!(!pod.can_sniff && !pod.finished && !pod.host_network);
-        assert_eq!(pod.role, Some(Ok(RoleRef::Name("web".into()))));
-        assert_eq!(pod.container_roles.len(), 2);
-        assert_eq!(pod.container_roles[1].role, Ok(None));
-        let named = |id: &str| pod.container_name(&ContainerId::parse(id).unwrap()).map(|n| n.to_string());
-        assert_eq!((named("abc"), named("def"), named("x")), (Some("app".into()), Some("dbg".into()), None));
-    }
-
-    #[test]
-    fn foreign_annotations_are_not_kept() {
-        let pod: SlimPod = serde_json::from_value(minimal(json!({"a/b": "x".repeat(2_000_000), ROLE: "web"}))).unwrap();
-        assert_eq!(pod.metadata.annotations.unwrap().len(), 1);
-    }
-
-    #[test]
-    fn bad_annotations_hurt_one_field() {
-        let pod = entry(minimal(json!({ROLE: "a b", EXTERNAL_ID: "x y", SESSION_NAME: "s".repeat(2000)})));
-        assert!(matches!(pod.role, Some(Err(BadAnnotation::Role { .. }))));
-        assert!(matches!(pod.external_id, Some(Err(BadAnnotation::Session { .. }))));
-        assert!(matches!(pod.session_name, Some(Err(BadAnnotation::Session { .. }))));
-    }
-
-    #[test]
-    fn a_container_may_sniff_unless_told_otherwise() {
-        for (context, expected) in [
-            (json!(null), true),
-            (json!({"capabilities": {"drop": ["NET_RAW"]}}), false),
-            (json!({"capabilities": {"drop": ["CAP_NET_RAW"]}}), false),
-            (json!({"capabilities": {"drop": ["all"]}}), false),
-            (json!({"capabilities": {"drop": ["ALL"], "add": ["NET_RAW"]}}), true),
-            (json!({"capabilities": {"drop": ["ALL"]}, "privileged": true}), true),
-            (json!({"capabilities": {"drop": ["SYS_TIME"]}}), true),
-        ] {
-            let mut object = minimal(json!({}));
-            object["spec"] = json!({"containers": [{"securityContext": context}]});
-            assert_eq!(entry(object).can_sniff, expected, "{context}");
-        }
-    }
-
-    #[test]
-    fn only_a_hash_is_an_alias() {
-        let alias = |text: &str| entry(minimal(json!({"kubernetes.io/config.mirror": text}))).cgroup_uid;
-        assert!(alias("0123456789abcdef0123456789abcdef").is_some());
-        assert_eq!(alias("3f0c9a52-1111-2222-3333-444455556666"), None);
-        assert_eq!(alias("../../x"), None);
-    }
-
-    #[test]
-    fn null_and_missing_fields_are_fine() {
-        let pod = entry(json!({
-            "metadata": {"name": "p", "namespace": "n", "uid": "u-1", "annotations": null},
-            "spec": {"containers": null}, "status": {"podIPs": null}
-        }));
-        assert_eq!((pod.service_account.as_ref(), pod.ips.len()), ("default", 0));
-        assert!(pod_entry(&serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap()).is_none());
-    }
-}
+mod tests;

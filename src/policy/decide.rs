@@ -164,7 +164,7 @@ impl Rules {
             return Err(DenialReason::PodFinished.into());
         }
         match self.container_roles {
-            ContainerRoles::Strict if pod.can_sniff && !pod.container_roles.is_empty() => {
+            ContainerRoles::Strict if pod.siblings_may_read && !pod.container_roles.is_empty() => {
                 return Err(DenialReason::ContainerRolesRefused.into());
             }
             ContainerRoles::Strict | ContainerRoles::Shared => {}

@@ -205,15 +205,18 @@ denials! {
         fix: "Use letters, digits and +=,.@_- for iam.amazonaws.com/session-name: at least 2 characters, and with the name of the \
               namespace at most 54.",
     }
-    /// `--container-roles=strict` is set, and a container of the pod has `NET_RAW`.
+    /// `--container-roles=strict` is set, and a container of the pod can read its siblings' credentials.
     ContainerRolesRefused => {
         class: RoleDenied,
         outcome: "denied",
-        why: "--container-roles=strict: a container of this pod may read its siblings' packets; drop NET_RAW in every container, or use \
-              one role for the pod",
-        meaning: "The pod gives a container its own role, the cluster runs with --container-roles=strict, and a container of the pod has \
-                  NET_RAW: it could read its siblings' credentials from the network that they share.",
-        fix: "Drop NET_RAW in every container of the pod (securityContext.capabilities.drop), or use one role for the whole pod.",
+        why: "--container-roles=strict: a container of this pod may read its siblings' credentials; drop NET_RAW in every container, \
+              share no process namespace, or use one role for the pod",
+        meaning: "The pod gives a container its own role, the cluster runs with --container-roles=strict, and a container of the pod \
+                  could read its siblings' credentials: it has NET_RAW or NET_ADMIN and reads them from the network that they share, or \
+                  it shares a process namespace with them (shareProcessNamespace, hostPID, the target of an ephemeral container) and \
+                  takes their sockets.",
+        fix: "Drop NET_RAW, spelled without CAP_, in every container of the pod (securityContext.capabilities.drop), set neither \
+              shareProcessNamespace nor hostPID, or use one role for the whole pod.",
     }
     /// A process of the pod sent the request from a network namespace or an address that is not the pod's.
     ForeignNamespace => {

@@ -85,8 +85,9 @@ pub struct PodEntry {
     /// Whether its phase is Succeeded or Failed. Then it has no right to credentials, and its address may already belong to another
     /// pod.
     pub finished: bool,
-    /// Whether one of its containers can read its siblings' packets (`CAP_NET_RAW`, which runtimes grant by default).
-    pub can_sniff: bool,
+    /// Whether one of its containers can read its siblings' credentials: from their packets (`CAP_NET_RAW`, which runtimes grant by
+    /// default) or by taking their sockets (a shared process namespace or the host's).
+    pub siblings_may_read: bool,
     /// The role it asks for.
     pub role: Option<Annotation<RoleRef>>,
     /// The external id it asks for.
@@ -204,7 +205,7 @@ impl PodEntry {
             ips: _,
             host_network: _,
             finished: _,
-            can_sniff: _,
+            siblings_may_read: _,
             containers: _,
         } = self;
         *role == other.role

@@ -59,12 +59,19 @@ fn lists_and_ceiling() -> Result<()> {
 
 fn strict_container_roles() -> Result<()> {
     let mut rig = rig()?;
-    let loud = pair(&rig, "loud", &json!({}))?;
-    let quiet = pair(&rig, "quiet", &json!({"capabilities": {"drop": ["NET_RAW"]}}))?;
+    let dropped = json!({"capabilities": {"drop": ["NET_RAW"]}});
+    let loud = pair(&rig, "loud", &json!({}), "hostPID", false)?;
+    let quiet = pair(&rig, "quiet", &dropped, "shareProcessNamespace", false)?;
+    let prefixed =
+        pair(&rig, "prefixed", &json!({"capabilities": {"drop": ["CAP_NET_RAW"]}}), "shareProcessNamespace", false)?;
+    let shared = pair(&rig, "shared", &dropped, "shareProcessNamespace", true)?;
+    let host = pair(&rig, "host", &dropped, "hostPID", true)?;
     let plain = rig.pod_with_role(TEAM, "plain", "plain-role")?;
     rig.start(&["--container-roles", "strict"])?;
     for container in ["web", "batch"] {
-        denied(&rig, &loud, container, "ContainerRolesRefused")?;
+        for pod in [&loud, &prefixed, &shared, &host] {
+            denied(&rig, pod, container, "ContainerRolesRefused").with_context(|| pod.name().to_owned())?;
+        }
         served(&rig, quiet.agent(container)?.v4(), &format!("{container}-role"))?;
         ensure!(delivery(&rig, &quiet, container)?["siblings_may_read"] == json!(false));
     }
@@ -76,8 +83,10 @@ fn strict_container_roles() -> Result<()> {
     // By default such a pod is served, and its audit lines say that its containers can read each other's credentials.
     rig.start(&[])?;
     for container in ["web", "batch"] {
-        served(&rig, loud.agent(container)?.v4(), &format!("{container}-role"))?;
-        ensure!(delivery(&rig, &loud, container)?["siblings_may_read"] == json!(true));
+        for pod in [&loud, &prefixed, &shared, &host] {
+            served(&rig, pod.agent(container)?.v4(), &format!("{container}-role"))?;
+            ensure!(delivery(&rig, pod, container)?["siblings_may_read"] == json!(true), "{}", pod.name());
+        }
     }
     no_leak(&rig)
 }
@@ -213,8 +222,8 @@ fn external_ids() -> Result<()> {
     no_leak(&rig)
 }
 
-/// A pod with two containers, each with its own role and this security context.
-fn pair(rig: &Rig, name: &str, context: &Value) -> Result<Pod> {
+/// A pod with two containers, each with its own role and this security context; `field` of its spec has this value.
+fn pair(rig: &Rig, name: &str, context: &Value, field: &str, value: bool) -> Result<Pod> {
     let spec = PodSpec::new(TEAM, name).containers(&["web", "batch"]);
     let spec = spec.annotation("podrole.dev/role.web", "web-role").annotation("podrole.dev/role.batch", "batch-role");
     let pod = rig.node.pod(spec)?;
@@ -222,6 +231,7 @@ fn pair(rig: &Rig, name: &str, context: &Value) -> Result<Pod> {
     for container in object["spec"]["containers"].as_array_mut().context("a pod has containers")? {
         container["securityContext"] = context.clone();
     }
+    object["spec"][field] = json!(value);
     rig.kube.apply(object)?;
     Ok(pod)
 }

@@ -12,7 +12,7 @@ fn pod(uid: &str) -> PodEntry {
         ips: Box::default(),
         host_network: false,
         finished: false,
-        can_sniff: true,
+        siblings_may_read: true,
         role: None,
         external_id: None,
         session_name: None,

@@ -29,7 +29,7 @@ fn pod(role: &str) -> PodEntry {
         ips: Box::new([IpAddr::from([10, 0, 0, 1])]),
         host_network: false,
         finished: false,
-        can_sniff: true,
+        siblings_may_read: true,
         role: (!role.is_empty()).then(|| {
             RoleRef::parse(role).map_err(|error| BadAnnotation::Role { key: AnnotationKey::Role.name().into(), error })
         }),
@@ -181,7 +181,7 @@ fn per_container_roles() {
 
     let strict = Rules { container_roles: ContainerRoles::Strict, ..rules() };
     assert_eq!(role_of(decide_for(&strict, &two, &ns, "aa")), Err("ContainerRolesRefused"));
-    let quiet = PodEntry { can_sniff: false, ..two };
+    let quiet = PodEntry { siblings_may_read: false, ..two };
     assert_eq!(role_of(decide_for(&strict, &quiet, &ns, "bb")), Ok("db".into()));
 }
 
