@@ -147,7 +147,7 @@ fn bad_cases() -> Vec<Case> {
             "Namespace",
             PERMITTED,
             &".".repeat(4097),
-            "iam.amazonaws.com/permitted is not a regular expression that can be used",
+            "iam.amazonaws.com/permitted is not a valid regular expression",
         ),
         one("Namespace", EXTERNAL_ID, "", ID),
     ]);

@@ -118,7 +118,7 @@ fn mistakes_are_reported_with_what_to_do() {
         ),
         (&["web", account, "--output=xml"], None, 64, &["xml", "text, json"]),
         (&[account, "--file", &missing], None, 3, &["cannot read", "missing"]),
-        (&["web", account, "--kubeconfig", &missing], None, 3, &["cannot use", "missing"]),
+        (&["web", account, "--kubeconfig", &missing], None, 3, &["cannot read kubeconfig", "missing"]),
     ] {
         let output = run_binary(args, environment);
         let said = String::from_utf8_lossy(&output.stderr);
