@@ -4,6 +4,7 @@
 //! the other. Every round starts both anew, because the addresses of code and memory differ from start to start, and with a single
 //! start that would look like a difference between the binaries.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +29,7 @@ const AT_MOST: f64 = 1.03;
 /// One of the two binaries, and where its daemon listens.
 struct Side {
     name: &'static str,
-    binary: Option<PathBuf>,
+    binary: PathBuf,
     port: u16,
     admin: SocketAddr,
 }
@@ -51,10 +52,15 @@ pub(crate) fn run(report: &mut Report, base: &Path) -> Result<()> {
     let asking = web.agent("app")?;
     pin(asking.pid(), "1")?;
 
-    let sides = [
-        Side { name: "base", binary: Some(base.to_owned()), port: 18181, admin: "127.0.0.1:9441".parse()? },
-        Side { name: "new", binary: None, port: 18182, admin: "127.0.0.1:9442".parse()? },
-    ];
+    let own = std::env::current_exe()?.with_file_name("podrole");
+    let side = |name: &'static str, binary: &Path, port: u16, admin: &str| -> Result<Side> {
+        // Both binaries run from fresh copies in memory. How a file was written determines how the page cache holds it, how large its
+        // mappings are, and so the CPU per request: a binary from the linker and its copy differ by about 2 percent.
+        let copy = world::scratch().join(format!("podrole-of-{name}"));
+        fs::copy(binary, &copy).with_context(|| format!("copy {}", binary.display()))?;
+        Ok(Side { name, binary: copy, port, admin: admin.parse()? })
+    };
+    let sides = [side("base", base, 18181, "127.0.0.1:9441")?, side("new", &own, 18182, "127.0.0.1:9442")?];
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
         // The daemon that starts last owns the table, which makes its requests a little cheaper: each is last once in a round.
@@ -141,7 +147,7 @@ fn start(rig: &Rig, side: &Side, round: usize) -> Result<Daemon> {
         &format!("{0}-{0}", side.port),
     ];
     let options = rig.options().with(&flags);
-    let binary = side.binary.clone().or_else(|| options.binary.clone());
+    let binary = Some(side.binary.clone());
     let mut daemon = Daemon::start(&rig.node, DaemonOptions { binary, admin: side.admin, ..options })?;
     daemon.wait_ready(Duration::from_secs(20))?;
     Ok(daemon)
