@@ -143,12 +143,7 @@ fn bad_cases() -> Vec<Case> {
         one("Namespace", ALLOWED_ROLES, r#"["web-*", 7]"#, NOT_JSON),
         one("Namespace", ALLOWED_ROLES, r#"["web-*",]"#, NOT_JSON),
         one("Namespace", ALLOWED_ROLES, r#"["web-*", "a b"]"#, PATTERN),
-        one(
-            "Namespace",
-            PERMITTED,
-            &".".repeat(4097),
-            "iam.amazonaws.com/permitted is not a valid regular expression",
-        ),
+        one("Namespace", PERMITTED, &".".repeat(4097), "iam.amazonaws.com/permitted is not a valid regular expression"),
         one("Namespace", EXTERNAL_ID, "", ID),
     ]);
     cases
