@@ -34,7 +34,7 @@ pub enum RedirectError {
     #[error("cannot run nft: {0}")]
     Spawn(#[source] io::Error),
     /// `nft` did not end within this many seconds and was killed.
-    #[error("nft did not end within {0} seconds")]
+    #[error("nft did not finish within {0} seconds")]
     Timeout(u64),
     /// `nft` failed with this error output.
     #[error("nft failed: {0}")]

@@ -209,7 +209,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
             Ok(Answer::Credentials { .. } | Answer::Token { .. } | Answer::Text { .. }) => {}
             Err(Failure::Denied(denied)) => self.report_denial(denied),
             Err(Failure::Unidentified(IdentityError::Kernel(error))) => {
-                error!(%error, "Cannot identify a caller, the kernel lookup failed; telling the client to retry");
+                error!(%error, "Kernel lookup failed; cannot identify the caller, telling it to retry");
             }
             Err(
                 Failure::Rejected(_)

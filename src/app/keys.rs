@@ -25,7 +25,7 @@ pub(super) fn load(directory: &Path, held: &[Key], metrics: &Metrics) -> Result<
     let (ring, problem) = state::load(directory, &state::boot_id(), SystemClock.boot(), held)?;
     if let Some(problem) = problem {
         metrics.fault(Fault::KeyRing);
-        warn!(error = %problem, "Problem with the persisted token keys; continuing with the keys in memory, a restart may invalidate session tokens");
+        warn!(error = %problem, "Cannot use or save the persisted token keys; keeping keys in memory, so a restart may invalidate session tokens");
     }
     Ok(ring)
 }

@@ -94,7 +94,7 @@ pub(super) async fn complete_routing_guard(incomplete: BlockReady) {
 /// Redirects the metadata addresses to `port`, in one nftables transaction.
 pub(super) async fn redirect(port: u16) -> Result<(), RedirectError> {
     let uplinks = Routing::open()?.uplinks().await?;
-    info!(uplinks = ?uplinks, "Guarding the interfaces that lead out of the node");
+    info!(uplinks = ?uplinks, "Dropping metadata traffic that arrives through the uplinks");
     Nft::find()?.apply(&Ruleset { uplinks, port: Some(port) }).await
 }
 

@@ -35,7 +35,7 @@ pub enum IdentityError {
     #[error("no open socket of this connection in the pod's own network namespace")]
     SocketNotInPod,
     /// A socket of the connection exists, but its owner has closed it, or several sockets match the connection.
-    #[error("the kernel does not report one owner of the connection's socket")]
+    #[error("the kernel does not report a single owner for the connection's socket")]
     Unowned,
     /// The socket's cgroup belongs to no container: the client is a process of the node.
     #[error("the socket belongs to no container")]

@@ -59,7 +59,7 @@ impl Shortages {
                 });
             }
             None if current.remove(&shortage).is_some() => {
-                info!(shortage = shortage.name(), "Shortage has ended");
+                info!(shortage = shortage.name(), "Shortage over; resuming normal operation");
             }
             None => {}
         }

@@ -145,7 +145,7 @@ fn terms(args: &ExplainArgs, environment: &HashMap<String, String>) -> Result<Te
     let mut assumed = vec![assumed];
     if own_roles.is_empty() {
         assumed.push(
-            "the role is neither podrole's own nor the node's, which no pod may have; pass those with --own-role to check this"
+            "the role is neither podrole's own nor the node's, which no pod may have; name those roles with --own-role to check this"
                 .into(),
         );
     }

@@ -253,7 +253,7 @@ fn check_path(head: &Parts) -> Result<&str, Rejection> {
         return Err(Rejection::Malformed("a path with characters that no path of ours has"));
     }
     if path.contains("//") || path.split('/').any(|segment| segment == "." || segment == "..") {
-        return Err(Rejection::Malformed("a path that needs normalising"));
+        return Err(Rejection::Malformed("a path that needs normalizing"));
     }
     Ok(path)
 }

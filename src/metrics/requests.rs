@@ -66,7 +66,7 @@ impl RequestMetrics {
             ),
             denials: families.counters(
                 "podrole_denials_total",
-                "Requests of known pods that were denied, by reason.",
+                "Requests from known pods that were denied, by reason.",
                 &[Label::closed("reason", &Denial::NAMES)],
             ),
             imds_v1: families.counters(

@@ -131,7 +131,11 @@ where
             Event::InitApply(object) => relist.extend(entry(&object, watch)),
             Event::InitDone => {
                 let entries = std::mem::take(&mut relist);
-                info!(watch = watch.name(), objects = entries.len(), "Received a complete list; replacing the index");
+                info!(
+                    watch = watch.name(),
+                    objects = entries.len(),
+                    "Received a complete list; replacing the objects of this kind in the index"
+                );
                 store.update(|index| K::reset(index, entries));
                 // This comes after the update, because before it an object that is not listed yet looks as if it did not exist.
                 drop(ready.take());

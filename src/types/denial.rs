@@ -264,8 +264,8 @@ denials! {
     PodFinished => {
         class: RoleDenied,
         outcome: "denied",
-        why: "the pod has ended",
-        meaning: "The pod has ended. Processes that are left of it get no credentials.",
+        why: "the pod has finished",
+        meaning: "The pod has finished. Its remaining processes get no credentials.",
         fix: "Nothing, unless the pod still runs: then the phase that the API shows is wrong.",
     }
     /// The pod asked for another role's name than its own.

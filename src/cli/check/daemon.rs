@@ -20,13 +20,13 @@ pub(super) async fn check_daemon(config: &Config, findings: &Findings) {
                 other @ (UpstreamError::ForeignCloud(_) | UpstreamError::Status { .. }) => other.to_string(),
             };
             findings.put(Check::Admin, Outcome::failed(format!("no answer at {}: {reason}", config.admin_addr)));
-            return findings.skip(&[Check::Ready], "podrole does not run here (PR-D01)");
+            return findings.skip(&[Check::Ready], "podrole is not running here (PR-D01)");
         }
     };
     if status != 200 && status != 503 {
         let found = format!("{} answers /readyz with {status}, so it is not podrole", config.admin_addr);
         findings.put(Check::Admin, Outcome::failed(found));
-        return findings.skip(&[Check::Ready], "podrole does not run here (PR-D01)");
+        return findings.skip(&[Check::Ready], "podrole is not running here (PR-D01)");
     }
     findings.put(Check::Admin, Outcome::ok(format!("podrole answers at {}", config.admin_addr)));
     findings.put(Check::Ready, if status == 200 { Outcome::ok("ready") } else { Outcome::failed(pending(&body)) });

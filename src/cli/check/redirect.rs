@@ -141,7 +141,7 @@ fn compare(whole: &Ruleset, observed: &Nftables<'static>) -> Outcome {
         ));
     }
     Outcome::failed(format!(
-        "for the uplinks {uplinks} podrole writes another table: rules are missing, changed or added"
+        "the table differs from the one that podrole writes for the uplinks {uplinks}: rules are missing, changed or added"
     ))
 }
 

@@ -32,7 +32,7 @@ pub(super) const REDIRECTED: About = error(
     "PR-R04",
     "pods' requests are redirected to podrole",
     "The table has no redirect to a port of --port-range. That is so while only podrole guard has run; pods then get no answer.",
-    "Start podrole run. If it runs, compare its --port-range with the one of this command.",
+    "Start podrole run. If it is running, compare its --port-range with this command's.",
 );
 pub(super) const COUNTING: About = warning(
     Area::Redirect,
