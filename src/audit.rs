@@ -1,8 +1,8 @@
 //! The audit log: one JSON line per STS call and per first delivery of credentials to a container. Denials are counted and
 //! summarized, so that no pod can flood the log.
 //!
-//! A thread writes the lines, which it gets through a bounded queue. No secret can get into the log, because none of the types used
-//! here contains one.
+//! A thread receives the lines through a bounded queue and writes them. No secret can get into the log, because none of the types
+//! used here contains one.
 
 mod deliveries;
 mod denials;
@@ -26,7 +26,7 @@ use denials::Denials;
 /// pods from getting credentials.
 const QUEUE: usize = 8192;
 
-/// How often counted denials are checked for lines that are due.
+/// The interval at which the audit log looks for counted denials whose line is due.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// The audit log.
@@ -39,7 +39,7 @@ pub struct Audit {
     denials: Denials,
 }
 
-/// The pod and container that a line is about.
+/// The pod and the container that an audit line describes.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The pod.
@@ -123,7 +123,8 @@ impl Audit {
         self.write(AuditRecord::Delivery, line);
     }
 
-    /// Records a denial. Writes at most one line per pod and reason in ten seconds, with the number of denials it stands for.
+    /// Records a denial. Writes at most one line per pod and reason in ten seconds. The line contains the number of denials that
+    /// it stands for.
     pub fn denial(&self, subject: &Subject<'_>, reason: Denial, explanation: impl FnOnce() -> String) {
         let counted = self.denials.count(&subject.pod.uid, reason, self.clock.boot(), || {
             let mut line = self.line("Deny");
@@ -136,7 +137,7 @@ impl Audit {
         self.write_denials(counted);
     }
 
-    /// Every few seconds, writes lines for counted denials of pods that have stopped asking. Never ends.
+    /// Writes, every few seconds, the lines for counted denials of pods that no longer send requests. Never returns.
     pub async fn sweep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -158,7 +159,7 @@ impl Audit {
         }
     }
 
-    /// Writes everything that is still to be written, blocking for at most `timeout`. Called at the end of the process.
+    /// Writes all pending lines and blocks for at most `timeout`. The daemon calls this function before the process ends.
     pub fn flush(&self, timeout: Duration) {
         self.write_denials(self.denials.overdue(Duration::MAX));
         self.lines.flush(timeout);

@@ -1,4 +1,4 @@
-//! The subcommands, one file each.
+//! The subcommands. Each subcommand has its own file.
 
 pub mod check;
 pub mod cleanup;
@@ -51,7 +51,7 @@ pub struct Hold {
     hold: bool,
 }
 
-/// The function that runs the daemon. `app` is above this module, so `main` passes the function in.
+/// The function that runs the daemon. This module must not depend on `app`, so `main` passes the function as an argument.
 pub type Daemon = fn(Config, Logs) -> anyhow::Result<()>;
 
 /// Parses `arguments` and runs the subcommand. `environment` is the process environment.

@@ -27,9 +27,9 @@ pub struct Config {
     pub node: Arc<str>,
     /// The kubeconfig file; `None` to use the service account of podrole's pod.
     pub kubeconfig: Option<PathBuf>,
-    /// Whether the node has EC2's metadata service.
+    /// The platform, which decides whether the node has EC2's metadata service.
     pub platform: Platform,
-    /// Who may have which role.
+    /// The settings that decide which pod may have which role.
     pub policy: PolicySettings,
     /// How callers are identified.
     pub identity: IdentityMode,
@@ -160,7 +160,7 @@ impl Config {
         }
     }
 
-    /// Reports settings that are valid on their own but not together.
+    /// Reports settings that are valid individually but contradict each other.
     fn contradictions(&self, problems: &mut Problems) {
         if self.platform == Platform::None && self.region.is_none() {
             problems.add("--platform=none has no metadata service to provide the region: set --region or AWS_REGION");

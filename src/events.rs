@@ -51,7 +51,7 @@ impl Events {
         }
     }
 
-    /// Drops the unwritten denials of a pod that is gone or has changed, because they may be wrong now.
+    /// Drops the unwritten denials of a pod that is gone or has changed, because their explanations may no longer be correct.
     pub fn forget(&self, pod: &PodUid) {
         self.count_dropped(self.schedule().forget(pod));
     }
@@ -64,14 +64,15 @@ impl Events {
             self.count_dropped(self.schedule().tidy(now));
             let next = self.schedule().next(now);
             match next {
-                // The schedule is asked again when the time is up or a denial is queued.
+                // The loop asks the schedule again when the wait ends or a denial is queued.
                 Err(wait) => drop(timeout(wait, self.queued.notified()).await),
                 Ok(report) => self.write(&sink, &report, jitter(), &mut failing).await,
             }
         }
     }
 
-    /// Makes one attempt. `failing` is set while an outage has already been logged as a warning, so that it is logged only once.
+    /// Makes one attempt to write `report`. `failing` is true if the current outage has already been logged, so that each outage
+    /// causes only one warning.
     async fn write(&self, sink: &impl Sink, report: &Report, jitter: f64, failing: &mut bool) {
         let written = timeout(WRITE, sink.write(report, self.clock.wall())).await;
         let written = written.unwrap_or_else(|_| Err(SinkError::Retry(format!("no answer within {WRITE:?}"))));

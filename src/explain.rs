@@ -22,7 +22,7 @@ use crate::pods::convert::{namespace_entry, service_account_entry};
 use crate::pods::index::Index;
 use crate::policy::Rules;
 
-/// What the decisions are based on, besides the objects.
+/// The input of the decisions, apart from the objects.
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// The policy. For each pod, its `node` is replaced by the pod's node.
@@ -31,11 +31,11 @@ pub struct Terms {
     pub service_accounts: bool,
     /// Where the objects come from.
     pub origin: Origin,
-    /// What had to be assumed, in sentences for the user.
+    /// The assumptions behind the decisions, as sentences for the user.
     pub assumed: Vec<String>,
 }
 
-/// Where the objects come from. This decides how the user is told to supply a missing one.
+/// Where the objects come from. The origin decides which advice the user gets for a missing object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The API server.
@@ -44,7 +44,7 @@ pub enum Origin {
     Files,
 }
 
-/// What to explain. `None` means everything.
+/// The objects to explain. `None` in a field means that the field excludes nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Selection<'a> {
     /// A pod or workload: `NAME` or `KIND/NAME`.

@@ -1,6 +1,7 @@
 //! The instance metadata protocol as EC2 speaks it, without sockets: requests in, routes and documents out.
 //!
-//! podrole answers a fixed list of paths itself and forwards nothing. A path that [`route`] does not know does not exist.
+//! podrole answers a fixed list of paths itself and forwards nothing. podrole answers every path that is not in [`route`] as not
+//! existing.
 
 mod document;
 mod facts;

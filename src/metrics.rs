@@ -1,7 +1,8 @@
 //! The daemon's metrics. Only this module knows the `prometheus` crate.
 //!
-//! Label values come from closed sets. They are never a pod, a role, a namespace, an address or the text of an error. Each area
-//! declares its families through [`Families`], which registers them and keeps the list that the documentation is tested against.
+//! Label values come from closed sets. No label value is a pod, a role, a namespace, an address or the text of an error. Each
+//! area declares its families through [`Families`], which registers them and keeps the list that the documentation is tested
+//! against.
 
 mod credentials;
 mod daemon;
@@ -26,7 +27,7 @@ use reports::ReportMetrics;
 use requests::RequestMetrics;
 use watches::WatchMetrics;
 
-/// The daemon's metrics on their own registry.
+/// The daemon's metrics, in a registry of their own.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -61,7 +62,7 @@ impl Metrics {
     /// The text exposition and its content type.
     pub fn render(&self) -> (&'static str, Vec<u8>) {
         let mut text = Vec::new();
-        // Writing to memory does not fail. If it did, an empty page would be better than half a page.
+        // Writing to memory does not fail. If writing did fail, an empty page would be better than half a page.
         if TextEncoder::new().encode(&self.registry.gather(), &mut text).is_err() {
             text.clear();
         }

@@ -46,10 +46,10 @@ pub enum ContainerRoles {
 /// The values of `--session-scope`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionScope {
-    /// A session per pod, so that CloudTrail names the pod.
+    /// Each pod has its own session, so that CloudTrail names the pod.
     Pod,
-    /// A session per service account.
+    /// All pods of a service account share a session.
     ServiceAccount,
-    /// A session per role and node.
+    /// All pods of a node with the same role share a session.
     Role,
 }

@@ -1,4 +1,4 @@
-//! The types that every layer shares. Text from outside is parsed into them once, at the edge.
+//! The types that every layer shares. podrole parses external text into these types once, when the text enters the program.
 
 mod allow;
 mod annotation;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Subject;
 use crate::types::{ContainerId, PodUid};
 
-/// The last access key that was delivered to each container. The size is bounded by the node's pods and their containers.
+/// The last access key that was delivered to each container. The number of the node's pods and containers limits the size.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries(Mutex<HashMap<PodUid, Vec<Delivered>>>);
 
@@ -15,7 +15,7 @@ type Delivered = (Option<ContainerId>, Arc<str>);
 // === impl Deliveries ===
 
 impl Deliveries {
-    /// Records a delivery of this key to `subject`. Returns whether it is the first.
+    /// Records a delivery of this key to `subject`. Returns whether this delivery of the key to `subject` is the first.
     pub(super) fn is_first(&self, subject: &Subject<'_>, access_key_id: &Arc<str>) -> bool {
         let mut all = self.lock();
         let known = all.get(&subject.pod.uid).into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Counts denials, so that a pod that sends a thousand requests per second causes one line in ten seconds.
+//! Counts denials, so that a pod that sends a thousand requests per second causes only one audit line in ten seconds.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,14 +11,14 @@ use crate::types::{Denial, PodUid};
 /// The shortest time between two lines for the same pod and reason.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Recent denials. Their number is bounded by the number of the node's pods times the number of reasons.
+/// Recent denials. There are at most as many as the node has pods, multiplied by the number of reasons.
 #[derive(Debug, Default)]
 pub(super) struct Denials(Mutex<HashMap<(PodUid, Denial), Seen>>);
 
 #[derive(Debug)]
 struct Seen {
     last_line: Duration,
-    /// The last line, which is written again for the denials counted since.
+    /// The last written line. The audit log writes this line again, with a new count, for the denials that were counted since.
     line: Map<String, Value>,
     unwritten: u64,
 }
@@ -49,8 +49,8 @@ impl Denials {
         Some((line, 1))
     }
 
-    /// Returns the lines, with their counts, for denials that were counted without a line and are overdue, because their pods have
-    /// stopped asking. Forgets everything whose last line is at least ten seconds old.
+    /// Returns lines, with their counts, for denials that have no line yet although one is due, because their pods no longer send
+    /// requests. Forgets every entry whose last line is at least ten seconds old.
     pub(super) fn overdue(&self, now: Duration) -> Vec<(Map<String, Value>, u64)> {
         let mut lines = Vec::new();
         self.lock().retain(|_, entry| {

@@ -1,7 +1,8 @@
-//! `podrole check`: reports whether this node and this cluster are set up for `podrole run` with the same flags, and what to do if not.
+//! `podrole check`: reports whether this node and this cluster are set up for `podrole run` with the same flags. If they are not, the
+//! report says what to do.
 //!
-//! It changes nothing. Each check has a time limit, and none of them stops another. A check that cannot be run is reported as
-//! skipped, with the reason, never as passed.
+//! The command changes nothing. Each check has a time limit, and a check that fails or hangs does not stop the others. The report
+//! shows a check that cannot run as skipped, with the reason, and never as passed.
 
 mod aws;
 mod daemon;
@@ -25,10 +26,10 @@ use super::{USAGE, complain, say, small_runtime};
 use report::{Report, Symbols};
 use table::Check;
 
-/// Time limit of all checks of one area. Each call in an area has its own limit, far below this one.
+/// The time limit for all checks of one area. Each call in an area has its own, much shorter limit.
 const AREA_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// The flags of `check`: its own and those of `run`, because it checks what the daemon would do with them.
+/// The flags of `check`. They include all flags of `run`, because `check` tests what the daemon would do with those flags.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// Output format: text | short (failed checks only, one line each) | json
@@ -52,20 +53,20 @@ enum Output {
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// The check passed. Holds what was found.
+    /// The check passed. The text says what the check found.
     Ok(String),
-    /// The check failed. The table has its severity.
+    /// The check failed. The table of checks defines the severity.
     Failed {
-        /// What was found.
+        /// The problem that the check found.
         found: String,
-        /// A fix for this node, if it is more specific than the table's.
+        /// A fix for this node, if there is a more specific one than the fix in the table of checks.
         fix: Option<String>,
     },
-    /// The check could not be run. Holds the reason.
+    /// The check could not run. The text is the reason.
     Skipped(String),
 }
 
-/// The results so far.
+/// The results of the checks that have ended.
 #[derive(Debug, Default)]
 struct Findings(Mutex<BTreeMap<Check, Outcome>>);
 
@@ -78,7 +79,7 @@ pub fn main(args: CheckArgs, environment: &HashMap<String, String>) -> ExitCode 
             return ExitCode::from(USAGE);
         }
     };
-    // This fails if a provider is installed already, which is fine.
+    // The call fails if a provider is already installed. That failure is harmless.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match small_runtime() {
         Ok(runtime) => runtime,
@@ -110,7 +111,7 @@ async fn run_checks(config: &Config) -> BTreeMap<Check, Outcome> {
     );
     let mut findings = findings.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     for check in Check::ALL {
-        // A check without a result counts as failed, not as skipped, because no other check explains what went wrong.
+        // A check without a result counts as failed, not as skipped, because no other check reports the cause.
         let timed_out = || Outcome::failed(format!("no result within {} s", AREA_TIMEOUT.as_secs()));
         findings.entry(check).or_insert_with(timed_out);
     }
@@ -155,7 +156,7 @@ impl Outcome {
     }
 }
 
-/// Why the checks of kernel identity are skipped; `None` if they are run.
+/// The reason for skipping the checks of kernel identity; `None` if these checks run.
 fn kernel_identity_unused(config: &Config) -> Option<&'static str> {
     match config.identity {
         IdentityMode::Kernel => None,

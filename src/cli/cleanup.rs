@@ -1,4 +1,4 @@
-//! `podrole cleanup`: removes both guards, which nothing else does, and says what that exposes.
+//! `podrole cleanup`: removes both guards and says what the removal exposes. No other command removes a guard.
 
 use std::process::ExitCode;
 
@@ -32,11 +32,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Removes what podrole has set up. Returns a description of each thing that was removed.
+/// Removes what podrole has set up. Returns one description for each removed item.
 async fn remove() -> Result<Vec<String>, RedirectError> {
     let nft = Nft::find()?;
     let mut removed = Vec::new();
-    // A table that cannot be read exists and is removed too.
+    // If reading the table fails, the table exists, so it is removed too.
     if !matches!(nft.observe().await, Ok(None)) {
         nft.remove().await?;
         removed.push("nftables table inet podrole".into());

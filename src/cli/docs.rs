@@ -15,7 +15,7 @@ pub struct Page {
     pub text: String,
 }
 
-/// The first line of each page. It says that the page is generated, because a change by hand would be lost.
+/// The first line of each page. The line says that the page is generated, because the next run overwrites manual changes.
 const GENERATED: &str =
     "<!-- Generated from the tables in src/ by UPDATE_DOCS=1 cargo test --test docs. Do not edit. -->";
 

@@ -75,7 +75,7 @@ pub enum Failure {
     /// Some flags are wrong. Holds one message for each.
     #[error("{}", .0.join("; "))]
     Usage(Vec<String>),
-    /// The flags are valid, but there is no answer.
+    /// The flags are valid, but `explain` has no answer.
     #[error("{0}")]
     NoAnswer(String),
 }
@@ -89,7 +89,7 @@ pub fn main(args: ExplainArgs, environment: &HashMap<String, String>) -> ExitCod
                 Output::Text => report.text(),
                 Output::Json => report.json(),
             };
-            // A closed pipe is not an error of podrole.
+            // A failed write means that the pipe is closed, which is not an error of podrole.
             let _ = std::io::stdout().write_all(text.as_bytes());
             match report.decision {
                 Verdict::Allow => ExitCode::SUCCESS,
@@ -124,7 +124,7 @@ pub fn report(args: ExplainArgs, environment: &HashMap<String, String>) -> Resul
     Ok(explain::explain(&objects, &terms, selection)?)
 }
 
-/// What the decisions are based on, with the assumptions. Reports all wrong flags at once.
+/// Returns the rules and the assumptions that the decisions use. Reports all wrong flags at once.
 fn terms(args: &ExplainArgs, environment: &HashMap<String, String>) -> Result<Terms, Failure> {
     let mut problems = Vec::new();
     let settings = PolicySettings::new(args.policy.clone(), environment);
@@ -207,7 +207,7 @@ fn read_cluster(
     name: &str,
     terms: &Terms,
 ) -> Result<(Objects, String), Failure> {
-    // Choose the TLS provider first, like the daemon. Fails harmlessly if it is already chosen.
+    // Choose the TLS provider first, like the daemon. The call fails harmlessly if a provider is already installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let reach = Reach { kubeconfigs: kubeconfigs(args, environment), context: args.context.clone() };
     let runtime = small_runtime().map_err(|error| Failure::NoAnswer(error.to_string()))?;
@@ -256,7 +256,7 @@ fn kubeconfigs(args: &ExplainArgs, environment: &HashMap<String, String>) -> Vec
     let listed: Vec<PathBuf> = listed.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
     if !listed.is_empty() {
         let existing: Vec<PathBuf> = listed.iter().filter(|path| path.exists()).cloned().collect();
-        // If none of the files exists, keep them all, so that the error names one.
+        // If none of the files exists, keep them all, so that the error message names one of them.
         return if existing.is_empty() { listed } else { existing };
     }
     let home = environment.get("HOME").map(|home| Path::new(home).join(".kube/config"));

@@ -1,4 +1,5 @@
-//! `podrole guard`: installs the two guards before anything else can fail. It needs no configuration, API server or cgroups.
+//! `podrole guard`: installs the two guards before anything else can fail. The command needs no configuration, API server or
+//! cgroups.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ pub enum GuardError {
     /// The node belongs to another cloud and must not be guarded. Nothing was changed.
     #[error(transparent)]
     Foreign(#[from] UpstreamError),
-    /// One or both guards could not be installed. Holds which ones, and why.
+    /// One or both guards could not be installed. The text names these guards and the reasons.
     #[error("{0}")]
     Partial(String),
 }
@@ -32,7 +33,8 @@ pub fn main(environment: &HashMap<String, String>) -> ExitCode {
     let (endpoint, problem) = metadata_endpoint(environment);
     let guarded = small_runtime().map_err(|error| GuardError::Partial(error.to_string()));
     let guarded = guarded.and_then(|runtime| runtime.block_on(install_guards(&endpoint)));
-    // As with `podrole run`, a wrong setting must not leave the node unguarded, so it is reported only now.
+    // As with `podrole run`, a wrong setting must not leave the node unguarded, so the setting is reported only after the guards
+    // are installed.
     if let Some(problem) = &problem {
         complain(problem);
     }
@@ -54,7 +56,7 @@ pub fn main(environment: &HashMap<String, String>) -> ExitCode {
 /// Installs both guards. A failure of one does not stop the other, because each is enough to guard the node.
 pub async fn install_guards(endpoint: &Uri) -> Result<(), GuardError> {
     let client = Client::new(endpoint);
-    // This comes first: on another cloud podrole must not take over the metadata addresses.
+    // This check runs first, because podrole must not take over the metadata addresses on another cloud.
     if let Some(cloud) = client.foreign_cloud().await {
         return Err(UpstreamError::ForeignCloud(cloud).into());
     }
@@ -72,8 +74,8 @@ async fn install_routing_guard() -> Result<(), RedirectError> {
     Routing::open()?.install_all().await
 }
 
-/// Keeps a table that has the guard already, because it may belong to a daemon that is serving pods. Any other table is replaced,
-/// and so is one that cannot be read.
+/// Keeps a table that has the guard already, because it may belong to a daemon that is serving pods. Replaces any other table,
+/// and also a table that cannot be read.
 async fn install_table_guard() -> Result<(), RedirectError> {
     let nft = Nft::find()?;
     let guard = Ruleset { uplinks: Routing::open()?.uplinks().await.unwrap_or_default(), port: None };

@@ -1,5 +1,5 @@
-//! The flags of `podrole run`. Each can also be set by an environment variable, `PODROLE_` and the flag's name; the flag takes
-//! precedence.
+//! The flags of `podrole run`. An environment variable, named `PODROLE_` plus the flag's name, can also set each flag. If both
+//! are set, the flag wins.
 //!
 //! All values are strings here. If clap parsed them, it would report only the first mistake.
 

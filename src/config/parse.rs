@@ -1,4 +1,4 @@
-//! Parsers that collect all mistakes instead of stopping at the first.
+//! Parsers that collect all mistakes instead of stopping at the first mistake.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -33,7 +33,8 @@ impl Problems {
         if self.0.is_empty() { Ok(value) } else { Err(self.0) }
     }
 
-    /// Reports `PODROLE_` variables that belong to no flag. Otherwise a typo would be ignored silently.
+    /// Reports `PODROLE_` variables that belong to no flag. Without this check, podrole would silently ignore a variable with a
+    /// typo in its name.
     pub(super) fn unknown_variables(&mut self, environment: &HashMap<String, String>) {
         #[derive(clap::Parser)]
         struct Probe {

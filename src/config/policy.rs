@@ -102,8 +102,8 @@ impl PolicySettings {
         }
     }
 
-    /// The policy rules for these settings. `account` is the base if the settings name none. No pod may have any of `own_roles` or
-    /// the first hop's role. Fails if the default ceiling is not a valid pattern.
+    /// The policy rules for these settings. `account` is the base if the settings name no base. No pod may have any of
+    /// `own_roles` or the first hop's role. Fails if the default ceiling is not a valid pattern.
     pub fn rules(
         &self,
         account: BaseArn,

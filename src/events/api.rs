@@ -1,4 +1,4 @@
-//! Writes Events to the API server, as `events.k8s.io/v1`. Each Event is created once; after that only its count is updated.
+//! Writes Events to the API server, as `events.k8s.io/v1`. podrole creates each Event once and then updates only its count.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -101,7 +101,8 @@ impl std::fmt::Debug for KubeEvents {
     }
 }
 
-/// A `generateName` for a pod's name. Without its final dash it must be a valid name as well, or the API server rejects it.
+/// A `generateName` for a pod's name. The prefix must be a valid name even without its final dash; otherwise the API server
+/// rejects it.
 fn prefix(name: &str) -> String {
     let start = &name[..name.floor_char_boundary(PREFIX - 1)];
     format!("{}-", start.trim_end_matches(['-', '.']))
@@ -111,7 +112,7 @@ fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Classifies an error by what it means for the next attempt.
+/// Classifies an error by its consequence for the next attempt.
 fn classify(error: &kube::Error) -> SinkError {
     let kube::Error::Api(status) = error else { return SinkError::Retry(causes(error)) };
     let message = format!("{} {}: {}", status.code, status.reason, status.message);

@@ -1,8 +1,8 @@
 //! Decides which denials become Events, and when. Pure: the time is an argument.
 //!
 //! The first denial of a pod for a reason is written immediately; repetitions are written after a minute, then at growing
-//! intervals. All Events of a node share one token bucket, so the API server gets a few writes per minute whatever the pods do.
-//! Pods without any Event come first.
+//! intervals. All Events of a node share one token bucket, so the API server gets only a few writes per minute from a node, even
+//! if its pods cause many denials. The schedule serves pods without any Event first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::types::{Denial, PodEntry, PodUid};
 
 /// The longest note that the API server accepts, in bytes.
 pub const NOTE: usize = 1024;
-/// An entry without a denial for this long is forgotten, because most clusters delete Events after an hour. A later denial counts
-/// as new.
+/// The schedule forgets an entry that has had no denial for this time, because most clusters delete Events after an hour. A later
+/// denial then counts as new.
 const QUIET: Duration = Duration::from_secs(3600);
 /// Time between two searches for entries to forget.
 const TIDY: Duration = Duration::from_secs(600);
@@ -30,7 +30,8 @@ pub struct Limits {
     pub repeat: Backoff,
     /// The time for which the whole node pauses after failed writes.
     pub retry: Backoff,
-    /// The largest number of remembered pairs of pod and reason, far above what a node has. Further pairs are dropped.
+    /// The largest number of remembered pairs of pod and reason, far more than a node has in practice. The schedule drops further
+    /// pairs.
     pub entries: usize,
 }
 
@@ -42,7 +43,7 @@ pub struct Schedule {
     entries: usize,
     /// Limits the writes of the whole node.
     bucket: TokenBucket,
-    /// Nothing is written before this time.
+    /// The schedule permits no write before this time.
     resume: Duration,
     /// The number of failed writes in a row.
     failures: u32,
@@ -68,11 +69,11 @@ struct Entry {
     note: Arc<str>,
     /// While the entry waits, its note is not updated before this time.
     note_until: Duration,
-    /// A quiet entry is not written again before this time.
+    /// A quiet entry is not queued for another write before this time.
     due: Duration,
     /// The number of successful writes.
     writes: u32,
-    /// The number of denials that its Event stands for.
+    /// The number of denials that the entry's Event stands for.
     count: u32,
     /// The time of the last denial.
     last: Duration,
@@ -103,20 +104,20 @@ struct Written {
 pub enum Noted {
     /// An Event is to be written: call [`Schedule::next`].
     Queued,
-    /// The denial is only counted, for the Event that was or will be written.
+    /// The denial only increases the count of an Event that is already written or queued.
     Counted,
     /// The denial is dropped, because [`Limits::entries`] is reached.
     Dropped,
 }
 
-/// How a write failed, as far as the schedule distinguishes it.
+/// The kinds of failed writes that the schedule distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The Event whose count was to be updated is gone; a new one must be created.
     Gone,
     /// The write may succeed later; the whole node backs off.
     Retry,
-    /// The API server will never accept this Event, so it is given up.
+    /// The API server will never accept this Event, so the schedule drops it.
     Rejected,
 }
 
@@ -157,7 +158,8 @@ impl Schedule {
             entry.last = now;
             let (quiet, silent_until) = match entry.state {
                 State::Quiet => (true, entry.due),
-                // An entry that waits for a long time must say what is wrong now, not what was wrong when it was queued.
+                // The note of an entry that waits for a long time must explain a recent denial, not the denial that queued the
+                // entry.
                 State::Waiting(_) | State::Writing => (false, entry.note_until),
             };
             if now < silent_until {
@@ -207,7 +209,7 @@ impl Schedule {
         if token_at > now {
             return Err(token_at - now);
         }
-        // This comes last, because it searches all entries.
+        // This search runs last, because it visits all entries.
         let Some((uid, at)) = self.first_waiting() else { return Err(TIDY) };
         let Some(pod) = self.pods.get_mut(&uid) else { return Err(TIDY) };
         self.bucket.take(now);
@@ -235,7 +237,7 @@ impl Schedule {
         let repeat = self.limits.repeat;
         self.failures = 0;
         self.resume = now;
-        // Earlier failures may have been caused by the API server, which works again.
+        // The API server may have caused the earlier failures. It works again now, so all entries lose their failure mark.
         self.pods.values_mut().flat_map(|pod| &mut pod.entries).for_each(|entry| entry.failed = false);
         if let Some(pod) = self.pods.get_mut(&report.pod) {
             pod.has_event = true;

@@ -1,4 +1,4 @@
-//! The port through which Events are written, with its reports and errors.
+//! The interface for writing Events, with the types of its reports and errors.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::types::{Denial, PodUid};
 pub struct Report {
     /// The pod's UID, by which the schedule and the index know the pod.
     pub pod: PodUid,
-    /// The UID by which `kubectl describe` finds Events. For a static pod it is the UID of its cgroup.
+    /// The UID by which `kubectl describe` finds Events. For a static pod, this is the UID in the name of its cgroup.
     pub shown_uid: PodUid,
     /// The pod's namespace.
     pub namespace: Arc<str>,
@@ -21,7 +21,8 @@ pub struct Report {
     pub name: Arc<str>,
     /// The reason of the denial.
     pub reason: Denial,
-    /// The explanation and the fix, for people. It is the same for every repetition, so that Events are grouped.
+    /// The explanation and the fix, for people. The note is the same for every repetition, so that Kubernetes can group the
+    /// Events.
     pub note: Arc<str>,
     /// The earlier Event with the same note, of which only the count is updated. If it is `None`, a new Event is created.
     pub series: Option<Series>,
@@ -32,7 +33,7 @@ pub struct Report {
 pub struct Series {
     /// The Event's name.
     pub event: Arc<str>,
-    /// The number of denials that it stands for now.
+    /// The number of denials that the Event now stands for.
     pub count: u32,
 }
 

@@ -27,7 +27,7 @@ pub(super) fn pod(
 ) -> Result<PodReport, ExplainError> {
     let entry = match index.pod(&input.entry.uid) {
         Lookup::Found(entry) => entry.as_ref(),
-        // This cannot happen: the index was built from these pods.
+        // These two cases cannot occur, because the index was built from these pods.
         Lookup::Unknown | Lookup::Ambiguous(_) => &input.entry,
     };
     let view = View { input, index, objects, rules, terms };
@@ -52,7 +52,7 @@ pub(super) fn pod(
     })
 }
 
-/// Everything that the explanation of one pod is made from.
+/// All inputs for the explanation of one pod.
 struct View<'a> {
     input: &'a InputPod,
     index: &'a Index,
@@ -188,7 +188,7 @@ impl View<'_> {
         }
     }
 
-    /// Why there is no decision yet, and what to do about it.
+    /// The reason why there is no decision yet, and what the user can do.
     fn missing(&self, what: NotReady, pod: &PodEntry) -> (String, String) {
         let (namespace, account) = (&pod.namespace, &pod.service_account);
         match (what, self.terms.origin) {

@@ -1,4 +1,4 @@
-//! Reads the objects that matter from YAML or JSON: pods, workloads, namespaces and service accounts.
+//! Reads the objects that decisions need from YAML or JSON: pods, workloads, namespaces and service accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,8 @@ pub struct Objects {
 #[derive(Debug)]
 pub(super) struct InputPod {
     pub(super) kind: String,
-    /// Whether the pod exists, that is, has a UID. If not, it gets a placeholder UID, and its containers count as started.
+    /// Whether the pod exists, which means that it has a UID. A pod that does not exist gets a placeholder UID, and its
+    /// containers count as started.
     pub(super) created: bool,
     pub(super) node: Option<String>,
     /// The names of all containers, in the object's order.
@@ -107,7 +108,7 @@ impl Objects {
         Ok(())
     }
 
-    /// The pods that match `selection`. It is an error if there are none.
+    /// The pods that match `selection`. Fails if no pod matches.
     pub(super) fn select(&self, selection: Selection<'_>) -> Result<Vec<&InputPod>, ExplainError> {
         if self.pods.is_empty() {
             let found = [
@@ -163,7 +164,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Adds the pod that a workload's template would create, under the workload's name because its own is not known yet.
+    /// Adds the pod that a workload's template would create, under the workload's name, because the pod's own name is not known
+    /// yet.
     fn template(&mut self, kind: String, owner: &Value, at: &str, namespace: &str) -> Result<(), ExplainError> {
         let mut metadata = owner["metadata"].clone();
         let template = owner.pointer(at).cloned().unwrap_or_default();

@@ -41,7 +41,8 @@ impl Report {
     }
 }
 
-/// `text` on one line of printable ASCII. Everything else is escaped: terminal sequences, line breaks, changes of text direction.
+/// `text` on one line of printable ASCII. All other characters are escaped, such as terminal sequences, line breaks and changes
+/// of text direction.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -57,7 +58,7 @@ struct Page(String);
 
 impl Page {
     fn line(&mut self, label: &str, value: &str) {
-        // All values are written here, so that none can start a new line or send an escape sequence.
+        // This function writes all values, so that no value can start a new line or send an escape sequence.
         let _ = writeln!(self.0, "{label:INDENT$}{}", printable(value).trim_end());
     }
 

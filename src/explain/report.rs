@@ -9,7 +9,7 @@ use crate::policy::{ContainerRoles, Rules, SessionScope};
 pub struct Report {
     /// The name of the schema: `podrole.explain/v1`.
     pub schema: &'static str,
-    /// The worst decision of all containers.
+    /// The worst decision among all containers.
     pub decision: Verdict,
     /// The selected pods.
     pub pods: Vec<PodReport>,
@@ -35,11 +35,11 @@ pub enum Verdict {
 /// One pod.
 #[derive(Clone, Debug, Serialize)]
 pub struct PodReport {
-    /// `Pod`, or the kind of the workload whose template it is.
+    /// `Pod`, or the kind of the workload whose template describes the pod.
     pub kind: String,
     /// The pod's namespace.
     pub namespace: String,
-    /// The pod's name, or the workload's.
+    /// The name of the pod or the workload.
     pub name: String,
     /// The pod's UID; `None` if it is not created yet.
     pub uid: Option<String>,
@@ -66,7 +66,7 @@ pub struct ListReport {
     pub source: &'static str,
     /// The list as written, truncated if long.
     pub value: String,
-    /// Why the list cannot be parsed and therefore allows nothing.
+    /// The parse error, if the list is invalid and therefore allows nothing.
     pub error: Option<String>,
 }
 
@@ -80,7 +80,7 @@ pub struct ContainerReport {
     /// podrole's answer now.
     #[serde(flatten)]
     pub answer: Answer,
-    /// podrole's answer once the container has started, if the answer depends on that.
+    /// podrole's answer after the container has started, if the start changes the answer.
     pub once_started: Option<Answer>,
 }
 
@@ -101,11 +101,11 @@ pub struct Answer {
     pub reason: Option<&'static str>,
     /// The reason in a sentence.
     pub why: Option<String>,
-    /// What to do about it.
+    /// What the user can do about the problem.
     pub fix: Option<String>,
     /// A command that fixes the problem.
     pub command: Option<String>,
-    /// The session name; `None` also if it is not known yet.
+    /// The session name; `None` without a grant or if the name is not known yet.
     pub session_name: Option<String>,
     /// Whether an external id is sent. Its value is not shown, because it may be confidential.
     pub external_id_set: Option<bool>,
@@ -131,7 +131,7 @@ pub struct RulesReport {
     pub base: String,
     /// The patterns of the ceiling.
     pub ceiling: Vec<String>,
-    /// Roles that no pod may have, if they were given.
+    /// The roles that no pod may have, if the user gave any.
     pub own_roles: Vec<String>,
     /// Whether a namespace without any list allows nothing.
     pub require_allow: bool,

@@ -172,7 +172,7 @@ fn errors_name_the_unreadable_object() {
     }
     let twice = format!("{}{}", pod(&json!({})), pod(&json!({})));
     assert!(Objects::default().read(&twice, "test", "default").unwrap_err().to_string().contains("same UID"));
-    // A few anchors that expand to millions of nodes.
+    // A few YAML anchors expand to millions of nodes.
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
                 d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n\
                 g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: [*g,*g,*g,*g,*g,*g,*g,*g,*g]\n";

@@ -91,8 +91,8 @@ pub fn iam_info(role: &RoleArn, updated: SystemTime) -> String {
     body
 }
 
-/// The identity document, with the fields that SDKs read and without a signature that could prove the node's identity. `None` if
-/// the region is not known.
+/// The identity document, with the fields that SDKs read and without a signature that could prove the node's identity. Returns
+/// `None` if the region is not known.
 pub fn identity_document(facts: &Facts) -> Option<String> {
     facts.region.as_ref()?;
     let mut body = String::from("{\n");
@@ -137,7 +137,7 @@ fn field(body: &mut String, name: &str, value: &str) {
     body.push_str("\",\n");
 }
 
-/// Ends the object: removes the last field's comma and adds no newline.
+/// Closes the JSON object: removes the comma after the last field and adds no newline.
 fn close(body: &mut String) {
     body.truncate(body.len() - 2);
     body.push_str("\n}");

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Fact;
 
-/// The facts, which are read once at start. A fact that is `None` does not exist on this node and is answered with 404, because a
-/// wrong region is worse than none.
+/// The facts, which are read once at start. podrole answers requests for a fact that is `None` with 404, because a wrong region
+/// is worse than no region.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The region, such as `us-west-2`.

@@ -1,4 +1,4 @@
-//! Classifies a request by its head.
+//! Classifies a request by its request line and headers.
 //!
 //! Paths are not normalized. Only exact spellings are accepted, so no second spelling can slip past a check.
 
@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Version};
 use super::{MAX_TTL, TOKEN, TOKEN_TTL, TokenError};
 use crate::types::{METADATA_PORT, is_metadata};
 
-/// The versions that EC2 lists at `/`. Here each of them means `latest`.
+/// The versions that EC2 lists at `/`. podrole treats each version as `latest`.
 const VERSIONS: [&str; 25] = [
     "1.0",
     "2007-01-19",
@@ -52,14 +52,14 @@ pub enum Route {
     Listing(Listing),
     /// The name of the caller's role.
     RoleList {
-        /// Whether it is the `-extended` list.
+        /// Whether the path is that of the `-extended` list.
         extended: bool,
     },
     /// The caller's credentials.
     Credentials {
         /// The role name in the path.
         role: Box<str>,
-        /// Whether it is the `-extended` document, which also has the account.
+        /// Whether the path is that of the `-extended` document, which also has the account.
         extended: bool,
     },
     /// `iam/info`.
@@ -115,7 +115,7 @@ pub enum Fact {
 pub enum Rejection {
     /// 400: no metadata client sends such a request.
     Malformed(&'static str),
-    /// 401: no session token where one is needed.
+    /// 401: the request needs a session token and has none.
     TokenRequired,
     /// 401: the session token is invalid, expired, or belongs to another caller.
     BadToken(TokenError),
@@ -144,7 +144,7 @@ pub enum SessionToken<'a> {
 pub struct Classified<'a> {
     /// What the request asks for.
     pub route: Route,
-    /// Its session token, or why the token makes the request unacceptable.
+    /// The request's session token, or the reason why the token makes the request unacceptable.
     pub token: Result<SessionToken<'a>, Rejection>,
 }
 
@@ -173,7 +173,7 @@ fn route(head: &Parts, path: &str) -> Result<Route, Rejection> {
 fn session_token(headers: &HeaderMap) -> Result<SessionToken<'_>, Rejection> {
     let mut tokens = headers.get_all(TOKEN).iter();
     let Some(token) = tokens.next() else {
-        // The token is what stops forged requests, so a forwarded request without one is rejected.
+        // Only the token stops forged requests, so a forwarded request without a token is rejected.
         return if is_forwarded(headers) {
             Err(Rejection::Forwarded("a forwarded request without a session token"))
         } else {
@@ -304,7 +304,7 @@ fn meta_data(path: &str) -> Route {
             None => continue,
             Some(role) => role,
         };
-        // Clients put the listed name here; some add a slash.
+        // Clients put the role name from the list here, and some clients add a slash.
         let name = role.strip_suffix('/').unwrap_or(role);
         return match name {
             "" if role.is_empty() => Route::RoleList { extended },

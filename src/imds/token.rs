@@ -1,4 +1,4 @@
-//! IMDSv2 session tokens. They are not stored, but sealed with a key that only this node has.
+//! IMDSv2 session tokens. podrole does not store tokens; it seals them with a key that only this node has.
 //!
 //! A token is `key id (4) | nonce (12) | sealed expiry (8) | tag (16)`: 40 bytes or 56 characters in base64url, like EC2's. The
 //! seal covers the caller's kernel identity, so a token is worthless in another container. Since nothing is stored, no pod can fill
@@ -16,13 +16,13 @@ use crate::types::KernelIdentity;
 
 /// The longest life of a token, in seconds: six hours, as on EC2.
 pub const MAX_TTL: u32 = 21_600;
-/// How long a key seals new tokens. After that it opens old ones for another [`MAX_TTL`].
+/// The time for which a key seals new tokens. The key then opens old tokens for another [`MAX_TTL`].
 pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 const RAW: usize = 4 + NONCE_LEN + 8 + 16;
 const TEXT: usize = RAW.div_ceil(3) * 4;
 
-/// One key.
+/// A key that seals and opens tokens.
 #[derive(Clone)]
 pub struct Key {
     /// The random id that names the key inside a token.
@@ -132,8 +132,8 @@ impl std::fmt::Debug for KeyRing {
 // === impl TokenBinding ===
 
 impl TokenBinding<'_> {
-    /// The additional data of the seal. It is unambiguous: the first byte names the form, and neither a UID nor an id contains a
-    /// NUL.
+    /// The additional authenticated data of the seal. The encoding is unambiguous, because the first byte names the form, and
+    /// neither a UID nor an id contains a NUL.
     fn aad(&self) -> Vec<u8> {
         match self {
             Self::Kernel(KernelIdentity { pod, container }) => {

@@ -1,4 +1,4 @@
-//! Credentials: calls to STS, the cache, and the daemon's base credentials.
+//! Metrics about credentials: calls to STS, the cache, and the daemon's base credentials.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The daemon itself: version, identity mode, rules, faults.
+//! Metrics about the daemon itself: version, identity mode, rules, faults.
 
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
@@ -17,13 +17,13 @@ closed_set! {
         LogLost = "log_lost",
         /// A metadata listener could not be bound.
         MetadataListener = "metadata_listener",
-        /// The directory of netns names is not watched; it is scanned at intervals.
+        /// podrole cannot watch the directory of netns names and scans the directory at intervals instead.
         NetnsWatch = "netns_watch",
-        /// A netns, or the directory of their names, could not be read; the last scan's are kept.
+        /// podrole could not read a netns or the directory of netns names, and keeps the result of the last scan.
         NetnsScan = "netns_scan",
-        /// Some cgroup is not watched; all are scanned at intervals.
+        /// podrole cannot watch some cgroup and scans all cgroups at intervals instead.
         CgroupWatch = "cgroup_watch",
-        /// Some cgroup could not be read; the last scan's are kept.
+        /// podrole could not read some cgroup and keeps the result of the last scan.
         CgroupScan = "cgroup_scan",
     }
 }

@@ -1,4 +1,4 @@
-//! Creates metric families. A family is registered when it is created, so none can be forgotten.
+//! Creates metric families. Creating a family also registers it, so no family can be missing from the registry.
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -10,7 +10,8 @@ use prometheus::{
 pub struct Label {
     /// The label's name.
     pub name: &'static str,
-    /// Its values, if this module defines them; empty if they are names of another module's closed list.
+    /// The label's values, if the metrics module defines them. The list is empty if the values are names of another module's
+    /// closed list.
     pub values: &'static [&'static str],
 }
 
@@ -19,11 +20,11 @@ pub struct Label {
 pub struct Family {
     /// The name of the metric.
     pub name: &'static str,
-    /// Its labels.
+    /// The labels of the metric.
     pub labels: Vec<Label>,
 }
 
-/// The registry as it is while the areas declare their families.
+/// The registry while the areas declare their families.
 #[derive(Debug, Default)]
 pub(super) struct Families {
     registry: Registry,

@@ -1,4 +1,4 @@
-//! Audit lines and Kubernetes Events.
+//! Metrics about audit lines and Kubernetes Events.
 
 use prometheus::IntCounterVec;
 
@@ -32,7 +32,7 @@ closed_set! {
     }
 }
 
-/// The families about what podrole reports.
+/// The families about audit lines and Events.
 #[derive(Debug)]
 pub(super) struct ReportMetrics {
     audit: IntCounterVec,

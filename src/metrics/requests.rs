@@ -1,4 +1,4 @@
-//! The request path: connections, requests, callers, denials.
+//! Metrics of the request path: connections, requests, callers, denials.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ closed_set! {
     pub enum ConnectionRefused {
         /// The connection did not come through the redirect rules.
         NotRedirected = "not_redirected",
-        /// There are too many connections, from its address or in total.
+        /// There are too many connections, either from the caller's address or in total.
         TooMany = "too_many",
     }
 }

@@ -1,4 +1,4 @@
-//! The watches on the API server.
+//! Metrics about the watches on the API server.
 
 use std::time::Duration;
 

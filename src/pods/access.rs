@@ -1,5 +1,5 @@
-//! What `podrole check` asks the API server: whether it answers, which rights podrole has, and whether the node has pods. This
-//! module writes nothing: an access review is only a question, although it is sent by POST.
+//! The requests of `podrole check` to the API server. They find out whether the server answers, which rights podrole has, and
+//! whether the node has pods. This module writes nothing: an access review is only a question, although it is sent by POST.
 
 use anyhow::Context as _;
 use k8s_openapi::api::authorization::v1::{

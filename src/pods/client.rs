@@ -1,4 +1,4 @@
-//! Clients for the API server: which kubeconfig they use, and how long they wait.
+//! Creates clients for the API server, with the right kubeconfig and with time limits.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use anyhow::Context as _;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-/// How long a connection attempt may take.
+/// The time limit for a connection attempt.
 const KUBE_CONNECT: Duration = Duration::from_secs(5);
-/// How long a read may take. The limit is longer than a watch is ever silent, because the server ends the watch or sends a
+/// The time limit for a read. The limit is longer than a watch is ever silent, because the server ends the watch or sends a
 /// bookmark earlier. Without a limit, a list that the server never answers would hang forever.
 const KUBE_READ: Duration = Duration::from_secs(90);
 
-/// How to reach the API server.
+/// The settings for connecting to the API server.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
     /// Kubeconfigs, merged as kubectl merges them. If there are none, the service account of podrole's own pod is used.

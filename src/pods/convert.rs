@@ -14,7 +14,7 @@ use crate::types::{
     NamespaceEntry, PodEntry, PodUid, RoleRef, ServiceAccountEntry, SessionNameError,
 };
 
-/// A pod as it comes over the wire, without the fields that are not used.
+/// A pod as the API server sends it, reduced to the fields that podrole uses.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SlimPod {
@@ -51,7 +51,8 @@ struct Spec {
 #[serde(default, rename_all = "camelCase")]
 struct Container {
     security_context: Option<SecurityContext>,
-    /// Only of ephemeral containers: the container whose process namespace it joins. Only its presence matters.
+    /// The container whose process namespace an ephemeral container joins. Other containers lack this field. Only its presence
+    /// matters.
     target_container_name: Option<IgnoredAny>,
 }
 
@@ -194,8 +195,8 @@ impl<'a> Annotations<'a> {
 }
 
 impl Spec {
-    /// Whether one of the containers can read its siblings' credentials. With a common process namespace it needs no packets: it can
-    /// take a sibling's socket (`pidfd_getfd`).
+    /// Whether one of the containers can read its siblings' credentials. In a shared process namespace, a container can do so
+    /// without capturing packets, by copying a sibling's socket (`pidfd_getfd`).
     fn siblings_may_read(&self) -> bool {
         self.host_pid == Some(true)
             || self.share_process_namespace == Some(true)

@@ -1,4 +1,4 @@
-//! The pods, namespaces and service accounts that exist, by the keys that are used to answer requests. Pure.
+//! The index of existing pods, namespaces and service accounts, by the keys that podrole needs to answer requests. Pure.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::types::{NamespaceEntry, PodEntry, PodUid, ServiceAccountEntry};
 
 /// One consistent snapshot of the watched objects. A relist replaces it as a whole, so no reader ever sees a partial list.
 ///
-/// Snapshots share what they have in common: a clone costs four reference counts, and an update copies only the map that it changes.
+/// Snapshots share their unchanged maps: a clone costs four reference counts, and an update copies only the map that it changes.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     pods: Arc<HashMap<PodUid, Arc<PodEntry>>>,
@@ -15,7 +15,8 @@ pub struct Index {
     /// index trusts none of them.
     aliases: Arc<HashMap<PodUid, Vec<PodUid>>>,
     namespaces: Arc<HashMap<Arc<str>, Arc<NamespaceEntry>>>,
-    /// The service accounts, by namespace. A large cluster has tens of thousands, and an update copies only those of one namespace.
+    /// The service accounts, by namespace. A large cluster has tens of thousands of service accounts, and an update copies only
+    /// those of one namespace.
     service_accounts: Arc<HashMap<Arc<str>, AccountsByName>>,
     version: u64,
 }
@@ -38,17 +39,17 @@ pub enum Lookup<'a> {
 pub struct PodChange {
     /// The pod.
     pub uid: PodUid,
-    /// What happened to it.
+    /// The change of the pod.
     pub kind: ChangeKind,
 }
 
-/// What can happen to a pod.
+/// The kinds of changes of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChangeKind {
     /// The pod is new in the index.
     Added,
-    /// Something that decides the pod's credentials has changed: it has finished, it asks for something else, or its namespace or
-    /// service account has changed. Credentials that the pod was given must not be refreshed on the old terms.
+    /// An input of the pod's decision has changed: the pod has finished, its annotations request something else, or its namespace
+    /// or service account has changed. podrole must not refresh the pod's credentials according to the old decision.
     Changed,
     /// The pod has been deleted, or another pod of the same name has replaced it.
     Gone,
@@ -89,17 +90,18 @@ impl Index {
         self.pods.values()
     }
 
-    /// Grows with every published snapshot.
+    /// The version of the snapshot. Every published snapshot has a higher version than the one before.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Marks this as the snapshot that follows the published one.
+    /// Increases the version, which marks this snapshot as the successor of the published one.
     pub fn advance(&mut self) {
         self.version += 1;
     }
 
-    /// Whether this is the same snapshot as `other`, as it is after an update that changed nothing.
+    /// Whether this snapshot and `other` share the same three maps of objects, which is the case after an update that
+    /// changed nothing.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.pods, &other.pods)
             && Arc::ptr_eq(&self.namespaces, &other.namespaces)
@@ -251,7 +253,8 @@ impl Index {
     }
 }
 
-/// The entry to keep for an object of a new list: the known one if it is equal, so that what was derived from it stays valid.
+/// The entry to keep for an object of a new list: the known one if it is equal, so that values derived from the known entry stay
+/// valid.
 fn kept<T: PartialEq>(known: Option<&Arc<T>>, new: T) -> Arc<T> {
     match known {
         Some(known) if **known == new => known.clone(),

@@ -19,7 +19,7 @@ pub struct Reader {
     default_namespace: String,
 }
 
-/// An object that can be asked for.
+/// An object that a caller can request.
 #[derive(Clone, Copy, Debug)]
 pub enum Object<'a> {
     /// A pod: namespace and name.
@@ -63,7 +63,7 @@ pub enum ReadError {
 // === impl Reader ===
 
 impl Reader {
-    /// A reader that connects as `reach` says.
+    /// Creates a reader that connects with the settings in `reach`.
     pub async fn connect(reach: &Reach) -> Result<Self, ReadError> {
         let nowhere = "no --kubeconfig, no KUBECONFIG, no ~/.kube/config, and not in a pod with a service account";
         let config = reach.config(nowhere).await?;
@@ -77,8 +77,8 @@ impl Reader {
         &self.default_namespace
     }
 
-    /// Reads an object. The right to get the object is enough, and so is the right to list, which is the only one that the daemon
-    /// has.
+    /// Reads an object. The user needs only the right to get the object or the right to list such objects. The daemon has only
+    /// the right to list.
     pub async fn read(&self, object: Object<'_>) -> Result<Value, ReadError> {
         object.check()?;
         match self.request(object, &object.path()).await {

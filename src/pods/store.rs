@@ -26,7 +26,7 @@ impl Store {
         Self { snapshot: ArcSwap::default(), version: watch::Sender::new(0), writer: Mutex::new(()), on_change }
     }
 
-    /// The current snapshot. Do not hold it across an await: it goes out of date.
+    /// The current snapshot. Do not hold the snapshot across an await, because it goes out of date.
     pub fn snapshot(&self) -> Guard<Arc<Index>> {
         self.snapshot.load()
     }

@@ -15,12 +15,12 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::readiness::Readiness;
 
-/// How often readiness is checked. A node takes a minute to start, so a fraction of a second does not matter.
+/// The interval between two checks of readiness. A node needs about a minute to start, so a fraction of a second does not matter.
 const POLL: Duration = Duration::from_millis(500);
 /// The pause between attempts to remove the taint.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// Waits until the daemon is ready, then removes every taint of `node` whose key is `key`. Ends when that is done.
+/// Waits until the daemon is ready, then removes every taint of `node` whose key is `key`. Returns when no such taint is left.
 pub async fn remove_when_ready(client: Client, node: Arc<str>, key: Arc<str>, readiness: Readiness) {
     while !readiness.is_ready() {
         tokio::time::sleep(POLL).await;

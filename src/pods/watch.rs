@@ -90,7 +90,7 @@ struct Context {
     jitter: f64,
 }
 
-/// How objects of one kind update the index.
+/// A kind of object that updates the index.
 trait Indexed: Sized {
     type Entry;
     /// The entry of this object; `None` if the object lacks a field that every entry needs.
@@ -137,7 +137,8 @@ where
                     "Received a complete list; replacing the objects of this kind in the index"
                 );
                 store.update(|index| K::reset(index, entries));
-                // This comes after the update, because before it an object that is not listed yet looks as if it did not exist.
+                // The guard is dropped after the update, because before the update an object that is missing from the index
+                // looks as if it did not exist.
                 drop(ready.take());
             }
             Event::Apply(object) => {

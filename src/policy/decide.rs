@@ -20,7 +20,7 @@ pub struct Subject<'a> {
     pub service_account: ServiceAccount<'a>,
 }
 
-/// What is known about the pod's service account.
+/// The state of knowledge about the pod's service account.
 #[derive(Clone, Copy, Debug)]
 pub enum ServiceAccount<'a> {
     /// Service accounts are not a source of roles (`--service-account-roles=false`).
@@ -31,8 +31,8 @@ pub enum ServiceAccount<'a> {
     Seen(&'a ServiceAccountEntry),
 }
 
-/// Where a container's role is requested: the first source that is set, even if its value is "none" or cannot be parsed. Falling
-/// back to the next source would give the pod a role that its owner meant to replace.
+/// The source of the request for a container's role. The first source that is set counts, even if its value is "none" or invalid.
+/// Falling back to the next source would give the pod a role that its owner meant to replace.
 #[derive(Clone, Copy, Debug)]
 pub enum RoleSource<'a> {
     /// The pod's annotation for this container.
@@ -68,8 +68,8 @@ pub struct Grant {
 }
 
 closed_set! {
-    /// What a decision waits for. Requests without a decision for this reason have the name as their outcome in
-    /// `podrole_http_requests_total`.
+    /// The information that a decision waits for. A request that gets no decision for this reason has the variant's name as its
+    /// outcome in `podrole_http_requests_total`.
     pub enum NotReady {
         /// The pod has per-container roles, and its status does not show this container yet.
         Container = "container_unknown",
@@ -107,7 +107,7 @@ impl<'a> ServiceAccount<'a> {
 // === impl Subject ===
 
 impl<'a> Subject<'a> {
-    /// Where the role is requested.
+    /// The source of the request for the role.
     pub fn source(self) -> Result<RoleSource<'a>, NotReady> {
         let pod = self.pod;
         if !pod.container_roles.is_empty() {
@@ -158,7 +158,8 @@ impl Rules {
 
     fn grant(&self, subject: Subject<'_>) -> Result<Grant, NoGrant> {
         let pod = subject.pod;
-        // The namespace comes first, because the metadata service waits for the namespace before it asks for a decision.
+        // The missing namespace is reported first, because the metadata service waits for the namespace before it asks for a
+        // decision.
         let namespace = subject.namespace.ok_or(NotReady::Namespace)?;
         if pod.finished {
             return Err(DenialReason::PodFinished.into());
@@ -189,7 +190,7 @@ impl Rules {
         })
     }
 
-    /// Whether `role` matches the ceiling. No namespace can use a role that does not.
+    /// Whether `role` matches the ceiling. No namespace can use a role outside the ceiling.
     pub fn under_ceiling(&self, role: &RoleArn) -> bool {
         self.ceiling.iter().any(|glob| glob.matches(role, &self.base))
     }
@@ -259,7 +260,8 @@ impl Rules {
     }
 }
 
-/// The external id to send. The namespace's takes precedence, because its owner vouches for the identity of the pods.
+/// The external id to send. The namespace's external id overrides the pod's, because the namespace's owner vouches for the
+/// identity of the pods.
 fn external_id(pod: &PodEntry, namespace: &NamespaceEntry) -> Result<Option<ExternalId>, DenialReason> {
     let id = namespace.external_id.as_ref().or(pod.external_id.as_ref());
     id.cloned().transpose().map_err(|bad| DenialReason::BadExternalId { bad })

@@ -54,7 +54,7 @@ pub enum AllowListError {
 // === impl Glob ===
 
 impl Glob {
-    /// Checks that `text` could match a role at all.
+    /// Parses a pattern. Fails if no role could match `text`.
     pub fn parse(text: &str) -> Result<Self, AllowListError> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
@@ -77,7 +77,8 @@ impl Glob {
     }
 }
 
-/// Matches with two cursors. On a mismatch it goes back to the last star. It is linear in practice and never recursive.
+/// Matches with two cursors. On a mismatch, the function goes back to the last star. Its time is linear in practice, and it is
+/// never recursive.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -114,7 +115,7 @@ impl AllowList {
         if globs.len() > MAX_PATTERNS { Err(AllowListError::TooMany) } else { Ok(Self::Globs(globs)) }
     }
 
-    /// Parses kiam's form: one regular expression. It is anchored at both ends.
+    /// Parses kiam's form: one regular expression. The expression must match the whole text.
     pub fn from_regex(text: &str) -> Result<Self, AllowListError> {
         if text.len() > MAX_REGEX {
             return Err(AllowListError::Regex);
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(AllowList::from_json(&many), Err(AllowListError::TooMany));
         let most = serde_json::to_string(&vec!["a"; MAX_PATTERNS]).unwrap();
         assert!(AllowList::from_json(&most).is_ok());
-        // The part that is not kept must be JSON too.
+        // The part of the text that is not kept must also be valid JSON.
         assert_eq!(AllowList::from_json(many.trim_end_matches(']')), Err(AllowListError::NotJson));
         assert!(!AllowList::from_json("[]").unwrap().allows(&role("arn:aws:iam::111122223333:role/a"), &base()));
     }

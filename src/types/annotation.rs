@@ -1,5 +1,5 @@
-//! Every annotation key that podrole reads, in one table. Annotations with other keys are dropped while objects are parsed, and only
-//! a key of this table can be looked up, so a new annotation starts here.
+//! Every annotation key that podrole reads, in one table. Annotations with other keys are dropped while objects are parsed, and
+//! only a key of this table can be looked up, so every new annotation must be added to this table.
 
 use super::closed_set;
 
@@ -20,7 +20,7 @@ closed_set! {
         AllowedRoles = "iam.amazonaws.com/allowed-roles",
         /// The namespace's regular expression. kiam uses the same key.
         Permitted = "iam.amazonaws.com/permitted",
-        /// Whether the namespace's pods may ask without a session token: `allow`.
+        /// `allow` permits the namespace's pods to send requests without a session token.
         ImdsV1 = "podrole.dev/imds-v1",
         /// The UID in the cgroup names of a static pod; the kubelet sets it.
         ConfigHash = "kubernetes.io/config.hash",
@@ -51,7 +51,7 @@ impl AnnotationKey {
         })
     }
 
-    /// Whether the name is only the beginning of the key.
+    /// Whether the name is only the beginning of the annotation's key.
     pub const fn is_prefix(self) -> bool {
         matches!(self, Self::ContainerRole)
     }

@@ -2,8 +2,9 @@
 
 use std::error::Error;
 
-/// The text of an error, followed by the texts of all its causes. A text that already ends with that of its cause is not followed
-/// by it again. Errors from kube need the causes: their own text often ends with "error returned by service".
+/// The text of an error, followed by the texts of all its causes. If the text of an error already ends with the text of its
+/// cause, the text of the cause is not repeated. The causes are necessary for errors from kube, whose own text often ends with
+/// "error returned by service".
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! Short-lived credentials, and the wrapper for every secret that podrole holds.
+//! Short-lived credentials, and the wrapper for every secret in podrole's memory.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,26 +6,26 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-/// A text that is wiped when its last holder drops it, and that is never printed.
+/// A text that is wiped from memory when its last reference is dropped, and that is never printed.
 #[derive(Clone)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
-/// The credentials that STS issued for one identity. Clones share the secrets; they are not copied.
+/// The credentials that STS issued for one identity. Clones share the secrets instead of copying them.
 #[derive(Clone)]
 pub struct Credentials {
-    /// The access key ID, `ASIA…`. It is not a secret; it links the audit line to CloudTrail.
+    /// The access key ID, `ASIA…`. The ID is not a secret, and it links the audit line to CloudTrail.
     pub access_key_id: Arc<str>,
     /// The signing key.
     pub secret_access_key: Secret,
     /// The session token.
     pub session_token: Secret,
-    /// When AWS stops accepting the credentials, by AWS's clock. SDKs get this time; podrole never compares it with the node's wall
-    /// clock.
+    /// The time at which AWS stops accepting the credentials, by AWS's clock. SDKs get this time; podrole never compares it with
+    /// the node's wall clock.
     pub expiration: SystemTime,
-    /// When the credentials end by `Clock::boot`, measured from their receipt. This clock does not jump, so a change of the wall
-    /// clock neither expires them nor keeps them alive.
+    /// The time at which the credentials end, by `Clock::boot`, measured from their receipt. `Clock::boot` does not jump, so a
+    /// change of the wall clock neither expires them nor keeps them alive.
     pub expires_at: Duration,
-    /// When the credentials were received, by `Clock::boot`.
+    /// The time at which podrole received the credentials, by `Clock::boot`.
     pub issued_at: Duration,
 }
 

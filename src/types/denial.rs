@@ -40,7 +40,8 @@ macro_rules! denials {
             $($(#[$doc])* $variant),+
         }
 
-        /// A [`Denial`] with the data of one case. Its `Display` is one sentence for people: what, why, and what to do.
+        /// A [`Denial`] with the data of one case. `Display` writes one sentence for people, which says what happened, why, and
+        /// what to do.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum DenialReason {
             $($(#[$doc])* $variant $({ $($(#[$field_doc])* $field: $type),+ })?),+
@@ -74,14 +75,14 @@ macro_rules! denials {
                 }
             }
 
-            /// What happened, in general.
+            /// A general description of the denial.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$variant => $meaning),+
                 }
             }
 
-            /// What to do about it, in general.
+            /// General advice on what to do about the denial.
             pub const fn fix(self) -> &'static str {
                 match self {
                     $(Self::$variant => $fix),+
@@ -121,7 +122,7 @@ denials! {
                   the cluster can get, no matter what its namespace allows. The default ceiling is all roles of podrole's own account.",
         fix: "Ask for a role within the ceiling, or have the cluster's administrator add a pattern for the role to --role-ceiling.",
     }
-    /// Several network namespaces hold the address, and none of them is its published owner.
+    /// Several network namespaces have the address, and none of them belongs to the pod whose status publishes the address.
     AddressConflict => {
         class: RoleDenied,
         outcome: "address_conflict",
@@ -140,7 +141,7 @@ denials! {
         fix: "Look for a pod object that was created by hand with another pod's annotations (kubernetes.io/config.hash, \
               kubernetes.io/config.mirror), or for an address that two running pods share, and delete the wrong one.",
     }
-    /// STS does not give this role to podrole.
+    /// STS does not let podrole assume this role.
     AssumeRoleRefused {
         /// The role that podrole tried to assume.
         role: RoleArn,
@@ -248,7 +249,7 @@ denials! {
         meaning: "Neither the pod nor its container asks for a role, so there is nothing to give. There is no default role.",
         fix: "Annotate the pod, in its template, with iam.amazonaws.com/role. If the pod does not need AWS, do nothing.",
     }
-    /// The role is podrole's own, its first hop, or the node's.
+    /// The role is podrole's own role, the role of the first hop, or the node's role.
     OwnRole {
         /// The role that the pod asks for.
         role: RoleArn,
@@ -268,7 +269,7 @@ denials! {
         meaning: "The pod has finished. Its remaining processes get no credentials.",
         fix: "Nothing, unless the pod still runs: then the phase that the API shows is wrong.",
     }
-    /// The pod asked for another role's name than its own.
+    /// The pod asked for a role other than its own.
     WrongRole {
         /// The name of the pod's own role.
         own: String,

@@ -70,57 +70,58 @@ pub struct ContainerRole {
 pub struct PodEntry {
     /// The UID that the API server assigned.
     pub uid: PodUid,
-    /// The UID in the name of the cgroup if it is a different one, as for static (mirror) pods.
+    /// The UID in the name of the pod's cgroup, if it differs from the pod's UID, as for static (mirror) pods.
     pub cgroup_uid: Option<PodUid>,
-    /// Its namespace.
+    /// The pod's namespace.
     pub namespace: Arc<str>,
-    /// Its name.
+    /// The pod's name.
     pub name: Arc<str>,
-    /// Its service account (`default` where unset).
+    /// The pod's service account (`default` if none is set).
     pub service_account: Arc<str>,
     /// The addresses that have been published so far.
     pub ips: Box<[IpAddr]>,
-    /// Whether it runs in the node's own network namespace.
+    /// Whether the pod runs in the node's own network namespace.
     pub host_network: bool,
-    /// Whether its phase is Succeeded or Failed. Then it has no right to credentials, and its address may already belong to another
-    /// pod.
+    /// Whether the pod's phase is Succeeded or Failed. A finished pod has no right to credentials, and its address may already
+    /// belong to another pod.
     pub finished: bool,
-    /// Whether one of its containers can read its siblings' credentials: from their packets (`CAP_NET_RAW`, which runtimes grant by
-    /// default) or by taking their sockets (a shared process namespace or the host's).
+    /// Whether one of the pod's containers can read its siblings' credentials: from their packets (`CAP_NET_RAW`, which runtimes
+    /// grant by default) or by taking their sockets (a shared process namespace or the host's).
     pub siblings_may_read: bool,
-    /// The role it asks for.
+    /// The role that the pod asks for.
     pub role: Option<Annotation<RoleRef>>,
-    /// The external id it asks for.
+    /// The external id that the pod asks for.
     pub external_id: Option<Annotation<ExternalId>>,
-    /// The session name it asks for. Only its length is checked so far; the other rules need the namespace and the UID.
+    /// The session name that the pod asks for. Only the length is checked here, because the other rules need the namespace and
+    /// the UID.
     pub session_name: Option<Annotation<Arc<str>>>,
     /// The roles of individual containers, at most one for each.
     pub container_roles: Box<[ContainerRole]>,
-    /// The ids and names of the containers whose ids its status shows, including init and ephemeral containers.
+    /// The ids and names of all containers whose ids the pod's status shows, including init and ephemeral containers.
     pub containers: Box<[(ContainerId, Arc<str>)]>,
 }
 
 /// One namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamespaceEntry {
-    /// Its name.
+    /// The namespace's name.
     pub name: Arc<str>,
     /// The list in `iam.amazonaws.com/allowed-roles` (globs).
     pub allowed_roles: Option<Annotation<AllowList>>,
     /// The list in `iam.amazonaws.com/permitted` (a regular expression).
     pub permitted: Option<Annotation<AllowList>>,
-    /// An external id that overrides those of its pods.
+    /// An external id that overrides the external ids of the namespace's pods.
     pub external_id: Option<Annotation<ExternalId>>,
-    /// Whether its pods may send requests without a session token (IMDSv1).
+    /// Whether the namespace's pods may send requests without a session token (IMDSv1).
     pub imds_v1: bool,
 }
 
 /// One service account. Service accounts are watched only if they are a source of roles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceAccountEntry {
-    /// Its namespace.
+    /// The service account's namespace.
     pub namespace: Arc<str>,
-    /// Its name.
+    /// The service account's name.
     pub name: Arc<str>,
     /// The role in `eks.amazonaws.com/role-arn`.
     pub role: Option<Annotation<RoleRef>>,
@@ -140,7 +141,7 @@ impl PodUid {
         &self.0
     }
 
-    /// Whether this has the form of a static pod's config hash: 32 hex digits without dashes. Only such a UID may be an alias.
+    /// Whether the UID has the form of a static pod's config hash: 32 hex digits without dashes. Only such a UID may be an alias.
     pub fn is_config_hash(&self) -> bool {
         self.0.len() == 32 && self.0.bytes().all(|b| b.is_ascii_hexdigit())
     }
@@ -190,7 +191,8 @@ impl fmt::Debug for ContainerId {
 
 impl PodEntry {
     /// Whether this pod asks for the same roles, external id and session name as `other`. All fields are listed, so that a new
-    /// annotation cannot be left out: otherwise a change to it would go unnoticed until the credentials expire.
+    /// annotation cannot be left out: otherwise podrole would not notice a change of that annotation until the credentials
+    /// expire.
     pub fn asks_the_same(&self, other: &Self) -> bool {
         let Self {
             role,

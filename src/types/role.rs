@@ -14,8 +14,8 @@ const MAX_PATH: usize = 512;
 
 /// A well-formed IAM role ARN: `arn:<partition>:iam::<12 digits>:role/[path/]name`.
 ///
-/// ARNs are equal if their texts are. IAM ignores case when it checks whether a role's name is taken, but STS requires the exact
-/// spelling. So two spellings are two roles here, and STS refuses the wrong one.
+/// Two ARNs are equal if their texts are equal. IAM ignores case when it checks whether a role's name is taken, but STS requires
+/// the exact spelling. So podrole treats two spellings as two roles, and STS refuses the wrong spelling.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RoleArn {
     text: Arc<str>,
@@ -33,14 +33,14 @@ pub enum RoleRef {
     Name(Arc<str>),
 }
 
-/// The account, partition and path that a bare role name is completed with: `arn:aws:iam::111122223333:role/` or
+/// The prefix that completes a bare role name, with partition, account and path: `arn:aws:iam::111122223333:role/` or
 /// `…:role/some/path/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseArn {
     prefix: Arc<str>,
 }
 
-/// Why a text is not a role. The message does not repeat the text; callers add where it came from.
+/// Why a text is not a role. The message does not repeat the text; callers add the source of the text.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RoleError {
     /// The text is empty or blank.
@@ -112,8 +112,8 @@ impl RoleArn {
         self.text.split_once(":role/").map_or("", |(_, rest)| rest)
     }
 
-    /// Whether this and `other` have the same account and the same name, ignoring case and path. The ARN of an assumed role has no
-    /// path, and IAM does not allow two roles in one account whose names differ only in case or path.
+    /// Whether this ARN and `other` have the same account and the same role name, ignoring case and path. The ARN of an assumed
+    /// role has no path, and IAM does not allow two roles in one account whose names differ only in case or path.
     pub fn is_same_role(&self, other: &Self) -> bool {
         self.account() == other.account() && self.name().eq_ignore_ascii_case(other.name())
     }

@@ -11,9 +11,9 @@ use super::PodUid;
 
 /// STS's limit for `RoleSessionName`.
 const MAX: usize = 64;
-/// The number of characters of the pod's UID at the end of a name.
+/// The number of characters of the pod's UID at the end of a session name.
 const UID_CHARS: usize = 8;
-/// The shortest text a user may choose. It is also STS's minimum for a whole name.
+/// The shortest text a user may choose. This number is also STS's minimum for a whole session name.
 const MIN: usize = 2;
 
 /// A valid `RoleSessionName`: 2 to 64 characters of `[A-Za-z0-9_+=,.@-]`.
@@ -33,7 +33,7 @@ pub enum SessionNameError {
     /// The text is too long for a session name, which also contains the namespace and a part of the UID.
     #[error("is too long: STS allows {MAX} characters, of which the namespace and the pod's UID leave {left} here")]
     NameTooLong {
-        /// How many characters fit.
+        /// The number of characters that fit.
         left: usize,
     },
     /// The text has a character that STS does not allow.
@@ -60,7 +60,8 @@ impl SessionName {
         Self::fit("podrole", node, None)
     }
 
-    /// Joins the parts, and shortens the name if needed. It runs often, so a name that fits is built in one allocation.
+    /// Joins the parts, and shortens the name if needed. The function runs often, so it builds a name that fits in one
+    /// allocation.
     fn fit(first: &str, second: &str, uid: Option<&PodUid>) -> Self {
         let (dot, last) = uid.map_or(("", ""), |uid| (".", uid8(uid)));
         let whole = [first, ".", second, dot, last].concat();
@@ -76,8 +77,8 @@ impl SessionName {
     }
 
     /// A name that the pod's owner chose, between the pod's namespace and its UID: `<namespace>.<custom>.<uid8>`. No namespace
-    /// contains a dot, so the text before the first dot is the namespace, and trust policies may rely on it. Such a name is never
-    /// shortened: if it does not fit, that is an error.
+    /// contains a dot, so the text before the first dot is the namespace, and trust policies may rely on it. A custom name is
+    /// never shortened; a name that is too long is an error.
     pub fn custom(namespace: &str, text: &str, uid: &PodUid) -> Result<Self, SessionNameError> {
         check(text, MIN..=usize::MAX, b"_+=,.@-")?;
         let uid = uid8(uid);

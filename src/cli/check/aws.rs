@@ -14,13 +14,14 @@ use crate::upstream::client::Client;
 use super::table::Check;
 use super::{Findings, Outcome};
 
-/// The largest difference from STS's clock that passes the check. STS rejects signatures that are five minutes off.
+/// The largest difference between the node's clock and STS's clock that passes the check. STS rejects signatures that are five
+/// minutes off.
 const MAX_SKEW: Duration = Duration::from_secs(60);
 
 /// The checks that need an answer from STS.
 const STS: [Check; 4] = [Check::StsReachable, Check::BaseCredentials, Check::FirstHop, Check::ClockSkew];
 
-/// Calls to STS, each with the time on the node's clock when it ended.
+/// Calls to STS, each with the time at which the call ended, by the node's clock.
 type Calls = Arc<Mutex<Vec<(StsCall, SystemTime)>>>;
 
 pub(super) async fn check_aws(config: &Config, findings: &Findings) {
@@ -125,8 +126,8 @@ fn report_identities(config: &Config, result: &Identities, calls: &[(StsCall, Sy
         }
         Err(error) => error,
     };
-    // The first GetCallerIdentity is signed with the base credentials. If this call succeeded, the first hop failed, and the error
-    // is that of the first hop's AssumeRole, if there was one.
+    // The first GetCallerIdentity is signed with the base credentials. If that call succeeded, the first hop failed, and
+    // an error of STS comes from the AssumeRole call of the first hop.
     let own_is_known = calls.iter().any(|(call, _)| call.action == "GetCallerIdentity" && call.result.is_ok());
     if let Some(hop) = config.policy.assume_role.as_ref().filter(|_| own_is_known) {
         let denied =

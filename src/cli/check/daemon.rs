@@ -1,4 +1,4 @@
-//! Checks the daemon on this node by its admin endpoint.
+//! Checks the daemon on this node through the daemon's admin endpoint.
 
 use http::Uri;
 

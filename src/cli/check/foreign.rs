@@ -13,9 +13,9 @@ use crate::types::is_metadata;
 
 /// podrole's own tables.
 const OWN_TABLES: [&str; 2] = ["podrole", "podrole_host"];
-/// Statements that change where a packet goes.
+/// The nftables statements that change the destination of a packet.
 const REWRITES: [&str; 3] = ["dnat", "redirect", "tproxy"];
-/// The names that iptables-nft has for these statements.
+/// The names of the same three statements in iptables-nft.
 const TARGETS: [&str; 3] = ["DNAT", "REDIRECT", "TPROXY"];
 
 /// A rule of another program.
@@ -62,7 +62,7 @@ impl<'a> Ruleset<'a> {
             .filter(|rule| !(rule["family"] == "inet" && OWN_TABLES.iter().any(|own| rule["table"] == *own)))
     }
 
-    /// Whether the rule selects a metadata address and the destination is rewritten, by the rule or in a chain that it leads to.
+    /// Whether the rule selects a metadata address, and either the rule or a chain that it jumps to rewrites the destination.
     fn rewrites_metadata(&self, rule: &Value) -> bool {
         let for_metadata = statements(rule).any(|(kind, body)| self.selects(rule, kind, body));
         for_metadata && (rewrites(rule) || self.targets(rule).iter().any(|chain| self.rewrites_below(*chain)))
@@ -103,7 +103,7 @@ impl<'a> Ruleset<'a> {
         self.sets.iter().find(own).map(|set| &set["elem"])
     }
 
-    /// The chains that `rule` leads to with jump or goto.
+    /// The chains that are targets of a jump or goto in `rule`.
     fn targets(&self, rule: &'a Value) -> Vec<ChainId<'a>> {
         let (family, table, _) = chain_of(rule);
         let mut targets = Vec::new();
@@ -119,7 +119,7 @@ impl<'a> Ruleset<'a> {
         targets.into_iter().map(|chain| (family, table, chain)).collect()
     }
 
-    /// Whether `chain`, or a chain that it leads to, has a rule that rewrites the destination.
+    /// Whether `chain`, or a chain that can be reached from it by jump or goto, has a rule that rewrites the destination.
     fn rewrites_below(&self, chain: ChainId<'a>) -> bool {
         let (mut open, mut seen) = (vec![chain], BTreeSet::new());
         while let Some(chain) = open.pop() {
@@ -133,7 +133,7 @@ impl<'a> Ruleset<'a> {
         false
     }
 
-    /// The base chains that lead to `chain`.
+    /// The base chains from which a packet can reach `chain`.
     fn bases(&self, chain: ChainId<'a>) -> Vec<&'a Value> {
         let (mut open, mut seen) = (vec![chain], BTreeSet::from([chain]));
         let mut bases = Vec::new();
@@ -167,7 +167,7 @@ impl<'a> Ruleset<'a> {
     }
 }
 
-/// Whether `value` contains a metadata address, by itself or in a prefix, range or list.
+/// Whether `value` contains a metadata address, either as a plain address or within a prefix, range or list.
 fn holds_metadata(value: &Value) -> bool {
     match value {
         Value::String(text) => text.parse().is_ok_and(is_metadata),

@@ -14,7 +14,7 @@ use super::{Findings, Outcome, kernel_identity_unused};
 
 /// The first kernel that reports a socket's cgroup.
 const OLDEST_KERNEL: (u32, u32) = (5, 7);
-/// The file system type of cgroup v1, from `linux/magic.h`; no crate has it.
+/// The file system type of cgroup v1, from `linux/magic.h`. No crate defines this constant.
 const CGROUP_SUPER_MAGIC: u64 = 0x27_e0eb;
 /// Time limit of one check that reads the file system.
 const FILES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ pub(super) async fn check_node(config: &Config, findings: &Findings) {
     tokio::join!(kernel_identity(config, findings), bounded(findings, Check::StateDir, move || state(&state_dir)));
 }
 
-/// Checks what `--identity=kernel` needs.
+/// Checks the requirements of `--identity=kernel`.
 async fn kernel_identity(config: &Config, findings: &Findings) {
     let checks = [Check::Kernel, Check::CgroupMount, Check::SocketIdentity, Check::KubepodsTree, Check::NetnsDir];
     if let Some(why) = kernel_identity_unused(config) {
@@ -113,7 +113,7 @@ fn has_cgroup_v1(root: &Path) -> bool {
     is_cgroup_v1(root) || below.take(64).any(|path| is_cgroup_v1(&path))
 }
 
-/// Runs a check that needs the cgroup2 mount; skips it if there is no mount.
+/// Runs `check`, which needs the cgroup2 mount. If there is no such mount, the check is skipped.
 fn after_mount(root: &Path, check: fn(&Path) -> Outcome) -> Outcome {
     match self_test::check_mount(root) {
         Ok(()) => check(root),

@@ -94,7 +94,8 @@ async fn check_nft(config: &Config, uplinks: Vec<String>, findings: &Findings) {
     check_foreign_rules(&nft, findings).await;
 }
 
-/// Checks that podrole's table exists, is as podrole wrote it, redirects to a port of `--port-range`, and has counted connections.
+/// Checks that podrole's table exists, that nobody has changed it, that it redirects to a port of `--port-range`, and that it has
+/// counted connections.
 async fn check_table(config: &Config, nft: &Nft, whole: &Ruleset, findings: &Findings) {
     let observed = match nft.observe().await {
         Ok(Some(observed)) => observed,
@@ -156,7 +157,7 @@ async fn check_foreign_rules(nft: &Nft, findings: &Findings) {
     let legacy = legacy_nat();
     let behind = match (list(&behind), legacy) {
         (Outcome::Failed { found, fix }, Some(note)) => Outcome::Failed { found: format!("{found}\n{note}"), fix },
-        // This is not a pass, because the rules of iptables-legacy were not read.
+        // The check does not pass in this case, because the rules of iptables-legacy were not read.
         (Outcome::Ok(_) | Outcome::Skipped(_), Some(note)) => Outcome::skipped(format!("none in nftables, but {note}")),
         (outcome, None) => outcome,
     };
@@ -171,7 +172,8 @@ fn list(rules: &[Foreign]) -> Outcome {
     Outcome::failed(lines(|rule| &rule.description)).fix(lines(|rule| &rule.removal))
 }
 
-/// A note if iptables-legacy has a nat table. nft does not see its rules, and the kernel lists only the names of its tables.
+/// Returns a note if iptables-legacy has a nat table. nft does not see its rules, and the kernel lists only the names of its
+/// tables.
 fn legacy_nat() -> Option<String> {
     let names = ["/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names"];
     let texts = names.iter().filter_map(|path| std::fs::read_to_string(path).ok());

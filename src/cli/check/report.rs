@@ -27,7 +27,7 @@ pub(super) enum Symbols {
     Ascii,
 }
 
-/// The result of a check, as it is printed.
+/// The result of a check, as the report shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
@@ -38,7 +38,7 @@ enum Verdict {
 // === impl Report ===
 
 impl Report {
-    /// Whether the command succeeds: no error and, if `strict`, no warning.
+    /// Whether the command succeeds: there is no error and, if `strict` is set, no warning.
     pub(super) fn passes(&self, strict: bool) -> bool {
         let worst = if strict { Severity::Warning } else { Severity::Error };
         !self.verdicts().any(|(_, verdict)| matches!(verdict, Verdict::Failed(severity) if severity >= worst))

@@ -32,7 +32,7 @@ macro_rules! enum_with_table {
 }
 
 enum_with_table! {
-    /// A check.
+    /// A check of `podrole check`.
     #[expect(missing_docs, reason = "`Check::about` describes each one")]
     enum Check;
     /// The texts about the check.
@@ -88,25 +88,25 @@ enum_with_table! {
     Daemon => "daemon",
 }
 
-/// How bad a failed check is.
+/// The severity of a failed check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// podrole works, but an operator should know.
     Warning,
-    /// Pods are not served, or not safely.
+    /// podrole does not serve pods, or does not serve them safely.
     Error,
 }
 
 /// The texts about a check.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
-    /// The code; it never changes.
+    /// The code of the check, which never changes.
     pub code: &'static str,
     /// What the check examines.
     pub area: Area,
     /// What is true if the check passes, in a few words.
     pub title: &'static str,
-    /// How bad it is if the check fails.
+    /// The severity of a failure of the check.
     pub severity: Severity,
     /// What is checked and why, and what a failure means.
     pub meaning: &'static str,
@@ -117,7 +117,7 @@ pub struct About {
 // === impl Check ===
 
 impl Check {
-    /// The code; it never changes.
+    /// The code of the check, which never changes.
     pub fn code(self) -> &'static str {
         self.about().code
     }
@@ -131,7 +131,7 @@ impl Check {
 // === impl Severity ===
 
 impl Severity {
-    /// The word that reports use.
+    /// The word for the severity in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Warning => "warning",

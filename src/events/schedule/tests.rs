@@ -303,7 +303,7 @@ fn a_static_pod_is_shown_by_the_uid_of_its_cgroup() {
     assert_eq!((report.pod.as_str(), report.shown_uid.as_str()), ("api", "0123456789abcdef0123456789abcdef"));
 }
 
-/// Positive control: without limits everything is written, so the tests above do measure the limits.
+/// Positive control: without limits the schedule writes every Event, so the tests above really measure the limits.
 #[test]
 fn control_without_limits_everything_is_written() {
     let limits = Limits::default();
@@ -322,7 +322,7 @@ fn control_without_limits_everything_is_written() {
     assert_eq!(told, 100);
 }
 
-/// One step: the milliseconds before it, the pod, the reason, and whether writes work.
+/// One step of a test: the milliseconds before the step, the pod, the reason, and whether writes succeed.
 fn step() -> impl Strategy<Value = (u64, u8, usize, bool)> {
     (0u64..5000, 0u8..8, 0..Denial::ALL.len(), prop::bool::weighted(0.9))
 }

@@ -66,7 +66,7 @@ fn a_container_may_sniff_unless_told_otherwise() {
         (json!({"capabilities": {"drop": ["Net_Raw", "SYS_TIME"]}}), false),
         (json!({"capabilities": {"drop": ["ALL"]}}), false),
         (json!({"capabilities": {"drop": ["all"]}}), false),
-        // containerd makes CAP_CAP_NET_RAW of it, and drops nothing.
+        // containerd turns this name into CAP_CAP_NET_RAW, and drops nothing.
         (json!({"capabilities": {"drop": ["CAP_NET_RAW"]}}), true),
         (json!({"capabilities": {"drop": ["cap_net_raw"]}}), true),
         (json!({"capabilities": {"drop": ["CAP_ALL"]}}), true),

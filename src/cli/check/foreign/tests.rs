@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-/// The rules found if `ip nat PREROUTING`, with this priority, has a rule with these statements.
+/// Returns the rules that are found if chain `ip nat PREROUTING` has the priority `prio` and one rule with the statements `expr`.
 fn one(prio: i64, expr: Value) -> Vec<Foreign> {
     find(&json!({"nftables": [
         {"metainfo": {"version": "1.0.6"}},
@@ -106,7 +106,7 @@ fn the_priority_decides_which_rule_is_first() {
     }
 }
 
-/// The priority of a rule is that of the earliest base chain that leads to its chain.
+/// The priority of a rule is the priority of the earliest base chain from which packets reach the rule's chain.
 #[test]
 fn chains_are_followed_back_to_their_hook() {
     let rule = |chain: &str, handle: u64, expr: Value| json!({"rule": {"family": "inet", "table": "mesh", "chain": chain, "handle": handle, "expr": expr}});
