@@ -24,14 +24,14 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
-/// The data plane counts as stuck if its last pulse is older than this.
+/// The age of the last pulse beyond which the data plane counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
-/// Time for a client to send the request head.
+/// How long a client may take to send the request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for a whole connection.
+/// How long a whole connection may last.
 const LIFETIME: Duration = Duration::from_secs(30);
-/// The most open connections per listener. Probes and scrapers need a handful; anybody on the network may open as many as they
-/// like.
+/// The most open connections per listener. Probes and scrapers need a handful, but anybody on the network may open any number of
+/// connections.
 const MAX_CONNECTIONS: usize = 32;
 /// The smallest buffer that hyper allows.
 const MAX_HEAD: usize = 8192;
@@ -43,29 +43,29 @@ pub struct Pulse(Arc<AtomicU64>);
 /// The state that the endpoints show.
 #[derive(Clone)]
 pub struct Admin {
-    /// For `/metrics`.
+    /// The metrics that `/metrics` shows.
     pub metrics: Arc<Metrics>,
-    /// For `/readyz`.
+    /// The conditions that `/readyz` checks.
     pub readiness: Readiness,
-    /// For `/livez`.
+    /// The pulse that `/livez` checks.
     pub pulse: Pulse,
-    /// To determine the age of the pulse.
+    /// The clock that determines the age of the pulse.
     pub clock: Arc<dyn Clock>,
 }
 
-/// Which endpoints a listener serves.
+/// The set of endpoints that a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoints {
-    /// `--admin-addr`.
+    /// All endpoints, for the listener at `--admin-addr`.
     All,
-    /// `--metrics-addr`, whose address may be reachable from outside the node.
+    /// Only the metrics, for the listener at `--metrics-addr`, whose address may be reachable from outside the node.
     MetricsOnly,
 }
 
 // === impl Pulse ===
 
 impl Pulse {
-    /// Beats once a second. Run it on the data plane's runtime. Never ends.
+    /// Records a pulse once a second. Must run on the data plane's runtime. Never ends.
     pub async fn beat(self, clock: Arc<dyn Clock>) {
         loop {
             self.0.store(clock.boot().as_secs(), Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl Admin {
         TcpListener::bind(address).await
     }
 
-    /// Serves `listener`, at most [`MAX_CONNECTIONS`] at a time; closes any further connection at once. Never ends.
+    /// Serves at most [`MAX_CONNECTIONS`] connections of `listener` at a time and closes further connections at once. Never ends.
     pub async fn serve(self, listener: TcpListener, endpoints: Endpoints) {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -144,7 +144,7 @@ impl Admin {
         let ready = self.readiness.is_ready();
         let mut body = String::new();
         for (name, holds) in self.readiness.conditions() {
-            // A probe that fails shows its unmet conditions even without `verbose`.
+            // The answer to a failed probe lists the unmet conditions even without `verbose`.
             if verbose || !holds {
                 body.push_str(&format!("[{}] {name}\n", if holds { '+' } else { '-' }));
             }
@@ -197,7 +197,8 @@ mod tests {
         }
     }
 
-    /// Unfinished requests cost memory, so their number is bounded; when they end, others are served again.
+    /// Unfinished requests use memory, so the listener bounds their number. When they end, the listener serves other requests
+    /// again.
     #[tokio::test]
     async fn connections_are_bounded() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -221,7 +222,7 @@ mod tests {
         }
         assert!(!ask().await);
         drop(held);
-        // The listener learns of the closed connections one by one.
+        // The listener notices the closed connections one after another.
         while !ask().await {
             tokio::task::yield_now().await;
         }

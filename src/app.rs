@@ -1,9 +1,9 @@
 //! The composition root of `run`: builds every part, starts the parts in order, and stops them.
 //!
 //! ```text
-//! main thread: the data plane's single-threaded runtime; pods' requests run here and nothing else
-//! podrole-control: kube watches, STS, admin, timers; large lists are parsed and TLS handshakes made here
-//! podrole-netns, podrole-cgroup, podrole-inotify, podrole-audit: plain threads for blocking calls
+//! main thread: the single-threaded runtime of the data plane; runs pods' requests and nothing else
+//! podrole-control: runs kube watches, STS calls, admin and timers; parses large lists and makes TLS handshakes
+//! podrole-netns, podrole-cgroup, podrole-inotify, podrole-audit: plain threads, which make the blocking calls
 //! ```
 
 mod discover;
@@ -47,7 +47,7 @@ use discover::{Discovered, LiveIssuer};
 use plumbing::PodSockets;
 use signals::Signals;
 
-/// How long a stop waits for open connections. This is below a DaemonSet's usual termination grace period of 30 s.
+/// How long a stop waits for open connections: less than a DaemonSet's usual termination grace period of 30 s.
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long a stop waits for STS calls under way, so that the credentials they issue get their audit lines.
 const CALLS: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ const LOST_LINES: Duration = Duration::from_secs(5);
 /// How long a stop waits for the last audit lines to be written.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// The longest time that a stop takes. A pod's termination grace period must not be shorter.
+/// The longest duration of a stop. A pod's termination grace period must not be shorter.
 pub const LONGEST_STOP: Duration = DRAIN.saturating_add(CALLS).saturating_add(FLUSH).saturating_add(telemetry::FLUSH);
 
 /// Node facts that pods may read; empty until they are discovered.
@@ -66,12 +66,12 @@ type SharedFacts = Arc<ArcSwap<Facts>>;
 ///
 /// # Errors
 ///
-/// The daemon could not start, or a task that it needs has ended.
+/// Fails if the daemon cannot start, or if a task that the daemon needs ends.
 pub fn run(config: Config, logs: Logs) -> anyhow::Result<()> {
     harden::process();
-    // Everything shares one TLS provider. Install it before a library can install another.
+    // All parts use one TLS provider. Install it before a library can install another provider.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        warn!("A TLS provider was already installed; using that one");
+        warn!("A TLS provider was already installed; using that provider");
     }
     let health = Health::new(&config);
     let identity = prove_identity(&config, &health)?;
@@ -79,12 +79,12 @@ pub fn run(config: Config, logs: Logs) -> anyhow::Result<()> {
     let control = control.context("cannot start the control runtime")?;
     let data = Builder::new_current_thread().enable_all().build().context("cannot start the data runtime")?;
     let result = data.block_on(serve(config, logs, health, identity, control.handle()));
-    // Do not wait for control tasks: the drain has waited for everything that matters.
+    // Do not wait for control tasks: the drain has already waited for all work that must finish.
     control.shutdown_background();
     result
 }
 
-/// Where the parts report their state.
+/// The handles through which the parts report their state.
 struct Health {
     metrics: Arc<Metrics>,
     readiness: Readiness,
@@ -151,7 +151,7 @@ async fn serve(
     serve_pods(&shared, identity, sockets.pods, &drain)?;
     drop(start.listener);
 
-    // Redirect pods' packets only now: at worst they reach a daemon that answers "not ready", never a closed port.
+    // Redirect pods' packets only now, so that the packets at worst reach a daemon that answers "not ready", never a closed port.
     redirect(&shared, port).await?;
     drop(start.redirect);
 
@@ -223,8 +223,8 @@ impl Shared {
     }
 }
 
-/// Every socket that the start requires. The metadata listener is not among them, because its address may still be held by another
-/// instance.
+/// Every socket that the daemon must bind at the start, except the metadata listener: another instance may still be bound to that
+/// listener's address.
 struct Sockets {
     pods: PodSockets,
     admin: TcpListener,

@@ -14,7 +14,7 @@ pub struct Backoff {
 // === impl Backoff ===
 
 impl Backoff {
-    /// Pauses from `first` to `max`.
+    /// Creates a backoff with pauses from `first` to `max`.
     pub const fn new(first: Duration, max: Duration) -> Self {
         Self { first, max }
     }
@@ -25,7 +25,8 @@ impl Backoff {
         self.first.saturating_mul(1 << doublings).min(self.max)
     }
 
-    /// The pause after `failures` failures, spread from half to one and a half times its length. `jitter` is in `0..1`.
+    /// The pause after `failures` failures in a row, multiplied by a factor from one half to one and a half. `jitter`, in `0..1`,
+    /// determines the factor.
     pub fn spread(&self, failures: u32, jitter: f64) -> Duration {
         self.pause(failures).mul_f64(0.5 + jitter.clamp(0.0, 1.0))
     }

@@ -1,4 +1,4 @@
-//! The credential cache: credentials are fetched once, shared, and refreshed before they are needed again.
+//! The credential cache fetches credentials once, shares them, and refreshes them before they are needed again.
 //!
 //! One worker task owns each key. Only that worker calls the issuer, so a thousand requests that miss at the same time cause one
 //! call, and a client that disconnects cancels nothing. The worker publishes its state on a watch channel; requests read the
@@ -39,7 +39,7 @@ pub struct Issued {
     pub document: CredentialsDocument,
 }
 
-/// What the cache has for a request at this moment.
+/// The cache's immediate answer to a request.
 #[derive(Debug)]
 pub enum Cached {
     /// Valid credentials.
@@ -50,8 +50,8 @@ pub enum Cached {
     Pending(Pending),
 }
 
-/// Credentials that are not released yet. If the request has waited for anything, the caller must be checked again first: by then
-/// the connection may belong to another socket, or the pod may have lost its role.
+/// Credentials that are not released yet. If the request has waited, the caller must be checked again before the release: in the
+/// meantime, the connection may have passed to another socket, or the pod may have lost its role.
 #[derive(Debug)]
 pub struct Unchecked(Arc<Issued>);
 
@@ -59,7 +59,7 @@ pub struct Unchecked(Arc<Issued>);
 #[derive(Debug)]
 pub struct Pending(watch::Receiver<State>);
 
-/// Why waiting gave no credentials.
+/// Why a wait ended without credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitError {
     /// The issuer's last answer was an error.
@@ -94,12 +94,12 @@ enum State {
     Failed(IssueError),
 }
 
-/// One key of the cache. Its worker ends when nobody holds a receiver of its channel any more, but never during a call, so that
-/// every call has its audit line.
+/// One key of the cache. The key's worker ends when nobody has a receiver of its channel any more, but never during a call, so
+/// that every call gets its audit line.
 struct Slot {
     state: watch::Receiver<State>,
     asked: Arc<Notify>,
-    /// The pods that were served from this slot. The slot is dropped with the last of them.
+    /// The pods that this slot has served. The cache drops the slot together with the last of these pods.
     users: HashSet<PodUid>,
 }
 
@@ -115,7 +115,7 @@ impl Unchecked {
 // === impl CredentialCache ===
 
 impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
-    /// An empty cache whose workers run on `runtime`. `jitter` returns numbers in `0..1`.
+    /// Creates an empty cache whose workers run on `runtime`. `jitter` returns numbers in `0..1`.
     pub fn new(issuer: I, clock: C, jitter: fn() -> f64, runtime: Handle, metrics: Arc<Metrics>) -> Self {
         let shared = Arc::new(Shared { issuer, clock, jitter, calls: TaskTracker::new() });
         Self { shared, slots: Mutex::new(LruCache::new(MAX_KEYS)), runtime, metrics }
@@ -146,7 +146,7 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         cached
     }
 
-    /// Waits for the issuer's answer until `deadline`. Keeps waiting through errors that may pass.
+    /// Waits for the issuer's answer until `deadline`. Errors that may pass do not end the wait.
     pub async fn wait(&self, Pending(mut state): Pending, deadline: &mut Deadline) -> Result<Unchecked, WaitError> {
         let mut last = WaitError::TimedOut;
         let answer = deadline.wait(async {
@@ -176,7 +176,8 @@ impl<I: Issuer, C: Clock + Clone> CredentialCache<I, C> {
         let _ = tokio::time::timeout(patience, self.shared.calls.wait()).await;
     }
 
-    /// Drops the slots that only `pod` used and that are not in `kept`: the pod is gone, or has lost its right to them.
+    /// Drops the slots that only `pod` used, except those in `kept`. The pod is gone or has lost its right to the dropped
+    /// credentials.
     pub fn forget_all_but(&self, pod: &PodUid, kept: &[Arc<IssueRequest>]) {
         let mut slots = self.lock();
         let mut unused = Vec::new();
@@ -233,7 +234,7 @@ async fn refresh_loop<I: Issuer, C: Clock>(
                 let due = slot::refresh_at(&credentials, (shared.jitter)());
                 let document = CredentialsDocument::render(&credentials, &request.role, shared.clock.wall());
                 publish.send_replace(State::Ready(Arc::new(Issued { credentials, document })));
-                // The worker never asks in a busy loop, even if STS grants a very short lifetime.
+                // The worker always pauses before its next call, even if STS grants a very short lifetime.
                 due.saturating_sub(shared.clock.boot()).max(MIN_LEFT)
             }
             Err(error) => {
@@ -269,8 +270,8 @@ async fn wait_until_due<I, C: Clock>(
         let ready = matches!(&*publish.borrow(), State::Ready(_));
         tokio::select! {
             () = &mut pause => break,
-            // Timers stop while the machine is suspended, but credentials expire: a request that finds expired ones wakes the
-            // worker.
+            // Timers stop while the machine is suspended, but credentials still expire. A request that finds expired credentials
+            // therefore wakes the worker.
             () = asked.notified(), if ready => {
                 if !is_good(&publish.borrow(), shared.clock.boot()) {
                     return;

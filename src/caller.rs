@@ -4,8 +4,8 @@
 //! peer address --netns--> network namespaces that hold it --sock_diag--> socket: cookie, cgroup --cgroup_tree--> pod UID, container id
 //! ```
 //!
-//! An address is never proof: it only says which network namespaces to ask. In such a namespace the kernel finds the socket with
-//! exactly this four-tuple. The cgroup of the process that created the socket is the identity.
+//! An address is never proof: it only determines which network namespaces podrole asks. In such a namespace, the kernel finds the
+//! socket with exactly this four-tuple. The cgroup of the process that created the socket identifies the caller.
 
 pub mod cgroup_path;
 pub mod cgroup_tree;
@@ -54,7 +54,7 @@ pub struct ClientSocket {
 pub struct Proof {
     /// The socket.
     pub socket: ClientSocket,
-    /// The pod and container of its cgroup.
+    /// The pod and container to which the socket's cgroup belongs.
     pub identity: KernelIdentity,
 }
 
@@ -66,25 +66,25 @@ pub struct Sockets {
     /// The client sockets found in those namespaces. More than one means that some namespace holds an address that does not belong
     /// to its pod.
     pub found: Vec<ClientSocket>,
-    /// Whether some network namespace has a socket of the connection whose owner the kernel does not report.
+    /// Whether the kernel finds a socket of the connection in some network namespace but does not report the socket's owner.
     pub unowned: bool,
 }
 
-/// What a scan has covered.
+/// How much a scan has covered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coverage {
-    /// Only what has changed, or not everything could be read: an object that a lookup does not find may still exist.
+    /// Only changes, or not all objects because some could not be read. An object that a lookup does not find may still exist.
     Partial,
-    /// Everything: an object that a lookup does not find does not exist.
+    /// All objects. An object that a lookup does not find does not exist.
     Complete,
 }
 
 /// What identification needs from the kernel. [`netns::NodeKernel`] is the real implementation.
 pub trait Kernel: Send + Sync + 'static {
-    /// Asks every network namespace that is known to hold the peer's address. Takes a few microseconds and never blocks.
+    /// Asks every network namespace that is known to have the peer's address. Returns within a few microseconds and never blocks.
     fn sockets(&self, connection: &Connection) -> io::Result<Sockets>;
 
-    /// Asks one network namespace again; `None` if the socket or the netns is gone.
+    /// Asks one network namespace again. Returns `None` if the socket or the netns is gone.
     fn socket_in(&self, netns: NetnsId, connection: &Connection) -> io::Result<Option<ClientSocket>>;
 
     /// The pod and container of a cgroup, if the cgroup is known to belong to a container.
@@ -94,6 +94,6 @@ pub trait Kernel: Send + Sync + 'static {
     /// call is complete.
     fn rescan_netns(&self) -> impl Future<Output = Coverage> + Send;
 
-    /// Scans for cgroups that are not known yet. Rate-limited in the same way.
+    /// Scans for cgroups that are not known yet. Rate-limited. Returns once a scan that started after this call is complete.
     fn rescan_cgroups(&self) -> impl Future<Output = Coverage> + Send;
 }

@@ -13,7 +13,7 @@ pub struct Deadline {
     waited: bool,
 }
 
-/// The deadline has passed.
+/// The error for a deadline that has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 
@@ -31,7 +31,7 @@ impl Deadline {
         timeout_at(self.at, work).await.map_err(|_| TimedOut)
     }
 
-    /// Sleeps for `pause`; returns at once if the deadline would pass in the meantime.
+    /// Sleeps for `pause`. Returns at once if the deadline would pass during the sleep.
     pub async fn sleep(&mut self, pause: Duration) -> Result<(), TimedOut> {
         self.waited = true;
         if Instant::now() + pause >= self.at {

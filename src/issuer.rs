@@ -1,4 +1,4 @@
-//! The interface to the issuer of credentials: requests, results, and every error.
+//! The interface to the issuer of credentials: its requests, its results and all its errors.
 
 pub mod base;
 pub mod sts;
@@ -47,7 +47,7 @@ pub enum IssueError {
     Base {
         /// The code of STS, or a code for an error that occurred before STS answered.
         code: Code,
-        /// What to check or change.
+        /// Advice to the operator: the next check or change to make.
         hint: &'static str,
     },
     /// STS denies this request, and will keep denying it until IAM or the pod changes.
@@ -55,7 +55,7 @@ pub enum IssueError {
     Denied {
         /// The code of STS.
         code: Code,
-        /// What to check or change.
+        /// Advice to the operator: the next check or change to make.
         hint: &'static str,
     },
     /// STS throttles the daemon or the account. The call may be retried.
@@ -92,13 +92,13 @@ closed_set! {
         Throttling = "Throttling",
         /// Any status 5xx
         ServerError = "ServerError",
-        /// No answer in time
+        /// STS did not answer in time
         Timeout = "Timeout",
         /// The connection failed or broke
         Network = "Network",
         /// The answer is not in STS's format, or lacks required content
         Unparsable = "Unparsable",
-        /// No credentials to sign with
+        /// There are no credentials to sign the call with
         NoCredentials = "NoCredentials",
         /// A status 4xx with an unknown code
         Other = "Other",
@@ -126,13 +126,13 @@ pub struct StsCall {
     pub took: Duration,
 }
 
-/// Called with every STS call, successful or failed.
+/// The callback that receives every STS call, successful or failed.
 pub type OnCall = Arc<dyn Fn(&StsCall) + Send + Sync>;
 
 /// Issues credentials.
 pub trait Issuer: Send + Sync + 'static {
-    /// Makes one call, bounded in time. Makes a second call immediately if the first shows that the base credentials were rotated.
-    /// The caller decides about further attempts.
+    /// Makes one call, whose duration is limited. If the call shows that the base credentials were rotated, makes a second call
+    /// immediately. The caller decides about further attempts.
     fn issue(&self, request: &IssueRequest) -> impl Future<Output = Result<Credentials, IssueError>> + Send;
 }
 

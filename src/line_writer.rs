@@ -20,7 +20,7 @@ pub type OnLost = Arc<dyn Fn() + Send + Sync>;
 enum Item {
     /// A line with its newline.
     Line(Vec<u8>),
-    /// Report that everything queued before this has been written.
+    /// A request to report when all earlier items have been written.
     Flush(SyncSender<()>),
 }
 
@@ -31,7 +31,7 @@ impl LineWriter {
     ///
     /// # Errors
     ///
-    /// The thread could not be started.
+    /// Fails if the thread cannot be started.
     pub fn start(name: &str, capacity: usize, out: impl Write + Send + 'static, on_lost: OnLost) -> io::Result<Self> {
         let (queue, items) = sync_channel(capacity);
         let told = on_lost.clone();

@@ -1,4 +1,4 @@
-//! The binary: passes arguments and environment to the command line.
+//! The binary. It passes its arguments and environment to `cli`.
 
 use std::process::ExitCode;
 

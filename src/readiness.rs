@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone, Debug)]
 pub struct Readiness {
     conditions: Counts,
-    /// The degradations: what works less well than it should. They are shown, but do not make the daemon unready.
+    /// The degradations: parts that work less well than they should. They are shown, but do not make the daemon unready.
     degradations: Counts,
 }
 
 /// The number of guards for each name.
 type Counts = Arc<Mutex<BTreeMap<&'static str, usize>>>;
 
-/// Guard of one degradation: it is shown until the guard is dropped.
+/// The guard of one degradation, which is shown until the guard is dropped.
 #[derive(Debug)]
 pub struct Degraded {
     counts: Counts,
@@ -40,7 +40,8 @@ pub struct Start {
     pub identity: BlockReady,
 }
 
-/// Guard of one condition: the daemon is not ready until the guard is dropped. A condition that stops holding takes a new guard.
+/// The guard of one condition: the daemon is not ready until the guard is dropped. A condition that stops holding needs a new
+/// guard.
 #[derive(Debug)]
 pub struct BlockReady {
     readiness: Readiness,
@@ -50,8 +51,8 @@ pub struct BlockReady {
 // === impl Readiness ===
 
 impl Readiness {
-    /// A readiness with every condition of the start unmet. All conditions are registered at once: if one were registered later,
-    /// all the others could hold before that, and the daemon would report too early that it is ready.
+    /// Creates a readiness in which every condition of the start is unmet. All conditions are registered at once: if one were
+    /// registered later, all the others could hold before that, and the daemon would report too early that it is ready.
     #[must_use = "dropping the guards marks all conditions as met"]
     pub fn new(service_accounts: bool) -> (Self, Start) {
         let readiness = Self { conditions: Arc::default(), degradations: Arc::default() };
@@ -67,14 +68,14 @@ impl Readiness {
         (readiness, start)
     }
 
-    /// Makes the daemon not ready until the guard is dropped.
+    /// Makes the daemon unready until the returned guard is dropped.
     #[must_use = "dropping the guard marks the condition as met"]
     pub fn block(&self, name: &'static str) -> BlockReady {
         *lock(&self.conditions).entry(name).or_default() += 1;
         BlockReady { readiness: self.clone(), name }
     }
 
-    /// Shows a degradation until the guard is dropped.
+    /// Shows a degradation until the returned guard is dropped.
     #[must_use = "dropping the guard ends the degradation"]
     pub fn degrade(&self, name: &'static str) -> Degraded {
         *lock(&self.degradations).entry(name).or_default() += 1;

@@ -1,5 +1,5 @@
-//! The metadata service: takes a connection and a request, and returns a reply. This is the only place where caller, pods, policy,
-//! cache and protocol meet.
+//! The metadata service receives a connection and a request, and returns a reply. Only this module brings caller, pods, policy,
+//! cache and protocol together.
 //!
 //! ```text
 //! handle -> classify -> identify -> session -> one function per route -> report -> reply
@@ -56,7 +56,7 @@ pub struct Deps<K, I, C> {
     pub store: Arc<Store>,
     /// The policy in force. It is empty until discovery has finished, then set once and kept.
     pub active_policy: Arc<ArcSwapOption<ActivePolicy<I, C>>>,
-    /// The keys of session tokens.
+    /// The keys that seal session tokens.
     pub keys: Arc<ArcSwap<KeyRing>>,
     /// Static facts about the node that pods may read.
     pub facts: Arc<ArcSwap<Facts>>,
@@ -86,7 +86,7 @@ pub enum Identity<K> {
 // === impl MetadataService ===
 
 impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
-    /// A metadata service that works with `deps`.
+    /// Creates a metadata service that works with `deps`.
     pub fn new(deps: Deps<K, I, C>) -> Self {
         Self { deps }
     }
@@ -164,7 +164,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
 
     async fn listing(&self, request: &mut Request<'_>, listing: Listing, ttl: Option<u32>) -> Outcome {
         match listing {
-            // This listing exists only for a pod that has a role.
+            // Only a pod that has a role gets this listing.
             Listing::Iam => drop(self.granted(request).await?),
             Listing::Versions
             | Listing::Latest

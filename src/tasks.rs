@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-/// Signals the drain and tracks the work it waits for. Clones share state.
+/// Signals the drain and tracks the work that the drain waits for. Clones share state.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
     stop: CancellationToken,
@@ -52,7 +52,7 @@ impl Drain {
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// A supervisor that spawns on `runtime`, and the channel that receives the names of tasks that have ended.
+    /// Creates a supervisor that spawns tasks on `runtime`, and the channel that receives the names of tasks that have ended.
     pub fn new(runtime: Handle) -> (Self, mpsc::Receiver<&'static str>) {
         let (ended, told) = mpsc::channel(16);
         (Self { runtime, ended }, told)

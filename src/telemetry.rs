@@ -32,7 +32,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// `--log`. The default passes errors only.
+/// The filter of `--log`. The default filter lets only errors through.
 #[derive(Debug, Default)]
 pub struct LogFilter(EnvFilter);
 
@@ -59,7 +59,7 @@ impl Logs {
     ///
     /// # Errors
     ///
-    /// The thread that writes the lines could not be started.
+    /// Fails if the thread that writes the lines cannot be started.
     pub fn start(format: LogFormat, LogFilter(filter): LogFilter) -> io::Result<Self> {
         let lost = Arc::new(AtomicU64::new(0));
         let counted = lost.clone();
@@ -95,7 +95,7 @@ impl<'a> MakeWriter<'a> for Logs {
     }
 }
 
-/// Takes one whole event per call, as the formatting layer writes them.
+/// Each call of `write` receives one whole event, as the formatting layer writes it.
 impl Write for &Logs {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         self.lines.write(event.to_vec());

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// How many tokens a bucket holds and how fast it earns them.
+/// The size of a bucket and the rate at which it earns tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// Tokens in a full bucket.
+    /// The number of tokens in a full bucket.
     pub burst: u32,
-    /// Time to earn one token.
+    /// The time in which the bucket earns one token.
     pub every: Duration,
 }
 
@@ -32,8 +32,8 @@ impl TokenBucket {
         full_after_take.saturating_sub(self.rate.every.saturating_mul(self.rate.burst)).max(now)
     }
 
-    /// Takes one token and returns when it is available. If the bucket is empty, this takes the next token to be earned, and the
-    /// caller has to wait until then.
+    /// Takes one token and returns the time at which the token is available. If the bucket is empty, the call takes the next
+    /// token to be earned, and the caller has to wait until that time.
     pub fn take(&mut self, now: Duration) -> Duration {
         let at = self.next_at(now);
         self.full_at = self.full_at.max(now) + self.rate.every;

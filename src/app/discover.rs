@@ -1,7 +1,8 @@
 //! Discovery: facts about the node and the daemon's own AWS identity. Its results include the roles that no pod may have.
 //!
-//! Until discovery has finished, pods get "not ready" for roles and credentials. Discovery retries without end, so a metadata
-//! service or an STS that is down at the start does not stop the daemon, which serves session tokens in the meantime.
+//! Until discovery has finished, podrole answers pods' requests for roles and credentials with "not ready". Discovery retries
+//! without end, so a metadata service or an STS that is down at the start does not stop the daemon, which serves session tokens
+//! in the meantime.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -136,7 +137,7 @@ fn rules(
     base: Option<&CallerIdentity>,
     node: &NodeFacts,
 ) -> anyhow::Result<Rules> {
-    // With a first hop, the first hop signs, and its account is the base of pods' role names.
+    // If there is a first hop, its credentials sign pods' calls, and its account is the base of pods' role names.
     let account = BaseArn::of_account(&signer.partition, &signer.account)?;
     let own_roles =
         [signer.role.clone(), base.and_then(|base| base.role.clone()), node_role(node, base.unwrap_or(signer))?];
@@ -155,7 +156,7 @@ fn on_call(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> OnCall {
     let (audit, metrics) = (audit.clone(), metrics.clone());
     Arc::new(move |call| {
         metrics.sts(call.result.as_ref().map_or_else(|code| code.name(), |_| "Success"), call.took);
-        // Without credentials, no request was sent, so there is no call to audit.
+        // Without credentials, the SDK sends no request, so there is no call to audit.
         if !matches!(call.result, Err(Code::NoCredentials)) {
             audit.sts_call(call);
         }
@@ -166,7 +167,7 @@ fn on_call(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> OnCall {
 mod tests {
     use super::*;
 
-    /// With a first hop in another account, the node's role still belongs to the node's account.
+    /// If the first hop is in another account, the node's role still belongs to the node's account.
     #[test]
     fn the_nodes_role_is_of_the_nodes_account() {
         let hop = CallerIdentity { account: "444455556666".into(), partition: "aws".into(), role: None };

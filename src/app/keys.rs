@@ -1,4 +1,4 @@
-//! The keys that seal session tokens: loaded at the start, rotated daily.
+//! Loads the keys that seal session tokens at the start, and rotates them daily.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::state::{self, StateError};
 /// How often the newest key's age is checked. A key seals tokens for a day, so hourly checks replace it in time.
 const CHECK: Duration = Duration::from_secs(3600);
 
-/// Loads the key ring from `directory` and merges it with the keys `held` in memory. If the ring cannot be persisted it is still
-/// usable, and the problem is logged and counted.
+/// Loads the key ring from `directory` and merges it with the keys `held` in memory. If the ring cannot be persisted, it is still
+/// usable, and this function logs and counts the problem.
 ///
 /// # Errors
 ///
-/// No randomness is available for a new key.
+/// Fails if no randomness is available for a new key.
 pub(super) fn load(directory: &Path, held: &[Key], metrics: &Metrics) -> Result<KeyRing, StateError> {
     let (ring, problem) = state::load(directory, &state::boot_id(), SystemClock.boot(), held)?;
     if let Some(problem) = problem {

@@ -76,7 +76,8 @@ async fn add_addresses() -> Result<Vec<IpAddr>, RedirectError> {
     Ok(addresses)
 }
 
-/// Installs the routing guard, retrying until it is complete, then drops `incomplete`. `run` has already tried once at the start.
+/// Installs the routing guard, retrying until it is complete, then drops `incomplete`. `run` has already made one attempt at the
+/// start.
 pub(super) async fn complete_routing_guard(incomplete: BlockReady) {
     loop {
         let installed = async { Routing::open()?.install_all().await };
@@ -98,8 +99,8 @@ pub(super) async fn redirect(port: u16) -> Result<(), RedirectError> {
     Nft::find()?.apply(&Ruleset { uplinks, port: Some(port) }).await
 }
 
-/// Serves pods on the metadata addresses themselves, where the routing guard delivers their packets when the nftables table is
-/// missing. Retries each address until it is bound, or until the drain begins.
+/// Serves pods on the metadata addresses themselves. When the nftables table is missing, the routing guard delivers pods' packets
+/// to these addresses. Retries each address until it is bound, or until the drain begins.
 pub(super) async fn serve_metadata_listener<K: Kernel, I: Issuer, C: Clock + Clone>(
     server: Arc<Server<K, I, C>>,
     metrics: Arc<Metrics>,
@@ -132,10 +133,10 @@ pub(super) async fn serve_metadata_listener<K: Kernel, I: Issuer, C: Clock + Clo
     }
 }
 
-/// A random number in `0..1`.
+/// Returns a random number in `0..1`.
 pub(super) fn jitter() -> f64 {
     let mut bytes = [0; 4];
-    // Without randomness all nodes retry at the same time, which is no reason to stop.
+    // Without randomness, all nodes retry at the same time. That is no reason to stop the daemon.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }

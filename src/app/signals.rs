@@ -5,7 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-/// SIGTERM and SIGINT, which are caught from the moment this value exists.
+/// Catches SIGTERM and SIGINT from the moment this value exists.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -21,8 +21,8 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal, which is a clean end, or for the end of a task that should never end, which is an error. `ended`
-    /// receives the names of such tasks.
+    /// Waits for a signal, which ends the daemon cleanly, or for the end of a task that should never end, which is an error.
+    /// `ended` receives the names of such tasks.
     pub(super) async fn wait(mut self, ended: &mut mpsc::Receiver<&'static str>) -> anyhow::Result<()> {
         tokio::select! {
             signal = self.next() => info!(signal, "Signal received; draining connections"),

@@ -6,9 +6,9 @@ use crate::backoff::Backoff;
 use crate::issuer::IssueError;
 use crate::types::Credentials;
 
-/// Refresh starts between these fractions of the lifetime. They are spread so that credentials issued together are not refreshed
-/// together, and well below half so that credentials served while STS is healthy have more than half of their lifetime left,
-/// which several SDKs need.
+/// A refresh starts between these fractions of the lifetime. The range is wide enough that credentials issued together are not
+/// refreshed together. Both fractions are well below half, so that credentials served while STS is healthy have more than half of
+/// their lifetime left, which several SDKs need.
 const REFRESH: (f64, f64) = (0.40, 0.48);
 /// How long a denial by STS is cached before STS is asked again.
 const DENIED: Backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(60));

@@ -79,7 +79,7 @@ impl Test {
         }
     }
 
-    /// Whether `pod` finds valid credentials in the cache.
+    /// Whether the cache has valid credentials for `pod`.
     fn hits(&self, session: &str, pod: &str) -> bool {
         matches!(self.cache.get(&request(session), &uid(pod)), Cached::Ready(_))
     }
@@ -111,7 +111,7 @@ fn uid(text: &str) -> PodUid {
 }
 
 async fn advance(minutes: u64) {
-    // Time advances in small steps, so that a timer that is set by another timer also gets its turn.
+    // The time advances in small steps, so that a timer that another timer sets also fires.
     for _ in 0..minutes * 4 {
         tokio::time::sleep(Duration::from_secs(15)).await;
     }
@@ -204,7 +204,7 @@ async fn a_denial_nobody_asks_about_is_not_retried() {
     *test.answer.lock().unwrap() = Err(Code::AccessDenied);
     assert!(test.ask("a").await.is_err());
     advance(60).await;
-    // The denied request leaves at most one more attempt due.
+    // The denied request causes at most one more attempt.
     assert!(test.calls() <= 2, "{}", test.calls());
 }
 
@@ -252,7 +252,7 @@ async fn never_more_than_its_bound_and_what_had_to_go_is_refreshed_no_more() {
     assert!((0..most).all(|number| !ask(number)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((test.held(), test.calls()), (most, calls(most)));
-    // Key 0 has been used again, so it is not the one that is evicted next.
+    // Key 0 has been used again, so another key is evicted next.
     assert!(ask(0));
     for number in most..most + MORE {
         assert!(!ask(number));

@@ -1,14 +1,14 @@
 //! Parses the names that the kubelet and container runtimes give to cgroups. Pure.
 //!
-//! The tree is read downward from the kubepods root, one directory at a time, and the first pod and the first container on the way
-//! count. A container that may create cgroups below its own can give one of them the name of another pod's cgroup, but gains
-//! nothing by doing so.
+//! The walk goes downward from the kubepods root, one directory at a time. The first pod and the first container on the way
+//! determine the identity. A container that may create cgroups below its own can give one of them the name of another pod's
+//! cgroup, but gains nothing by doing so.
 
 use crate::types::{ContainerId, KernelIdentity, PodUid};
 
 /// Length of a container id of containerd, CRI-O and docker.
 const CONTAINER_ID_LEN: usize = 64;
-/// The prefixes that the runtimes put before the id in a container's scope with the systemd cgroup driver.
+/// The prefixes that runtimes put before the container id in the name of a scope, with the systemd cgroup driver.
 const SCOPE_PREFIXES: [&str; 3] = ["cri-containerd-", "crio-", "docker-"];
 /// The names that the runtimes use in `<slice>:<runtime>:<id>`.
 const RUNTIMES: [&str; 3] = ["cri-containerd", "crio", "docker"];

@@ -35,7 +35,7 @@ pub struct Survey {
     pub roots: Vec<PathBuf>,
     /// The number of pods that have a cgroup below a root.
     pub pods: usize,
-    /// The number of cgroups of containers, with those of sandboxes and those that containers have created.
+    /// The number of containers' cgroups, including the cgroups of sandboxes and those that containers have created.
     pub containers: usize,
 }
 
@@ -52,7 +52,7 @@ impl CgroupTree {
 ///
 /// # Errors
 ///
-/// A directory cannot be read.
+/// Fails if a directory cannot be read.
 pub fn survey(mount: &Path) -> io::Result<Survey> {
     let layout = Layout::find(mount)?;
     let mut survey = Survey::default();

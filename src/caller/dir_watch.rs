@@ -49,7 +49,7 @@ impl DirWatch {
     ///
     /// # Errors
     ///
-    /// The node's inotify instances or watches are used up, or the directory does not exist.
+    /// Fails if the node's inotify instances or watches are used up, or if the directory does not exist.
     pub(super) fn add(&mut self, directory: &Path) -> io::Result<i32> {
         let events = match &self.events {
             Some(events) => events.clone(),
@@ -63,7 +63,7 @@ impl DirWatch {
         Ok(inotify::add_watch(&events.inotify, directory, watched)?)
     }
 
-    /// The changes since the last call.
+    /// Returns the changes since the last call.
     pub(super) fn take(&mut self) -> Changed {
         let Some(events) = &self.events else { return Changed::default() };
         let changed = std::mem::take(&mut *events.lock());

@@ -1,4 +1,4 @@
-//! The network namespaces (netns) of this node: which of them own an address, and which sockets they hold.
+//! The network namespaces (netns) of this node: which of them have an address, and which sockets are in them.
 //!
 //! One thread enters each netns once (`setns` moves a thread, not the process), opens two netlink sockets there and returns. From
 //! then on, any thread can query the netns through these sockets. An open socket keeps its netns alive, so both are closed when the
@@ -71,7 +71,7 @@ struct Netns {
 // === impl NodeKernel ===
 
 impl NodeKernel {
-    /// Scans once, then starts to watch. The netns of the calling process is taken as the node's.
+    /// Scans once, then starts to watch. The netns of the calling process counts as the node's own.
     pub fn start(settings: &Settings, shortages: Arc<Shortages>) -> io::Result<Self> {
         let table = Arc::new(ArcSwap::<Table>::default());
         let (netns_scanner, requests) = Scanner::new();

@@ -16,8 +16,8 @@ pub struct Resolver<K> {
 pub enum Proofs {
     /// One socket: the normal case.
     One(Proof),
-    /// Several network namespaces hold the peer's address and have a matching socket; these are the sockets whose owners are known.
-    /// The pods' published addresses must decide between them, even if there is only one.
+    /// Several network namespaces have the peer's address and a matching socket. These are the sockets whose owners are known.
+    /// Even if there is only one such socket, the pods' published addresses must decide who the owner is.
     Several(Vec<Proof>),
 }
 
@@ -93,8 +93,8 @@ impl<K: Kernel> Resolver<K> {
         }
     }
 
-    /// The owners of `sockets`. A socket whose cgroup belongs to no container is left out: if several sockets match, it is one more
-    /// claim to the address, but no reason to deny the others.
+    /// The owners of `sockets`. A socket whose cgroup belongs to no container is left out: if several sockets match, such a
+    /// socket is one more claim to the address, but no reason to deny the other claimants.
     async fn proofs(&self, sockets: Vec<ClientSocket>, deadline: &mut Deadline) -> Result<Vec<Proof>, IdentityError> {
         let mut coverage = Coverage::Partial;
         loop {
@@ -113,7 +113,7 @@ impl<K: Kernel> Resolver<K> {
 // === impl IdentityError ===
 
 impl IdentityError {
-    /// The stable name, which labels the outcome of such a request in `podrole_http_requests_total`.
+    /// The error's stable name. It labels the outcome of a request with this error in `podrole_http_requests_total`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Kernel(_) => "kernel_error",

@@ -11,9 +11,10 @@ use super::Coverage;
 use crate::clock::{Clock as _, SystemClock};
 use crate::token_bucket::{Rate, TokenBucket};
 
-/// Shortest time between the end of a scan and the next one that notifications cause: a burst of notifications causes one scan.
+/// The shortest time between the end of a scan and the next scan that notifications cause, so that a burst of notifications
+/// causes only one scan.
 const SETTLE: Duration = Duration::from_millis(10);
-/// The shortest such time as a multiple of the first scan's duration, so that scans never take more than a fifth of a core.
+/// The shortest time is at least this multiple of the first scan's duration, so that scans never use more than a fifth of a core.
 const SETTLE_FACTOR: u32 = 4;
 
 /// A handle to the thread, which ends when its last handle is dropped.
@@ -28,11 +29,11 @@ pub(super) struct Requests(mpsc::Receiver<Request>);
 
 #[derive(Debug)]
 enum Request {
-    /// A lookup found nothing. The request is answered when a scan that begins after it has ended.
+    /// A lookup found nothing. The thread answers the request at the end of a scan that began after the request.
     Miss(oneshot::Sender<Coverage>),
-    /// Something has changed.
+    /// A notification has reported a change.
     Changed,
-    /// Notifications were lost, so anything may have changed.
+    /// Notifications were lost, so any object may have changed.
     Lost,
 }
 
@@ -50,7 +51,7 @@ pub(super) enum Scan {
 pub(super) struct Scanned {
     /// For a full scan, whether everything could be read.
     pub(super) coverage: Coverage,
-    /// The delay after which the scan wants to run again without a request.
+    /// The delay after which the thread runs another scan without a request.
     pub(super) again: Option<Duration>,
 }
 
@@ -78,9 +79,9 @@ impl Scanner {
         (Self { requests }, Requests(received))
     }
 
-    /// Returns what a scan has covered, once a scan that started after this call is complete. After an incremental scan, the caller
-    /// looks again, and requests another scan if it still finds nothing: it must not take a token for a change that a notification
-    /// has reported.
+    /// Waits for a scan that starts after this call, and returns what that scan has covered. After an incremental scan, the
+    /// caller repeats its lookup, and requests another scan if the lookup still finds nothing. A change that a notification has
+    /// reported must not cost a token.
     pub(super) async fn rescan(&self) -> Coverage {
         let (done, wait) = oneshot::channel();
         if self.requests.send(Request::Miss(done)).is_ok()

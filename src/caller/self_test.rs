@@ -21,7 +21,7 @@ pub enum SelfTestError {
     Capability {
         /// The capability's name.
         name: &'static str,
-        /// What podrole needs it for.
+        /// Why podrole needs the capability.
         what: &'static str,
     },
     /// There is no cgroup2 mount at `--cgroup-root`.
@@ -30,9 +30,9 @@ pub enum SelfTestError {
          boot the node with cgroup v2, correct --cgroup-root, or accept the weaker --identity=ip"
     )]
     NoCgroup2 {
-        /// `--cgroup-root`.
+        /// The value of `--cgroup-root`.
         path: String,
-        /// What was found there instead.
+        /// The file system type at that path, or the error.
         found: String,
     },
     /// The kernel does not report a socket's cgroup.
@@ -49,7 +49,7 @@ pub enum SelfTestError {
     NotInTree {
         /// The cgroup id that the kernel reported.
         id: u64,
-        /// `--cgroup-root`.
+        /// The value of `--cgroup-root`.
         path: String,
     },
 }
@@ -59,7 +59,7 @@ pub enum SelfTestError {
 pub struct Capability {
     /// The name, with `CAP_`.
     pub name: &'static str,
-    /// What podrole needs it for.
+    /// Why podrole needs the capability.
     pub what: &'static str,
     /// Whether only `--identity=kernel` needs it.
     pub kernel_identity_only: bool,
@@ -147,7 +147,7 @@ fn own_cgroup() -> io::Result<u64> {
     }
 }
 
-/// Whether the tree has a directory with this inode, at most 17 levels down: systemd and the kubelet make no deeper trees.
+/// Whether the tree has a directory with this inode, at most 17 levels down: systemd and the kubelet create no deeper trees.
 fn holds_inode(path: &Path, inode: u64, depth: u32) -> bool {
     use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
     if depth == 0 && std::fs::metadata(path).is_ok_and(|meta| meta.ino() == inode) {

@@ -1,5 +1,5 @@
-//! What podrole cannot read or watch on the node at the moment. podrole keeps what it knew and tries again. A shortage costs speed,
-//! but no pod gets a definite answer because of it.
+//! The objects that podrole currently cannot read or watch on the node. podrole keeps its last known state and tries again. A
+//! shortage makes podrole slower, but no pod gets a definite answer because of a shortage.
 
 use std::collections::HashMap;
 use std::io;
@@ -47,7 +47,7 @@ impl Shortages {
         Self { metrics, readiness, current: Mutex::default() }
     }
 
-    /// Reports the state after an attempt. Logs when a shortage begins and when it ends.
+    /// Reports the result of an attempt. Logs the beginning and the end of a shortage.
     pub(super) fn report(&self, shortage: Shortage, error: Option<&io::Error>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match error {

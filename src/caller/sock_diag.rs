@@ -114,7 +114,7 @@ fn request(connection: &Connection, interface: u32, sequence: u32) -> [u8; REQUE
     put_address(&mut bytes[28..44], connection.peer.ip());
     put_address(&mut bytes[44..60], connection.server.ip());
     bytes[60..64].copy_from_slice(&interface.to_ne_bytes());
-    // All ones (`INET_DIAG_NOCOOKIE`) match any socket.
+    // A cookie of all ones (`INET_DIAG_NOCOOKIE`) matches any socket.
     bytes[64..72].fill(0xff);
     bytes
 }

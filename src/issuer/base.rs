@@ -12,8 +12,8 @@ use tracing::warn;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 
-/// Credentials with a shorter remaining lifetime than this are refreshed before they are used again. If that fails, they are used
-/// until they expire.
+/// Credentials with a shorter remaining lifetime than this are refreshed before they are used again. If the refresh fails, they
+/// are used until they expire.
 const REFRESH_AHEAD: Duration = Duration::from_secs(15 * 60);
 /// The pause between attempts after a failure. In the meantime, cached credentials are used until they expire; if there are none,
 /// callers get an error.
@@ -24,7 +24,7 @@ pub struct BaseCredentials<C> {
     source: SharedCredentialsProvider,
     clock: C,
     cached: Mutex<Cached>,
-    /// Held during a fetch, so that concurrent callers share one fetch.
+    /// A fetch locks this mutex, so that concurrent callers share one fetch.
     fetch: tokio::sync::Mutex<()>,
 }
 
@@ -81,7 +81,7 @@ impl<C: Clock> BaseCredentials<C> {
                 cached.next_attempt = self.clock.boot() + RETRY.pause(cached.failures);
                 match cached.credentials.clone().filter(|old| self.remaining_of(old) > Duration::ZERO) {
                     Some(old) => {
-                        warn!(error = %error, "Cannot refresh base credentials; using the old ones until they expire");
+                        warn!(error = %error, "Cannot refresh base credentials; using the old credentials until they expire");
                         Ok(old)
                     }
                     None => Err(error),

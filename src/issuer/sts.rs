@@ -23,11 +23,12 @@ use super::{Code, IssueError, IssueRequest, Issuer, OnCall, Source, StsCall};
 use crate::clock::Clock;
 use crate::types::{Credentials, RoleArn, Secret, SessionName};
 
-/// Time to connect. A healthy regional endpoint takes a few milliseconds.
+/// The time limit for connecting. A connection to a healthy regional endpoint needs a few milliseconds.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Time for a whole call. No pod waits this long, but a late answer is still cached for the next request.
+/// The time limit for a whole call. No pod waits this long, but a late answer is still cached for the next request.
 const CALL: Duration = Duration::from_secs(5);
-/// Time for the first hop's call. It is made inside another call and must end, with its log line, before the outer call times out.
+/// The time limit for the first hop's call. This call is made inside another call and must end, with its log line, before the
+/// outer call times out.
 const HOP_CALL: Duration = Duration::from_secs(3);
 /// Credentials with a shorter lifetime count as expired. STS issues no session under 15 minutes, so a shorter lifetime means that a
 /// clock is wrong: the node's, or that of something between podrole and STS.
@@ -170,7 +171,8 @@ impl<C: Clock + Clone> Sts<C> {
         result.map_err(|code| self.failed(code))
     }
 
-    /// Converts STS's answer. The lifetime is the difference between two times of STS's clock, so the node's clock may be wrong.
+    /// Converts STS's answer to credentials. The lifetime is the difference between two times of STS's clock, so it does not
+    /// depend on the node's clock.
     fn accept(
         &self,
         given: Option<aws_sdk_sts::types::Credentials>,
@@ -213,7 +215,7 @@ impl<C: Clock + Clone> Issuer for Sts<C> {
                 let external_id = external_id.as_ref().map(|id| id.as_str());
                 let call = || self.assume(role, session_name, external_id, *duration);
                 match call().await {
-                    // The base credentials were rotated in the meantime; with fresh ones the call may succeed at once.
+                    // The base credentials were rotated in the meantime, so a call with fresh ones may succeed at once.
                     Err(IssueError::Base { code: Code::ExpiredToken | Code::InvalidClientToken, .. }) => call().await,
                     answer => answer,
                 }

@@ -93,7 +93,7 @@ impl Nft {
         let mut child = command.spawn().map_err(RedirectError::Spawn)?;
         let talk = async {
             if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-                // This fails if nft ends before it has read everything; nft then explains why on stderr.
+                // The write fails if nft ends before it has read everything. nft then explains the reason on stderr.
                 let _ = stdin.write_all(input).await;
             }
             child.wait_with_output().await.map_err(RedirectError::Spawn)

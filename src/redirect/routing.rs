@@ -83,7 +83,7 @@ impl Routing {
     }
 
     /// Adds podrole's listen address of `family` to `lo` so that the kernel never chooses it as a source address. Otherwise the
-    /// kubelet's probes of pods would come from it.
+    /// kubelet's probes of pods would have this source address.
     pub async fn add_address(&self, family: Family) -> Result<(), RedirectError> {
         let lo = self.loopback().await?;
         let (address, length) = match family {

@@ -21,9 +21,9 @@ use crate::types::{METADATA_PORT, METADATA_V4, METADATA_V6};
 /// The name of podrole's table, in the family `inet`.
 pub const TABLE: &str = "podrole";
 
-/// The priority of the guard: before conntrack, so that the guard sees a packet before anything rewrites it.
+/// The guard's priority. The guard runs before conntrack, so that it sees a packet before anything rewrites the packet.
 const PRIO_GUARD: i32 = -300;
-/// The priority of the redirect: NAT chains must come after conntrack (-200), and kube-proxy's are at -100.
+/// The redirect's priority. NAT chains must run after conntrack (-200), and kube-proxy's chains have the priority -100.
 pub const PRIO_REDIRECT: i32 = -190;
 
 /// The parameters of the table.
@@ -80,8 +80,8 @@ impl Ruleset {
             && chains_in_order(&wanted) == chains_in_order(&found)
     }
 
-    /// Whether `observed` has the same guard. The table may redirect to any port or to none, because it may belong to an instance
-    /// that serves pods.
+    /// Whether `observed` has the same guard as this ruleset. The table may redirect to any port or to none, because it may
+    /// belong to an instance that serves pods.
     pub fn guards_in(&self, observed: &Nftables<'static>) -> bool {
         Self { port: redirect_port(observed), ..self.clone() }.is_in(observed)
     }

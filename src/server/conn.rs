@@ -40,14 +40,14 @@ pub(super) async fn serve<K: Kernel, I: Issuer, C: Clock + Clone>(
         Ok::<_, Infallible>(service.handle(&connection, &head).await)
     });
     let serve = http1::Builder::new()
-        // Without a timer, hyper silently ignores the head timeout.
+        // Without a timer, hyper silently ignores the timeout for the head.
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
-        // Some clients close their sending half after the request; without this, hyper drops the connection, and they get no
-        // answer.
+        // Some clients close their sending half after the request. Without this setting, hyper drops the connection and these
+        // clients get no answer.
         .half_close(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);

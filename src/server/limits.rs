@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The limit in total: ample for the pods of a node, and below the descriptor limit that podrole sets at start.
+/// The limit for all peers together: ample for the pods of a node, and below the descriptor limit that podrole sets at the start.
 const MAX: usize = 8192;
-/// The limit per peer: each process with an SDK uses one connection at a time, and some pods start hundreds of processes.
+/// The limit per peer. Each process with an SDK uses one connection at a time, and some pods start hundreds of processes.
 const MAX_PER_PEER: usize = 1024;
 
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ struct Open {
     by_peer: HashMap<IpAddr, usize>,
 }
 
-/// Counts as one open connection until it is dropped.
+/// A permit that counts as one open connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     limits: Arc<Limits>,

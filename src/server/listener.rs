@@ -62,7 +62,7 @@ impl Listener {
         self.socket.accept().await
     }
 
-    /// The connection as the pod sees it; `None` if it was not made to port 80 of a metadata address.
+    /// Returns the connection as the pod sees it, or `None` if the connection was not made to port 80 of a metadata address.
     pub(super) fn connection(&self, stream: &TcpStream, peer: SocketAddr) -> Option<Connection> {
         let server = match self.arrival {
             Arrival::Redirected => original_destination(stream, peer).ok()?,
@@ -77,7 +77,7 @@ impl Listener {
 
 /// Makes the stream close with a TCP reset, so that the peer sees a closed port.
 pub(super) fn reset(stream: &TcpStream) {
-    // The caller drops the stream; with a linger time of zero that sends a reset.
+    // The caller drops the stream. With a linger time of zero, the drop sends a reset.
     let _ = SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
 }
 
@@ -98,7 +98,8 @@ fn bind(address: SocketAddr, foreign: bool) -> io::Result<std::net::TcpListener>
         socket.set_only_v6(true)?;
     }
     if foreign {
-        // The node does not have this address: without `freebind` the bind fails, without `transparent` answers have no route back.
+        // The node does not have this address. Without `freebind`, the bind fails; without `transparent`, answers have no route
+        // back to the pod.
         if address.is_ipv4() {
             socket.set_freebind_v4(true)?;
             socket.set_ip_transparent_v4(true)?;

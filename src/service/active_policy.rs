@@ -47,12 +47,12 @@ pub(super) struct PodObjects {
     pub(super) service_account: Option<Arc<ServiceAccountEntry>>,
 }
 
-/// What a decision means for the service.
+/// The meaning of a decision for the service.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
     /// The call to the issuer that the caller has a right to.
     Granted(Arc<IssueRequest>),
-    /// The decision needs something that the watch has not shown yet.
+    /// The decision depends on information that the watch has not shown yet.
     NotReady(NotReady),
     /// The policy denies the caller.
     Denied(DenialReason),
@@ -63,7 +63,7 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 struct Decisions(Mutex<LruCache<PodUid, PodDecisions>>);
 
-/// The verdicts on one pod's containers. They hold while these objects are the current ones, since the policy is pure.
+/// The verdicts on one pod's containers. They stay valid while `objects` are the current objects, because the policy is pure.
 #[derive(Debug)]
 struct PodDecisions {
     /// The objects are kept alive, so no other object can have the same address, and comparing addresses is exact.
@@ -85,8 +85,8 @@ impl<I: Issuer, C: Clock + Clone> ActivePolicy<I, C> {
         self.decisions.verdict(objects, container, || self.decide(objects, container))
     }
 
-    /// Forgets what a pod was granted and, according to `index`, is no longer granted, so that it is not refreshed any more.
-    /// Credentials that the pod still has a right to stay in the cache, so that a harmless edit of an object costs no call to the
+    /// Forgets the grants that the pod no longer has according to `index`, so that the cache stops refreshing their credentials.
+    /// The cache keeps credentials that the pod still has a right to, so that a harmless edit of an object causes no call to the
     /// issuer.
     pub fn reconsider(&self, index: &Index, pod: &PodUid) {
         let objects = match index.pod(pod) {
@@ -129,7 +129,7 @@ impl PodObjects {
         Some(Self { pod: pod.clone(), namespace, service_account })
     }
 
-    /// Whether these are the very same objects, not only equal ones.
+    /// Whether `self` and `other` are the very same objects, not only equal ones.
     fn is_same(&self, other: &Self) -> bool {
         let same_account = match (&self.service_account, &other.service_account) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),

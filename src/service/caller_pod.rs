@@ -1,4 +1,4 @@
-//! The pod of a caller, and what policy grants it.
+//! The pod of a caller, and the pod's grant.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) struct CallerPod {
 pub(super) struct Granted {
     pub(super) caller: CallerPod,
     pub(super) issue: Arc<IssueRequest>,
-    /// The version of the index that the grant was found in.
+    /// The version of the index from which the grant was derived.
     pub(super) version: u64,
 }
 

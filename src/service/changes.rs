@@ -1,4 +1,4 @@
-//! What a change of a pod means for everything that the daemon remembers about it.
+//! Passes a change of a pod on to every part of the daemon that remembers the pod.
 
 use std::sync::Arc;
 

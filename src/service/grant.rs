@@ -1,4 +1,4 @@
-//! Finds the pod of an identified caller, what policy grants the pod, and the credentials.
+//! Finds the pod of an identified caller, the pod's grant, and the credentials.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::pods::index::Index;
 use crate::types::DenialReason;
 
 impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
-    /// The pod that calls, and its namespace. Waits until the watch has shown both.
+    /// Returns the pod that calls and its namespace. Waits until the watch has shown both.
     pub(super) async fn caller_pod(&self, request: &mut Request<'_>) -> Result<CallerPod, Failure> {
         match self.find_pod(&self.deps.store.snapshot(), request) {
             Ok(found) => Ok(found),
@@ -28,14 +28,15 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         }
     }
 
-    /// What policy grants the caller. Waits until the watch and discovery have provided what the decision needs.
+    /// Returns the caller's grant. Waits until the watch and discovery have provided everything that the policy needs for its
+    /// decision.
     pub(super) async fn granted(&self, request: &mut Request<'_>) -> Result<Granted, Failure> {
         let policy = self.active_policy(request).await?;
         self.granted_by(&policy, request).await
     }
 
-    /// The credentials of the caller, which names its `role` in the request. If the request has waited for anything, the
-    /// credentials are released only after the caller has been checked again.
+    /// Returns the credentials of the caller, whose request names `role`. If the request has waited, the credentials are released
+    /// only after the caller has been checked again.
     pub(super) async fn issued(
         &self,
         request: &mut Request<'_>,
@@ -71,7 +72,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         Ok((granted, issued))
     }
 
-    /// The active policy. Waits until discovery has finished, which also provides all facts about the node.
+    /// Returns the active policy. Waits until discovery has finished. Discovery also provides all facts about the node.
     pub(super) async fn active_policy(&self, request: &mut Request<'_>) -> Result<Arc<ActivePolicy<I, C>>, Failure> {
         match self.deps.active_policy.load_full() {
             Some(policy) => Ok(policy),

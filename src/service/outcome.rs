@@ -1,4 +1,4 @@
-//! Every way a request can end, and what each looks like: the label in metrics, the status and the body.
+//! Every way in which a request can end, each with its metric label, status and body.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,7 +19,7 @@ use crate::types::DenialReason;
 /// How a request ends.
 pub(super) type Outcome = Result<Answer, Failure>;
 
-/// An answer with status 200. It does not implement `Debug`, because it holds what the pod is given.
+/// An answer with status 200. It does not implement `Debug`, because it contains the secrets that the pod gets.
 pub(super) enum Answer {
     /// A session token.
     Token {
@@ -39,7 +39,7 @@ pub(super) enum Answer {
         /// The remaining seconds of the caller's session token; `None` if the request came without one.
         ttl: Option<u32>,
     },
-    /// Any other text, which holds no secret.
+    /// Any other text, which contains no secret.
     Text {
         /// The body.
         body: String,
@@ -59,9 +59,9 @@ pub(super) enum Failure {
     NotReady(NotReady),
     /// A definite denial for a known pod.
     Denied(Denied),
-    /// A path that the service does not have, or a fact that does not exist here.
+    /// The service does not have this path, or this node does not have this fact.
     NotFound,
-    /// The issuer failed in a way that may pass.
+    /// The issuer failed, but may succeed later.
     Issuer(IssueError),
 }
 
@@ -114,7 +114,7 @@ fn reply(outcome: Outcome, now: SystemTime) -> Reply {
             with_ttl(resource(body, document.last_modified.clone()), ttl)
         }
         Err(Failure::Rejected(rejection)) => rejected(rejection),
-        // SDKs take a 404 to mean "there is no role" and stop asking, so only a definite answer is a 404.
+        // SDKs interpret a 404 as "there is no role" and stop asking, so only a definite answer is a 404.
         Err(
             Failure::Unidentified(IdentityError::SocketNotInPod | IdentityError::NotAContainer) | Failure::NotFound,
         ) => not_found(),
@@ -142,7 +142,7 @@ fn denial(reason: DenialReason, now: SystemTime) -> Reply {
         | DenialReason::OwnRole { .. }
         | DenialReason::PodFinished
         | DenialReason::WrongRole { .. } => not_found(),
-        // It is unclear which pod is calling, and that may change.
+        // podrole cannot tell which pod is calling, but may be able to tell later.
         DenialReason::AddressConflict | DenialReason::Ambiguous | DenialReason::ForeignNamespace => retry_later(),
         DenialReason::AssumeRoleRefused { role, code, hint } => {
             let message = format!("podrole may not assume {role} ({code}): {hint}");

@@ -1,4 +1,4 @@
-//! Which pod a connection belongs to, given what the kernel proved and what the watch has shown. Pure.
+//! Determines the pod that a connection belongs to, from the kernel's proofs and the watched objects. Pure.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ fn by_claims<'a>(index: &'a Index, proofs: &'a [Proof], peer: IpAddr) -> Result<
     }
 }
 
-/// Decides in the weaker mode: a pod is served only if it is the only live pod with this address.
+/// Decides in the weaker mode: podrole serves a pod only if it is the only live pod with this address.
 fn by_address(index: &Index, peer: IpAddr) -> Result<Owner<'_>, Unresolved> {
     let mut holders = index.pods().filter(|pod| !pod.host_network && !pod.finished && pod.ips.contains(&peer));
     match (holders.next(), holders.next()) {

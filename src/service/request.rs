@@ -19,14 +19,14 @@ pub(super) struct Request<'a> {
     pub(super) connection: &'a Connection,
     pub(super) head: &'a Parts,
     pub(super) caller: Caller,
-    /// The time limit. Also records whether the request has waited for anything.
+    /// The time limit, which also records whether the request has waited.
     pub(super) deadline: Deadline,
 }
 
-/// What identifies the caller.
+/// The information that identifies the caller.
 #[derive(Debug)]
 pub(super) enum Caller {
-    /// What the kernel proved.
+    /// The proofs that the kernel provided.
     Kernel(Proofs),
     /// The peer's address only (`--identity=ip`).
     Address,

@@ -41,7 +41,7 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
                 Err(bad) => Err(Rejection::BadToken(bad).into()),
             },
             SessionToken::Absent => {
-                // Only the namespace can allow this, so the pod must be known first.
+                // Only the pod's namespace can allow requests without a token, so the pod must be known first.
                 if !self.deps.imds_v1 && !self.caller_pod(request).await?.allows_imds_v1() {
                     return Err(Rejection::TokenRequired.into());
                 }
@@ -79,8 +79,8 @@ impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
         }
     }
 
-    /// Whether the caller may do without a token, as far as is known at this moment. Does not wait: it is quicker to reject the
-    /// token, because the client then requests a new one.
+    /// Whether the caller may do without a token, as far as podrole knows at this moment. Does not wait: podrole rejects the
+    /// token instead, because a new token takes the client less time than a wait.
     fn allows_v1_now(&self, request: &Request<'_>) -> bool {
         if self.deps.imds_v1 {
             return true;

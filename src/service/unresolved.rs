@@ -1,4 +1,4 @@
-//! Why a search for the caller's pod and its grant finds nothing.
+//! The reasons why a search for the caller's pod and its grant finds nothing.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use crate::types::{ContainerId, DenialReason, PodEntry};
 pub(super) enum Unresolved {
     /// The search may find something after the next change of the index.
     NotReady(NotReady),
-    /// Another search would not find anything either.
+    /// No later search would find anything either.
     Denied(Denied),
 }
 
-/// What is not known yet. The client is told to retry.
+/// The information that is not known yet. podrole tells the client to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotReady {
     /// The published address of a pod, which would distinguish it from another claimant.
     Address,
-    /// Whether the caller, who changed while the request waited, has a right to anything.
+    /// Whether the caller still has a right to the answer, because the caller changed while the request waited.
     CallerChanged,
     /// The issuer's answer.
     Credentials,
-    /// Something that policy needs for its decision.
+    /// The information that policy needs for its decision.
     Decision(policy::NotReady),
     /// The namespace.
     Namespace,

@@ -1,4 +1,4 @@
-//! The slow path: waits, within a request's deadline, for what the watch or discovery has not provided yet.
+//! The slow path: waits, within a request's deadline, until the watch or discovery has provided the missing information.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use crate::pods::index::Index;
 const POLL: Duration = Duration::from_millis(20);
 
 impl<K: Kernel, I: Issuer, C: Clock + Clone> MetadataService<K, I, C> {
-    /// Calls `find` after every change of the index, until it finds something, is denied, or the deadline passes.
+    /// Calls `find` after every change of the index, until `find` finds something or returns a denial, or until the deadline
+    /// passes.
     pub(super) async fn wait_for_index<T>(
         &self,
         request: &mut Request<'_>,

@@ -11,12 +11,12 @@ use tokio::net::TcpStream;
 use super::UpstreamError;
 use crate::imds::{Facts, TOKEN, TOKEN_TTL};
 
-/// Time limit of one request. A healthy service answers within a millisecond.
+/// The time limit of one request. A healthy service answers within a millisecond.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// The most bytes that are read from one answer, far more than any fact has.
 const MAX_BODY: usize = 64 * 1024;
 
-/// What the metadata service reports about the node.
+/// The facts that the metadata service reports about the node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeFacts {
     /// The facts that pods may read.

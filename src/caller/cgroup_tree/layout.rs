@@ -17,7 +17,8 @@ const MAX_UNITS: usize = 1024;
 pub(super) struct Layout {
     /// The kubepods roots. Usually there is one root; a kubelet whose cgroup driver was changed leaves a second root beside it.
     pub(super) roots: Vec<PathBuf>,
-    /// The units in which a runtime with another cgroup driver than the kubelet's creates containers, and the slices around them.
+    /// The units in which the runtime creates containers if its cgroup driver differs from the kubelet's, and the slices around
+    /// them.
     pub(super) units: Vec<PathBuf>,
     /// The directories whose children determine the roots and units.
     pub(super) parents: Vec<PathBuf>,
@@ -34,9 +35,9 @@ pub(super) struct Dir {
 // === impl Layout ===
 
 impl Layout {
-    /// Searches below the cgroup2 mount. A container that may create cgroups can give one any name, so nothing below a container
-    /// counts. Directories that belong to another user than the mount do not count either, nor do roots below the level of the
-    /// first root that is found.
+    /// Searches below the cgroup2 mount. A container that may create cgroups can give them any name, so no directory below a
+    /// container counts. Directories that do not belong to the mount's owner do not count either, nor do roots below the level of
+    /// the first root that is found.
     pub(super) fn find(mount: &Path) -> io::Result<Self> {
         let owner = fs::metadata(mount)?.uid();
         let mut layout = Self { units: vec![mount.to_owned()], ..Self::default() };
@@ -86,7 +87,7 @@ fn belongs_to(path: &Path, owner: u32) -> io::Result<bool> {
     }
 }
 
-/// The directories in a directory; none if it has vanished.
+/// Lists the directories in `path`. The list is empty if `path` has vanished.
 pub(super) fn list(path: &Path) -> io::Result<Vec<Dir>> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,

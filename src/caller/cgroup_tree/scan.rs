@@ -15,7 +15,7 @@ use super::CgroupTree;
 use super::layout::{Dir, Layout, list};
 use super::walk::{GroupKind, Ids, Member};
 
-/// Time between two scans while a directory cannot be read or watched.
+/// The time between two scans while a directory cannot be read or watched.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Keeps a [`CgroupTree`] up to date. Watches every directory in which the kubelet or a runtime creates cgroups, so that a scan reads
@@ -28,26 +28,26 @@ pub(in crate::caller) struct CgroupScan {
     watch: DirWatch,
     shortages: Arc<Shortages>,
     groups: HashMap<PathBuf, Group>,
-    /// The number of the last reading of all groups.
+    /// The number of the latest pass over all groups.
     reading: u64,
     watched: HashMap<i32, Watched>,
-    /// Why some directory is not watched. Until it is, an incremental scan cannot know what has changed.
+    /// Why some directory is not watched. While it is unwatched, an incremental scan cannot know what has changed.
     unwatched: Option<io::Error>,
     /// Why some directory could not be read in this scan.
     unread: Option<io::Error>,
 }
 
-/// What is known about a group.
+/// The last known state of a group.
 #[derive(Debug)]
 struct Group {
     kind: GroupKind,
     /// The group's members, by path.
     members: HashMap<PathBuf, Known>,
-    /// The number of the last reading of all groups that found this group.
+    /// The number of the latest pass that found this group.
     reading: u64,
 }
 
-/// What is known about a member.
+/// The last known state of a member.
 #[derive(Debug)]
 struct Known {
     inode: u64,
@@ -59,11 +59,11 @@ struct Known {
 /// What a change in a watched directory means.
 #[derive(Clone, Debug)]
 enum Watched {
-    /// Units or kubepods roots have come or gone.
+    /// Units or kubepods roots have been created or removed.
     Layout,
-    /// Members of this group have come or gone.
+    /// Members of this group have been created or removed.
     Group(PathBuf),
-    /// Containers of a pod have come or gone.
+    /// Containers of a pod have been created or removed.
     Pod { group: PathBuf, path: PathBuf },
 }
 
@@ -130,7 +130,7 @@ impl CgroupScan {
         !changed.is_empty()
     }
 
-    /// Finds the layout and reads every group; with [`Scan::Incremental`] only members that are new.
+    /// Finds the layout and reads every group. With [`Scan::Incremental`], reads only the members that are new.
     fn read_all(&mut self, scan: Scan) {
         self.unwatched = None;
         let layout = match Layout::find(&self.mount) {
@@ -200,8 +200,8 @@ impl CgroupScan {
         }
     }
 
-    /// Reads a member. If that fails, keeps the member as it was; a member that was never read is left out, so that the next scan
-    /// reads it.
+    /// Reads a member. If the read fails, keeps what was known about the member. A member that was never read is left out, so
+    /// that the next scan reads it.
     fn read_member(&mut self, group: &Path, dir: &Dir, member: Member, last: Option<Known>) -> Option<Known> {
         let mut watch = last.as_ref().and_then(|last| last.watch);
         // The directory is watched before it is read, so that no change is missed in between.
@@ -228,7 +228,7 @@ impl CgroupScan {
     }
 
     fn watch_directory(&mut self, path: &Path, watched: impl FnOnce() -> Watched) -> Option<i32> {
-        // After one failure, the other watches would fail too, and the next scan tries all of them again.
+        // After one failure, the other watches would fail too. The next scan tries all of them again.
         if self.unwatched.is_some() {
             return None;
         }
@@ -260,7 +260,7 @@ impl CgroupScan {
 // === impl Known ===
 
 impl Known {
-    /// The kernel ends the watch of a directory that has gone.
+    /// Removes the watch of this directory from `watched`. The kernel itself ends the watch when the directory is gone.
     fn forget(&self, watched: &mut HashMap<i32, Watched>) {
         if let Some(watch) = self.watch {
             watched.remove(&watch);

@@ -31,7 +31,7 @@ impl Mount {
         let (readiness, start) = Readiness::new(false);
         drop(start);
         let shortages = Arc::new(Shortages::new(Arc::new(Metrics::new()), readiness.clone()));
-        // The requests of this scanner are never read: the test runs each scan.
+        // Nothing reads the requests of this scanner: the test itself runs each scan.
         let watch = DirWatch::new(Scanner::new().0);
         let scan = CgroupScan::new(path.clone(), tree.clone(), watch, shortages);
         Self { path, tree, scan, readiness }
@@ -154,7 +154,7 @@ fn a_forged_tree_below_a_container_is_its_owners_or_nobodys() {
         ("user.slice/user-1000.slice".to_owned(), None),
     ];
     for (number, (container, owner)) in containers.iter().enumerate() {
-        // With and without a true root beside it.
+        // Test each container with and without a true root beside it.
         for with_root in [true, false] {
             let mut mount = Mount::new(&format!("forged-{number}-{with_root}"));
             if with_root {

@@ -9,8 +9,8 @@ use super::super::cgroup_path::{container_id, container_in_unit, pod_uid};
 use super::layout::list;
 use crate::types::{KernelIdentity, PodUid};
 
-/// The most directories that are read below one container. systemd or docker in a pod makes a few dozen; a pod that makes more than
-/// the limit may be trying to slow down the walk. Cgroups beyond the limit have no identity.
+/// The most directories that are read below one container. systemd or docker in a pod creates a few dozen. A pod that creates
+/// more than the limit may be trying to slow down the walk. Cgroups beyond the limit have no identity.
 const MAX_PER_CONTAINER: usize = 512;
 /// The most levels that are read below a container. This limit also keeps a pod from slowing down the walk.
 const MAX_DEPTH: usize = 8;
@@ -18,11 +18,11 @@ const MAX_DEPTH: usize = 8;
 /// A directory that contains the cgroups of many pods or containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GroupKind {
-    /// A kubepods root: pods of the class Guaranteed, and the other classes.
+    /// A kubepods root, which contains the pods of the class Guaranteed and the directories of the other classes.
     Root,
-    /// One of the other classes of pods.
+    /// The directory of one of the other classes.
     Class,
-    /// A systemd unit: containers of a runtime with another cgroup driver than the kubelet's.
+    /// A systemd unit, which contains the containers of a runtime whose cgroup driver differs from the kubelet's.
     Unit,
 }
 
@@ -98,8 +98,8 @@ fn read_below(
     Ok(())
 }
 
-/// Whether a cgroup has no children. A link count of two means none, and is much cheaper to read than the directory with its files.
-/// File systems that do not count directories as links report a link count of one.
+/// Whether a cgroup has no children. A link count of two means no children, and reading the count is much cheaper than listing
+/// the directory with its files. File systems that do not count directories as links report a link count of one.
 fn is_leaf(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.nlink() == 2)
 }

@@ -21,9 +21,9 @@ const MAX_INTERFACES: usize = 8;
 /// The addresses and interfaces of one netns.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// The addresses that a connection could come from, without loopback and link-local ones.
+    /// The addresses from which a connection can come: all except loopback and link-local addresses.
     pub(super) addresses: Vec<IpAddr>,
-    /// The indexes of interfaces that have any address: those with one of `addresses` come first.
+    /// The indexes of the interfaces that have any address. Interfaces with one of `addresses` are listed first.
     pub(super) interfaces: Vec<u32>,
     /// False if the netns has more addresses than were read.
     pub(super) complete: bool,

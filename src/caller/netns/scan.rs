@@ -30,7 +30,7 @@ const RETRY_SOON: Duration = Duration::from_millis(20);
 const RETRY_LATER: Duration = Duration::from_millis(200);
 const PENDING_SOON: u32 = 15;
 const PENDING_MOST: u32 = 50;
-/// Time between two scans while something cannot be read or watched.
+/// The time between two scans while a netns or the directory of names cannot be read or watched.
 const RETRY_SHORTAGE: Duration = Duration::from_millis(500);
 
 /// The state of the scanning thread.
@@ -45,7 +45,7 @@ pub(super) struct NetnsScan {
     /// The device number of the file system that contains the files of all netns.
     nsfs: u64,
     open: HashMap<NetnsId, Open>,
-    /// The netns that each name led to.
+    /// The netns that was last found at each name.
     names: HashMap<PathBuf, NetnsId>,
     /// Names that are not mounted yet and netns without an address, each with the number of earlier scans that already found it
     /// pending.
@@ -55,9 +55,9 @@ pub(super) struct NetnsScan {
 #[derive(Debug)]
 struct Open {
     netns: Arc<Netns>,
-    /// `None` if the last listing was not read to its end: the rest would be taken as the answer to the next request.
+    /// `None` if the last listing was not read to its end, because the next request would receive the rest as its answer.
     route: Option<Socket>,
-    /// The addresses as of the last listing.
+    /// The addresses that the last listing returned.
     addresses: Vec<IpAddr>,
 }
 
@@ -67,7 +67,7 @@ struct Pass {
     seen: HashMap<NetnsId, Open>,
     names: HashMap<PathBuf, NetnsId>,
     table: Table,
-    /// Why something could not be read. What cannot be read is kept as it was, so the table may lack something that exists.
+    /// Why some entry could not be read. Such an entry is kept as it was, so the table may lack an object that exists.
     unread: Option<io::Error>,
 }
 
@@ -99,7 +99,7 @@ impl NetnsScan {
     /// Runs one scan. Entries that cannot be read are kept as they were.
     pub(super) fn run(&mut self, scan: Scan) -> Scanned {
         self.watch.take();
-        // This returns the existing watch, unless there was none.
+        // `add` returns the existing watch if there is one.
         let unwatched = self.watch.add(&self.directory).err();
         self.shortages.report(Shortage::NetnsWatch, unwatched.as_ref());
         let unread = match self.names() {
@@ -118,13 +118,13 @@ impl NetnsScan {
     fn names(&self) -> io::Result<Vec<PathBuf>> {
         match fs::read_dir(&self.directory) {
             Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
-            // No pod with its own network has been started since boot.
+            // The directory is missing because no pod with its own network has been started since boot.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
 
-    /// Visits the node's netns and those of `names`, then publishes the table. Returns why something could not be read.
+    /// Visits the node's netns and those of `names`, then publishes the table. Returns the error if some entry could not be read.
     fn visit_all(&mut self, scan: Scan, names: Vec<PathBuf>) -> Option<io::Error> {
         let mut pass = Pass {
             scan,
@@ -194,7 +194,8 @@ impl NetnsScan {
         false
     }
 
-    /// Adds one netns to the pass; the node's own if there is no `file` to open. Returns whether the netns has an address.
+    /// Adds one netns to the pass: the one that `file` leads to, or the node's own without a `file`. Returns whether the netns
+    /// has an address.
     fn visit(&mut self, id: NetnsId, path: &Path, file: Option<&Path>, pass: &mut Pass) -> io::Result<bool> {
         pass.names.insert(path.to_owned(), id);
         if pass.seen.contains_key(&id) {
@@ -204,12 +205,12 @@ impl NetnsScan {
             Some(open) => open,
             None => self.enter(id, file)?,
         };
-        // An incremental scan misses an address that was added later. The first request from it then finds nothing, which causes a
-        // full scan.
+        // An incremental scan misses an address that was added later. The first request from that address then finds nothing and
+        // causes a full scan.
         if (pass.scan == Scan::Full || open.addresses.is_empty())
             && let Err(error) = self.list(id, &mut open, file)
         {
-            debug!(netns = %path.display(), %error, "Cannot list the addresses of a network namespace; keeping the last ones and retrying");
+            debug!(netns = %path.display(), %error, "Cannot list the addresses of a network namespace; keeping the last known addresses and retrying");
             if is_shortage(&error) {
                 pass.unread = Some(error);
             }
@@ -238,7 +239,7 @@ impl NetnsScan {
         Ok(Open { netns: Arc::new(netns), route: Some(route), addresses: Vec::new() })
     }
 
-    /// Runs `work` in the netns `id`, which `file` led to; without a `file`, in the node's.
+    /// Runs `work` in the netns `id`, to which `file` leads, or in the node's netns without a `file`.
     fn within<T>(&self, id: NetnsId, file: Option<&Path>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let into = |file: &File| move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network));
         let Some(path) = file else { return work() };

@@ -4,7 +4,7 @@ use super::*;
 
 const COMPLETE: Scanned = Scanned { coverage: Coverage::Complete, again: None };
 
-/// A scanner that records its scans and takes `cost` for each.
+/// A scanner that records its scans, each of which lasts `cost`.
 fn scanner(rate: Rate, cost: Duration) -> (Scanner, Arc<Mutex<Vec<Scan>>>) {
     let scans = Arc::new(Mutex::new(Vec::new()));
     let (scanner, requests) = Scanner::new();
