@@ -34,7 +34,7 @@ const WORKERS: usize = 12;
 pub(crate) const LISTENER: &str = "169.254.170.77";
 /// The bare server's address: the same IP address, with a port outside podrole's port range.
 const BARE: &str = "169.254.170.77:18200";
-/// What is requested: credentials that are in the cache.
+/// The path of every request: credentials that are in the cache.
 pub(crate) const PATH: &str = "/latest/meta-data/iam/security-credentials/web";
 
 /// The mean of a round's slices.

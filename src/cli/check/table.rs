@@ -104,11 +104,11 @@ pub struct About {
     pub code: &'static str,
     /// What the check examines.
     pub area: Area,
-    /// What is true if the check passes, in a few words.
+    /// A few words that are true if the check passes.
     pub title: &'static str,
     /// The severity of a failure of the check.
     pub severity: Severity,
-    /// What is checked and why, and what a failure means.
+    /// The reason for the check, and the meaning of a failure.
     pub meaning: &'static str,
     /// What to do if the check fails.
     pub fix: &'static str,
